@@ -1,0 +1,100 @@
+//! What an operator may set, with defaults that need no configuration.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::position::Level;
+
+/// What a shard must know. Sizes are bytes, times milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShardConfig {
+    /// Clients say something this often; one that is silent for twice as long is closed.
+    /// 0 switches heartbeats off.
+    pub heartbeat_ms: u32,
+    /// HELLO must have come by then.
+    pub handshake_timeout_ms: u32,
+    /// A write that makes no progress for this long ends the connection.
+    pub stall_timeout_ms: u32,
+    /// After DRAIN, connections are closed after this time.
+    pub drain_grace_ms: u32,
+    /// Connections per shard.
+    pub connections_max: u32,
+    /// Groups per shard.
+    pub groups_max: u32,
+    /// Members per group.
+    pub members_per_group_max: u32,
+    /// Groups per member.
+    pub groups_per_member_max: u32,
+    /// Longest payload.
+    pub payload_max: u32,
+    /// All tails of a shard together.
+    pub tail_bytes_max: u64,
+    /// Segments that left their tail but are held by unfinished writes.
+    pub pinned_bytes_max: u64,
+    /// Unfinished frames of all connections of a shard together.
+    pub partial_bytes_max: u64,
+    /// Publishes that wait to be sequenced, per shard.
+    pub inbox_bytes_max: u64,
+    /// Most bytes in one socket write.
+    pub send_bytes_max: u32,
+    /// Control frames that wait on one connection; when full the connection is not read.
+    pub control_bytes_max: u32,
+    /// SO_SNDBUF of member sockets (the kernel doubles it).
+    pub socket_send_buffer: u32,
+    /// Provided receive buffers per shard, a power of two.
+    pub recv_buffers: u16,
+    /// Bytes of each of them.
+    pub recv_buffer_bytes: u32,
+    /// Size of a log segment file.
+    pub segment_bytes: u64,
+    /// Sealed segments are removed, oldest first, when a shard's log is larger than this.
+    pub retention_bytes: u64,
+    /// Sealed segments older than this are removed; 0 keeps them.
+    pub retention_age_ms: u64,
+    /// Level of a publish that asks for none.
+    pub level: Level,
+    /// Told to clients in WELCOME: acknowledge after this many messages ...
+    pub ack_every: u32,
+    /// ... or after this time.
+    pub ack_interval_ms: u32,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 30_000,
+            handshake_timeout_ms: 10_000,
+            stall_timeout_ms: 10_000,
+            drain_grace_ms: 2_000,
+            connections_max: 100_000,
+            groups_max: 1_000_000,
+            members_per_group_max: 1_000_000,
+            groups_per_member_max: 1_000,
+            payload_max: 64 * 1024,
+            tail_bytes_max: 64 << 20,
+            pinned_bytes_max: 64 << 20,
+            partial_bytes_max: 32 << 20,
+            inbox_bytes_max: 4 << 20,
+            send_bytes_max: 256 * 1024,
+            control_bytes_max: 64 * 1024,
+            socket_send_buffer: 256 * 1024,
+            recv_buffers: 1024,
+            recv_buffer_bytes: 8 * 1024,
+            segment_bytes: 32 << 20,
+            retention_bytes: 1 << 30,
+            retention_age_ms: 0,
+            level: Level::Durable,
+            ack_every: 256,
+            ack_interval_ms: 1_000,
+        }
+    }
+}
+
+impl ShardConfig {
+    /// The longest frame a client may send, after the length field.
+    #[must_use]
+    pub fn frame_max(&self) -> usize {
+        self.payload_max as usize + (limits::FRAME_MAX - limits::PAYLOAD_MAX)
+    }
+}

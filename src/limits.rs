@@ -1,0 +1,45 @@
+//! Every fixed bound of the engine, and how they relate. What an operator may change is in
+//! [`crate::config`]; each value there is checked against these.
+
+/// Longest member id, in bytes.
+pub const MEMBER_ID_MAX: usize = 64;
+/// Longest group name, in bytes.
+pub const GROUP_NAME_MAX: usize = 128;
+/// Longest payload of one message, in bytes.
+pub const PAYLOAD_MAX: usize = 256 * 1024;
+/// Longest frame a client may send, in bytes after the length field.
+pub const FRAME_MAX: usize = PAYLOAD_MAX + 1024;
+/// Most groups in one JOIN or LEAVE, and most entries in one ACK.
+pub const FRAME_ENTRIES_MAX: usize = 256;
+/// Shards of one node; bounded by the 12 bits a [`crate::position::Handle`] has for it.
+pub const SHARDS_MAX: usize = 64;
+/// Most staged message bytes in one commit before sequencing waits.
+pub const COMMIT_STAGED_MAX: usize = 1024 * 1024;
+/// Largest commit on disk, in bytes: the staged bytes, one more message, its directory and
+/// checksums.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Logical block of the log: every commit starts on one and no block is written twice.
+pub const LOG_BLOCK: usize = 4096;
+/// Sector of the log: the unit that a disk writes whole, and that has its own checksum.
+pub const LOG_SECTOR: usize = 512;
+/// Smallest segment file.
+pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
+/// Most parts (iovecs) in one socket write.
+pub const SEND_PARTS_MAX: usize = 64;
+/// Socket writes started in one turn before the shard looks at its inputs again.
+pub const SENDS_PER_TURN: usize = 64;
+/// Entries in each ring between two shards.
+pub const MESH_RING_ENTRIES: usize = 1024;
+/// Slots of the direct descriptor table that are not for members: the rest is there so that
+/// a typed ERROR can be sent before a connection too many is closed.
+pub const DESCRIPTORS_SPARE: usize = 64;
+
+const _: () = {
+    assert!(FRAME_MAX > PAYLOAD_MAX + GROUP_NAME_MAX + 64);
+    assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
+    assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
+    assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
+    assert!(SHARDS_MAX <= 1 << 12);
+    assert!(GROUP_NAME_MAX <= u8::MAX as usize);
+    assert!(MEMBER_ID_MAX <= u8::MAX as usize);
+};

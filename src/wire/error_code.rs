@@ -1,0 +1,99 @@
+//! The typed reasons in an ERROR frame.
+
+/// Code of an ERROR frame. Codes from 1 to 99 close the connection, the others leave it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum ErrorCode {
+    /// The first four bytes are not `FNFR`.
+    BadMagic = 1,
+    /// No protocol version in common; `limit` is the version the server speaks.
+    VersionUnsupported = 2,
+    /// The encoding asked for in HELLO is not served; `limit` is the one that is.
+    EncodingUnsupported = 3,
+    /// A frame came before HELLO, or HELLO came twice.
+    OutOfState = 4,
+    /// HELLO did not come in time; `limit` is the deadline in ms.
+    HandshakeTimeout = 5,
+    /// Nothing was heard for longer than agreed; `limit` is the time in ms.
+    HeartbeatTimeout = 6,
+    /// The length field is above the limit; `limit` is the longest frame in bytes.
+    FrameTooLong = 7,
+    /// The length field does not cover the frame header.
+    FrameTooShort = 8,
+    /// The server holds as many connections as it may; `limit` is that number.
+    TooManyConnections = 9,
+    /// The connection did not read for too long; `limit` is the time in ms.
+    Stalled = 10,
+    /// Memory for unfinished frames or for stalled writes ran out and this connection held
+    /// the most; `limit` is the budget in bytes.
+    MemoryBudget = 11,
+    /// The server is stopping.
+    ShuttingDown = 12,
+
+    /// The server does not know this kind of frame; `limit` is the kind.
+    UnknownFrame = 100,
+    /// A field is missing or out of range; `field` names it.
+    Malformed = 101,
+    /// The member is in as many groups as it may be; `limit` is that number.
+    TooManyGroupsPerMember = 102,
+    /// The server holds as many groups as it may; `limit` is that number.
+    TooManyGroups = 103,
+    /// The group has as many members as it may; `limit` is that number.
+    TooManyMembers = 104,
+    /// The payload is above the limit; `limit` is the longest payload in bytes.
+    PayloadTooLong = 105,
+    /// The member is not in the group.
+    NotAMember = 106,
+    /// The member is in the group already.
+    AlreadyAMember = 107,
+    /// There is no room on disk for the message; it was not accepted.
+    StorageFull = 108,
+    /// The shard's log failed before this publish was taken; it was not accepted.
+    StorageFailed = 109,
+    /// The shard's log failed while this publish was under way; whether it is kept is known
+    /// after the server has been restarted.
+    Indeterminate = 110,
+    /// This build does not serve what was asked for; `field` names it.
+    Unsupported = 111,
+}
+
+impl ErrorCode {
+    /// Whether the connection is closed after this error.
+    #[must_use]
+    pub fn is_fatal(self) -> bool {
+        (self as u16) < 100
+    }
+
+    /// The code with this number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        use ErrorCode as E;
+        Some(match number {
+            1 => E::BadMagic,
+            2 => E::VersionUnsupported,
+            3 => E::EncodingUnsupported,
+            4 => E::OutOfState,
+            5 => E::HandshakeTimeout,
+            6 => E::HeartbeatTimeout,
+            7 => E::FrameTooLong,
+            8 => E::FrameTooShort,
+            9 => E::TooManyConnections,
+            10 => E::Stalled,
+            11 => E::MemoryBudget,
+            12 => E::ShuttingDown,
+            100 => E::UnknownFrame,
+            101 => E::Malformed,
+            102 => E::TooManyGroupsPerMember,
+            103 => E::TooManyGroups,
+            104 => E::TooManyMembers,
+            105 => E::PayloadTooLong,
+            106 => E::NotAMember,
+            107 => E::AlreadyAMember,
+            108 => E::StorageFull,
+            109 => E::StorageFailed,
+            110 => E::Indeterminate,
+            111 => E::Unsupported,
+            _ => return None,
+        })
+    }
+}
