@@ -16,6 +16,8 @@ pub mod recovery;
 mod scan;
 pub mod segment;
 pub mod source;
+#[cfg(test)]
+mod testing;
 
 pub use commit::{
     Commit, CommitFault, META_BYTES, Meta, Run, commit_len, decode_commit, encode_commit,
@@ -31,3 +33,6 @@ pub use source::{DirSource, LogSource};
 
 /// Version of the format of manifest, segments and commits.
 pub const FORMAT_VERSION: u16 = 1;
+
+mod log;
+pub use log::{Log, Room, SegmentInfo};
