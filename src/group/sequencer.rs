@@ -65,6 +65,14 @@ pub struct Staged {
     pub has_memory: bool,
 }
 
+impl Staged {
+    /// Bytes that the messages will take in a commit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.frames.len() + self.metas.len()
+    }
+}
+
 impl Sequencer {
     /// A sequencer that goes on after `head`.
     #[must_use]

@@ -142,8 +142,10 @@ pub enum Message {
     Announce {
         /// The group.
         handle: Handle,
-        /// The segments, in order.
+        /// The segments, in order; the oldest may have left the owner's tail already.
         segments: Vec<Announced>,
+        /// Last message that members may see.
+        published: Seq,
     },
     /// To the owner: a member needs history.
     Read {

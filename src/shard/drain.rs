@@ -30,7 +30,12 @@ impl Shard {
     /// Whether everything this shard ever acknowledged is in its log.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        !self.log.is_poisoned()
+        !self.log.is_poisoned() && self.log_is_idle()
+    }
+
+    fn log_is_idle(&self) -> bool {
+        let filling = &self.filling;
+        self.in_flight.is_none() && filling.groups.is_empty() && filling.runs.is_empty()
     }
 
     /// Last stage: whether there is another turn.
@@ -89,9 +94,7 @@ impl Shard {
 
     /// Nothing that was accepted is on its way any more.
     fn is_idle(&mut self) -> bool {
-        let log_idle = self.in_flight.is_none()
-            && (self.log.is_poisoned()
-                || (self.filling.groups.is_empty() && self.filling.runs.is_empty()));
+        let log_idle = self.log.is_poisoned() || self.log_is_idle();
         self.inbox.is_empty()
             && self.forwarded_bytes == 0
             && log_idle

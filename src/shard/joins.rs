@@ -156,6 +156,7 @@ impl Shard {
             None => (Lag::Behind, 0),
         };
         let behind = sent < group.published;
+        self.figures.catch_up_members += u64::from(matches!(lag, Lag::Behind));
         let acked = Seq(0);
         let member =
             Member { conn: id.slot, epoch: Epoch(0), next, sent, acked, lag, dirty: false };
@@ -209,7 +210,7 @@ impl Shard {
         let group = &mut self.groups[membership.group as usize];
         let member = group.members.remove(membership.member as usize);
         if !matches!(member.lag, Lag::Live) {
-            self.figures.catch_up_members = self.figures.catch_up_members.saturating_sub(1);
+            self.figures.catch_up_members -= 1;
         }
         self.figures.members -= 1;
         self.tell_left(membership.group);

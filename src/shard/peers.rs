@@ -88,7 +88,9 @@ impl Shard {
                     let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
                     self.refuse(conn, request, refusal);
                 }
-                Message::Announce { handle, segments } => self.announced(handle, segments),
+                Message::Announce { handle, segments, published } => {
+                    self.announced(handle, segments, published);
+                }
                 Message::Read { handle, from: seq } => self.reads.ask(from, handle, seq),
                 Message::History(history) => self.history_arrived(history),
             }
@@ -145,16 +147,16 @@ impl Shard {
     }
 
     /// The tail of a foreign group moved: the replica takes the owner's very bytes.
-    fn announced(&mut self, handle: Handle, segments: Vec<Announced>) {
+    fn announced(&mut self, handle: Handle, segments: Vec<Announced>, published: Seq) {
         let Some(&key) = self.by_handle.get(&handle) else { return };
         let group = &mut self.groups[key as usize];
-        if let Some(first) = segments.first()
-            && first.first != group.published.next()
-        {
+        let before = segments.first().map_or(published, |first| Seq(first.first.0 - 1));
+        if before != group.published {
             // The owner's tail moved on before this shard was told; members get the rest
             // from the log.
             self.tail_bytes -= group.tail.break_off();
-            group.published = Seq(first.first.0 - 1);
+            group.published = before;
+            self.queue_scan(key);
         }
         for segment in segments {
             let segment = Segment::new(segment.bytes, segment.first, segment.last, &self.pins);
@@ -203,9 +205,11 @@ impl Shard {
             .filter_map(|ordinal| tail.get(ordinal))
             .map(|s| Announced { bytes: s.bytes().clone(), first: s.first(), last: s.last() })
             .collect();
+        let moved = cursor.next != tail.end();
         cursor.next = tail.end();
-        if !segments.is_empty() {
-            self.tell(shard, Message::Announce { handle, segments });
+        let published = group.published;
+        if moved {
+            self.tell(shard, Message::Announce { handle, segments, published });
         }
     }
 }

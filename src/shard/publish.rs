@@ -70,6 +70,13 @@ impl Shard {
         group.published = segment.last();
         group.tail.push(segment);
         self.tail_order.push_back(key);
+        self.queue_scan(key);
+        self.evict();
+    }
+
+    /// Has the local members of a group visited.
+    pub(super) fn queue_scan(&mut self, key: u32) {
+        let group = &mut self.groups[key as usize];
         if group.members.is_empty() {
             // Nobody to visit.
         } else if group.scan.queued {
@@ -79,7 +86,6 @@ impl Shard {
             group.scan.next = 0;
             self.queues.scans.push_back(key);
         }
-        self.evict();
     }
 
     /// Keeps the tails of the shard within their bound: the oldest segment of all goes

@@ -7,10 +7,13 @@ use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Io, Shard};
 use crate::group;
-use crate::limits::COMMIT_STAGED_MAX;
+use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
 use crate::mesh::{Forward, Message};
 use crate::position::{Level, ShardId};
 use crate::wire::{ErrorCode, Publish, Published};
+
+/// Bytes of a commit that a run takes beside its messages, at most.
+const RUN_OVERHEAD: usize = 64 + GROUP_NAME_MAX;
 
 impl Shard {
     /// Takes a PUBLISH from a connection: into the inbox, or on to the owner of its group.
@@ -132,8 +135,9 @@ impl Shard {
             self.stamp = self.stamp.tick(wall_ms);
             if sequencer.staged.count == 0 {
                 self.filling.groups.push(header.group as u32);
+                self.filling.staged_bytes += RUN_OVERHEAD;
             }
-            let before = sequencer.staged.frames.len();
+            let before = sequencer.staged.bytes();
             let message = group::Message {
                 handle,
                 stamp: self.stamp,
@@ -146,7 +150,7 @@ impl Shard {
                 payload,
             };
             let seq = sequencer.stage(&message, shown_early);
-            self.filling.staged_bytes += sequencer.staged.frames.len() - before;
+            self.filling.staged_bytes += sequencer.staged.bytes() - before;
             let published = Published {
                 request: header.origin.request,
                 epoch,

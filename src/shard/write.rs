@@ -126,6 +126,11 @@ impl Shard {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }
         if self.parts.is_empty() {
+            // A chunk of history that held nothing: its member asks again in the next turn.
+            conn.queued = !conn.dirty.is_empty();
+            if conn.queued {
+                self.queues.ready.push_back(slot);
+            }
             return false;
         }
         conn.in_flight = true;
