@@ -16,6 +16,8 @@ pub mod recovery;
 mod scan;
 pub mod segment;
 pub mod source;
+#[cfg(test)]
+mod testing;
 
 pub use commit::{
     Commit, CommitFault, META_BYTES, Meta, Run, commit_len, decode_commit, encode_commit,
