@@ -8,6 +8,7 @@ pub mod commit;
 pub mod create;
 mod damage;
 pub mod index;
+mod log;
 pub mod manifest;
 pub mod paths;
 mod quarantine;
@@ -24,6 +25,7 @@ pub use commit::{
 };
 pub use damage::{Damage, DamageKind, Torn};
 pub use index::{GroupIndex, LogPos};
+pub use log::{Log, Room, SegmentInfo};
 pub use manifest::{DataDir, Manifest, ManifestError};
 pub use quarantine::quarantine;
 pub use read::{Collected, Resume, collect};
@@ -33,6 +35,3 @@ pub use source::{DirSource, LogSource};
 
 /// Version of the format of manifest, segments and commits.
 pub const FORMAT_VERSION: u16 = 1;
-
-mod log;
-pub use log::{Log, Room, SegmentInfo};
