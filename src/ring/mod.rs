@@ -1,11 +1,11 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
 //! the load generator. All unsafe code of the project is in this folder.
 
-mod buffers;
 mod cold;
 mod driver;
+mod driver_buffers;
+mod driver_token;
 mod log_buf;
-mod token;
 mod writes;
 
 use std::fs::{File, OpenOptions};
