@@ -135,3 +135,7 @@ pub fn truncate_sealed(
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

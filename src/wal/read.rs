@@ -162,3 +162,7 @@ fn skip_frames<'a>(run: &Run<'a>, skip: u64) -> Option<&'a [u8]> {
     }
     (!rest.is_empty()).then_some(rest)
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

@@ -106,3 +106,7 @@ impl SegmentHeader {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;
