@@ -192,7 +192,7 @@ fn a_tail_torn_at_any_byte_costs_no_earlier_commit_and_is_always_told() {
             assert_eq!(commits.len() == 4, unchanged, "cut at {cut}");
             let told = r.torn.is_some() || !r.damage.is_empty();
             assert_eq!(told, !unchanged && cut > last.start, "cut at {cut}");
-            if (cut - last.start) % LOG_SECTOR == 0 {
+            if (cut - last.start).is_multiple_of(LOG_SECTOR) {
                 assert!(r.damage.is_empty(), "cut at {cut} is between sectors, so it is a tear");
             }
         }

@@ -106,8 +106,8 @@ fn quarantine_keeps_a_damaged_segment_from_retention() {
     let all = [damage(1), damage(2), damage(2)];
     let linked = quarantine(dir.path(), &all).unwrap();
     let kept = dir.path().join("quarantine/seg-0000000002.wal");
-    assert_eq!(linked, [kept.clone()], "a missing segment is passed over");
-    assert_eq!(quarantine(dir.path(), &all).unwrap(), [PathBuf::new(); 0], "once is enough");
+    assert_eq!(linked, [&*kept], "a missing segment is passed over");
+    assert!(quarantine(dir.path(), &all).unwrap().is_empty(), "once is enough");
     remove_segments(dir.path(), &[SegmentNumber(2)]).unwrap();
     assert_eq!(SegmentHeader::decode(&fs::read(&kept).unwrap()), Ok(header(2)));
 

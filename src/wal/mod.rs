@@ -18,6 +18,7 @@ pub mod segment;
 pub mod source;
 #[cfg(test)]
 mod testing;
+pub mod tool;
 
 pub use commit::{
     Commit, CommitFault, META_BYTES, Meta, Run, commit_len, decode_commit, encode_commit,
