@@ -1,6 +1,7 @@
 //! Catch-up: takes a group's frames out of a stretch of the log. Pure.
 
-use super::commit::{CommitFault, Run, decode_commit};
+use super::commit::{CommitFault, decode_commit};
+use super::run::Run;
 use crate::limits::LOG_BLOCK;
 use crate::position::{Epoch, Handle, Seq};
 use crate::wire;
