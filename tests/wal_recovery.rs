@@ -58,11 +58,14 @@ fn salt(segment: u64) -> u64 {
 
 /// One message, whose number in the group is the number of the commit.
 fn commit(number: u64, segment: u64, payload: usize) -> Vec<u8> {
+    commit_of(number, segment, payload, b"lobby", Seq(number))
+}
+
+fn commit_of(number: u64, segment: u64, payload: usize, group: &[u8], seq: Seq) -> Vec<u8> {
     let (mut metas, mut frames) = (Vec::new(), Vec::new());
     Meta { producer: [9; 16], producer_seq: number, level: Level::Durable }.encode(&mut metas);
     // No sector of it is all zero, so that a missing one can be told.
     let payload: Vec<u8> = (0..payload).map(|i| (i as u8) | 1).collect();
-    let seq = Seq(number);
     let stamp = Stamp(number << 16);
     Deliver {
         handle: GROUP,
@@ -77,7 +80,7 @@ fn commit(number: u64, segment: u64, payload: usize) -> Vec<u8> {
     let run = Run {
         handle: GROUP,
         epoch: Epoch(3),
-        group: b"lobby",
+        group,
         first: seq,
         count: 1,
         has_memory: false,
@@ -465,6 +468,37 @@ fn a_commit_that_comes_twice_is_used_once() {
     assert_eq!(commits, [1, 2, 3]);
     assert_eq!(kinds(&r), [(1, DamageKind::Repeated), (1, DamageKind::Repeated)]);
     assert_eq!(r.groups[0].head, Seq(3));
+}
+
+#[test]
+fn a_torn_commit_with_a_number_that_jumps_is_damage() {
+    let mut disk = disk(&[(1, &[1, 3])]);
+    let (_, places) = segment(1, &[1, 3]);
+    disk.files.get_mut(&1).unwrap()[places[1].start + LOG_SECTOR..].fill(0);
+    let (r, commits) = recover(&disk);
+    assert_eq!((commits, r.torn), (vec![1], None));
+    assert!(matches!(kinds(&r)[..], [(1, DamageKind::Rot(_))]));
+    assert_eq!(r.damage[0].commits, lost(3, 3));
+}
+
+#[test]
+fn a_run_that_contradicts_the_one_before_it_is_damage() {
+    let cases: [(&str, &[u8], u64, bool); 4] = [
+        ("the next message", b"lobby", 2, false),
+        ("a message again", b"lobby", 1, true),
+        ("a hole without damage", b"lobby", 3, true),
+        ("another name", b"other", 2, true),
+    ];
+    for (what, group, seq, damaged) in cases {
+        let mut file = header(1).encode().to_vec();
+        file.extend(commit(1, 1, 10));
+        file.extend(commit_of(2, 1, 10, group, Seq(seq)));
+        let mut disk = Disk { files: BTreeMap::from([(1, file)]), broken: None };
+        let r = fanfare::wal::recover(&mut disk, NODE, SHARD).unwrap();
+        let expected = damaged.then_some((1, DamageKind::Contradiction(GROUP)));
+        assert_eq!(kinds(&r), Vec::from_iter(expected), "{what}");
+        assert_eq!(r.groups[0].head, Seq(seq), "{what}");
+    }
 }
 
 #[test]
