@@ -121,3 +121,45 @@ fn looking_changes_nothing_and_a_wrong_directory_is_named() {
     let error = verify(empty.path(), false, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("no manifest.toml"), "{error}");
 }
+
+#[test]
+fn verify_beside_a_writer_that_rotates_finds_no_damage() {
+    const SEGMENT: u64 = 40 * 4096;
+    let dir = tempfile::tempdir().unwrap();
+    let (data, manifest) = Manifest::open(dir.path(), Some(1)).unwrap();
+    let shard_dir = data.shard_dir(ShardId(0));
+    let create = move |number| {
+        let header = SegmentHeader {
+            node: manifest.node,
+            shard: ShardId(0),
+            number: SegmentNumber(number),
+            salt: SALT,
+            bytes: SEGMENT,
+            created_ms: 1,
+        };
+        create_segment_blocking(&shard_dir, &header, SEGMENT).unwrap();
+        let path = paths::segment_path(&shard_dir, SegmentNumber(number));
+        fs::OpenOptions::new().write(true).open(path).unwrap()
+    };
+    let writer = thread::spawn(move || {
+        let (mut number, mut offset) = (1, 4096);
+        let (mut active, mut spare) = (create(1), create(2));
+        for n in 1..=400 {
+            let bytes = commit(n, &[run(1, n, 1, 5000)]);
+            if offset + bytes.len() as u64 > SEGMENT {
+                number += 1;
+                (active, offset) = (spare, 4096);
+                spare = create(number + 1);
+            }
+            active.write_all_at(&bytes, offset).unwrap();
+            offset += bytes.len() as u64;
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    while !writer.is_finished() {
+        let mut out = Vec::new();
+        assert!(verify(dir.path(), false, &mut out).unwrap(), "{}", String::from_utf8_lossy(&out));
+    }
+    writer.join().unwrap();
+    assert!(inspect_text(dir.path(), false).contains("400 commits, 400 messages"));
+}
