@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{info, warn};
 
 use crate::config::ShardConfig;
-use crate::limits::{DESCRIPTORS_SPARE, SEGMENT_BYTES_MIN};
+use crate::limits::SEGMENT_BYTES_MIN;
 use crate::mesh::{Mesh, mesh};
 use crate::position::{Epoch, SegmentNumber, ShardId};
 use crate::ring::{ColdClient, ColdShard, Driver, DriverConfig, DriverError, Waker, start_cold};
@@ -94,8 +94,12 @@ pub enum ServeError {
 
 fn listen_hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "; another process has the port, stop it or take another with --listen",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges, take another with --listen",
+        io::ErrorKind::AddrInUse => {
+            "; another process has the port, stop it or take another with --listen"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need privileges, take another with --listen"
+        }
         _ => "",
     }
 }
@@ -186,16 +190,28 @@ fn recover(log_dir: &Path, manifest: &Manifest, id: ShardId) -> Result<Recovered
     let recovered = wal::recover(&mut DirSource::new(log_dir), manifest.node, id)
         .map_err(|source| ServeError::Recovery { shard: id, source })?;
     if let Some(torn) = &recovered.torn {
-        info!(shard = id.0, ?torn, "the last write was cut off by the crash; nothing of it was acknowledged");
+        info!(
+            shard = id.0,
+            ?torn,
+            "the last write was cut off by the crash; nothing of it was acknowledged"
+        );
     }
     for damage in &recovered.damage {
-        warn!(shard = id.0, ?damage, "the log is damaged here; its messages are announced as missing");
+        warn!(
+            shard = id.0,
+            ?damage,
+            "the log is damaged here; its messages are announced as missing"
+        );
     }
     if !recovered.damage.is_empty() {
         let kept = wal::quarantine(log_dir, &recovered.damage).map_err(log)?;
         warn!(shard = id.0, ?kept, "damaged segments were kept for you");
     }
     wal::create::remove_segments(log_dir, &recovered.unused).map_err(log)?;
+    // Files that cannot be used go when retention has passed them; quarantine keeps a link.
+    let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
+    let passed: Vec<_> = recovered.unusable.iter().copied().filter(|n| *n < oldest).collect();
+    wal::create::remove_segments(log_dir, &passed).map_err(log)?;
     for segment in &recovered.segments {
         wal::create::truncate_sealed(log_dir, segment.number, segment.bytes_used).map_err(log)?;
     }
@@ -342,12 +358,6 @@ fn run(
     ready.wait();
     while shard.turn(&mut driver) == Turn::Continue {}
     shard.is_clean()
-}
-
-/// The largest number of connections a shard can have under the limit of open files.
-#[must_use]
-pub fn connections_possible(nofile: u64) -> u32 {
-    u32::try_from(nofile).unwrap_or(u32::MAX).saturating_sub(DESCRIPTORS_SPARE as u32)
 }
 
 impl Shards {
