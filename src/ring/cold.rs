@@ -1,214 +1,312 @@
-//! Cold work: one glommio executor per process creates and removes segment files, so that a
-//! shard's turn never waits for it and always sleeps in its own ring.
+//! The cold executor: one thread of the process that does the slow work of all shards, as
+//! asynchronous tasks on glommio. A shard hands a job over and gets the result back through
+//! a ring of its own and its [`Waker`]; so its hot loop has one place where it blocks.
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
 use glommio::io::{Directory, DmaFile};
-use glommio::{LocalExecutorBuilder, Placement};
-use rtrb::{Consumer, Producer, RingBuffer};
-use rustix::event::{EventfdFlags, eventfd};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
-use super::DriverError;
+use super::log_io::errno;
+use super::waker::Waker;
 use crate::limits::LOG_BLOCK;
-use crate::position::{NodeId, ShardId};
+use crate::position::SegmentNumber;
 use crate::shard::Job;
-use crate::wal::{SegmentHeader, paths};
+use crate::wal::paths::segment_path;
 
-/// Jobs of one shard that can be on their way; the shard itself has fewer.
-const DONE_RING: usize = 64;
-const PIECE: u64 = 1024 * 1024;
+/// Jobs that one shard may have running.
+pub(super) const JOBS_MAX: usize = 64;
+/// Zeros are written in pieces of this size, so that commits get their turn at the disk.
+const ZERO_PIECE: usize = 1024 * 1024;
+/// Memory that glommio registers for its own reads and writes; jobs bring their own.
+const IO_MEMORY: usize = 64 * 1024;
+const RING_DEPTH: usize = 16;
 
-type Done = (Job, Result<(), i32>);
+/// Makes the first block of a new segment; the job is a [`Job::CreateSegment`].
+pub type SegmentHeaderFn = Arc<dyn Fn(&Job) -> [u8; LOG_BLOCK] + Send + Sync>;
 
-/// Wakes a shard from any thread: its ring always reads this event.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<OwnedFd>);
-
-impl Waker {
-    fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?)))
-    }
-
-    /// Makes the shard's next or current wait return.
-    pub fn wake(&self) {
-        // Fails only if the counter would overflow, and then the shard is awake anyway.
-        let _ = rustix::io::write(self.0.as_fd(), &1_u64.to_ne_bytes());
-    }
+/// The cold executor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ColdError {
+    /// No thread.
+    #[error("cannot start the thread for cold work: {0}")]
+    Thread(#[source] io::Error),
+    /// No executor on it.
+    #[error(
+        "cannot start the executor for cold work: {0}. It needs io_uring and 512 KiB of locked \
+         memory (`ulimit -l 512`)"
+    )]
+    Executor(String),
 }
 
-struct Order {
-    shard: usize,
-    job: Job,
+/// A finished job.
+pub(super) type JobResult = (Job, Result<(), i32>);
+
+/// What a shard brings along.
+struct Shard {
+    id: usize,
+    dir: PathBuf,
+    header: SegmentHeaderFn,
+    results: rtrb::Producer<JobResult>,
+    waker: Waker,
 }
 
-/// A shard whose jobs the executor runs.
-#[derive(Clone, Debug)]
-pub struct ColdShard {
-    /// The node, for segment headers.
-    pub node: NodeId,
-    /// The shard.
-    pub shard: ShardId,
-    /// Folder of its log.
-    pub log_dir: PathBuf,
+enum Order {
+    Attach(Shard),
+    Job(usize, Job),
+    Stop,
 }
 
-/// A shard's line to the cold executor.
+/// The running cold executor; ends, after the jobs that run, when dropped.
 #[derive(Debug)]
-pub struct ColdClient {
-    index: usize,
+pub struct ColdExecutor {
+    handle: ColdHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Gives a shard's driver access to the cold executor.
+#[derive(Clone, Debug)]
+pub struct ColdHandle {
     orders: UnboundedSender<Order>,
-    done: Consumer<Done>,
-    waker: Waker,
+    shards: Arc<AtomicUsize>,
 }
 
-impl std::fmt::Debug for Order {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "shard {}: {:?}", self.shard, self.job)
-    }
+/// A shard's end.
+pub(super) struct JobPort {
+    shard: usize,
+    orders: UnboundedSender<Order>,
+    results: rtrb::Consumer<JobResult>,
+    running: usize,
 }
 
-impl ColdClient {
-    pub(super) fn start(&mut self, job: Job) -> Result<(), Job> {
-        let order = Order { shard: self.index, job };
-        self.orders.unbounded_send(order).map_err(|error| error.into_inner().job)
+impl ColdExecutor {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`ColdError`] if the thread or its executor cannot be made.
+    pub fn start() -> Result<Self, ColdError> {
+        let (orders, inbox) = unbounded();
+        let (started, start) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("cold".into())
+            .spawn(move || {
+                let executor = LocalExecutorBuilder::new(Placement::Unbound)
+                    .name("cold")
+                    .io_memory(IO_MEMORY)
+                    .ring_depth(RING_DEPTH)
+                    .make();
+                match executor {
+                    Ok(executor) => {
+                        let _ = started.send(Ok(()));
+                        executor.run(serve(inbox));
+                    }
+                    Err(e) => drop(started.send(Err(e.to_string()))),
+                }
+            })
+            .map_err(ColdError::Thread)?;
+        start
+            .recv()
+            .unwrap_or_else(|_| Err("its thread ended".into()))
+            .map_err(ColdError::Executor)?;
+        let handle = ColdHandle { orders, shards: Arc::default() };
+        Ok(Self { handle, thread: Some(thread) })
     }
 
-    pub(super) fn done(&mut self) -> Option<Done> {
-        self.done.pop().ok()
-    }
-
-    pub(super) fn waker_fd(&self) -> RawFd {
-        self.waker.0.as_raw_fd()
-    }
-
-    /// Wakes this shard from any thread.
+    /// For the drivers.
     #[must_use]
-    pub fn waker(&self) -> Waker {
-        self.waker.clone()
+    pub fn handle(&self) -> ColdHandle {
+        self.handle.clone()
     }
 }
 
-/// Starts the executor on a thread of its own. It ends when all clients are gone.
-///
-/// # Errors
-/// [`DriverError::Cold`] if the thread, its rings or the wake-up events cannot be made.
-pub fn start_cold(shards: Vec<ColdShard>) -> Result<Vec<ColdClient>, DriverError> {
-    let (orders, inbox) = unbounded();
-    let mut clients = Vec::new();
-    let mut lines = Vec::new();
-    for (index, shard) in shards.into_iter().enumerate() {
-        let (to, done) = RingBuffer::new(DONE_RING);
-        let waker = Waker::new().map_err(DriverError::Cold)?;
-        lines.push(Line { shard, to, waker: waker.clone() });
-        clients.push(ColdClient { index, orders: orders.clone(), done, waker });
-    }
-    LocalExecutorBuilder::new(Placement::Unbound)
-        .name("fanfare-cold")
-        .ring_depth(64)
-        .io_memory(4 << 20)
-        .spawn(move || serve(inbox, lines))
-        .map_err(|error| DriverError::Cold(error.into()))?;
-    Ok(clients)
-}
-
-/// One shard's side of the executor.
-struct Line {
-    shard: ColdShard,
-    to: Producer<Done>,
-    waker: Waker,
-}
-
-async fn serve(mut inbox: UnboundedReceiver<Order>, mut lines: Vec<Line>) {
-    // One job at a time: they are bound by the disk, and order keeps removal simple.
-    while let Some(Order { shard, job }) = inbox.next().await {
-        let Some(line) = lines.get_mut(shard) else { continue };
-        let result = run(&line.shard, &job).await;
-        let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
-        // The ring cannot be full: a shard has fewer jobs under way than it holds.
-        let _ = line.to.push((job, result));
-        line.waker.wake();
+impl Drop for ColdExecutor {
+    fn drop(&mut self) {
+        let _ = self.handle.orders.unbounded_send(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
-async fn run(shard: &ColdShard, job: &Job) -> io::Result<()> {
-    match job {
-        Job::CreateSegment { number, salt, bytes } => {
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let header = SegmentHeader {
-                node: shard.node,
-                shard: shard.shard,
-                number: *number,
-                salt: *salt,
-                bytes: *bytes,
-                created_ms: created.as_millis() as u64,
+impl ColdHandle {
+    pub(super) fn attach(&self, dir: &Path, header: SegmentHeaderFn, waker: Waker) -> JobPort {
+        let id = self.shards.fetch_add(1, Ordering::Relaxed);
+        let (producer, results) = rtrb::RingBuffer::new(JOBS_MAX);
+        let shard = Shard { id, dir: dir.to_owned(), header, results: producer, waker };
+        let _ = self.orders.unbounded_send(Order::Attach(shard));
+        JobPort { shard: id, orders: self.orders.clone(), results, running: 0 }
+    }
+}
+
+impl JobPort {
+    /// Starts a job; gives it back with an errno if too many run or the executor ended.
+    pub fn start(&mut self, job: Job) -> Result<(), (Job, i32)> {
+        // Bounds both the executor's inbox and the results, so that neither overflows.
+        if self.running == JOBS_MAX {
+            return Err((job, libc::EBUSY));
+        }
+        if let Err(e) = self.orders.unbounded_send(Order::Job(self.shard, job)) {
+            return match e.into_inner() {
+                Order::Job(_, job) => Err((job, libc::ESHUTDOWN)),
+                Order::Attach(_) | Order::Stop => Ok(()),
             };
-            let path = paths::segment_path(&shard.log_dir, *number);
-            let temporary = path.with_extension("wal.tmp");
-            let created = create(&temporary, &path, &header).await;
+        }
+        self.running += 1;
+        Ok(())
+    }
+
+    /// The next finished job.
+    #[inline]
+    pub fn finished(&mut self) -> Option<JobResult> {
+        if self.running == 0 {
+            return None;
+        }
+        let result = self.results.pop().ok()?;
+        self.running -= 1;
+        Some(result)
+    }
+}
+
+async fn serve(mut inbox: UnboundedReceiver<Order>) {
+    let mut shards: Vec<Rc<RefCell<Shard>>> = Vec::new();
+    let mut tasks = Vec::new();
+    while let Some(order) = inbox.next().await {
+        match order {
+            Order::Attach(shard) => shards.push(Rc::new(RefCell::new(shard))),
+            Order::Job(id, job) => {
+                let Some(shard) = shards.iter().find(|s| s.borrow().id == id).cloned() else {
+                    continue;
+                };
+                let task = glommio::spawn_local(async move {
+                    let (dir, header) = {
+                        let shard = shard.borrow();
+                        (shard.dir.clone(), shard.header.clone())
+                    };
+                    let result = run(&job, &dir, &header).await;
+                    let mut shard = shard.borrow_mut();
+                    // Refused only if the shard is gone: it never starts more jobs than fit.
+                    let _ = shard.results.push((job, result));
+                    shard.waker.wake();
+                });
+                tasks.push(task.detach());
+                // What ended a while ago need not be joined.
+                if tasks.len() > JOBS_MAX {
+                    tasks.remove(0);
+                }
+            }
+            Order::Stop => break,
+        }
+    }
+    for task in tasks {
+        task.await;
+    }
+}
+
+async fn run(job: &Job, dir: &Path, header: &SegmentHeaderFn) -> Result<(), i32> {
+    let done = match job {
+        Job::CreateSegment { number, bytes, .. } => {
+            let path = segment_path(dir, *number);
+            let temporary = path.with_extension("tmp");
+            let created = create(&temporary, &path, *bytes, &header(job)).await;
             if created.is_err() {
-                // Room on a full disk is what the retry needs.
-                let _ = std::fs::remove_file(&temporary);
+                let _ = glommio::io::remove(&temporary).await;
             }
             created
         }
-        Job::RemoveSegments { numbers } => {
-            for number in numbers {
-                match std::fs::remove_file(paths::segment_path(&shard.log_dir, *number)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            sync(&shard.log_dir).await
-        }
+        Job::RemoveSegments { numbers } => remove(dir, numbers).await,
+    };
+    match done {
+        Ok(()) => sync_dir(dir).await.map_err(code),
+        Err(e) => Err(code(e)),
     }
 }
 
-/// Writes header and zeros, syncs, and only then gives the file its name: a segment that can
-/// be seen is complete.
-async fn create(temporary: &Path, path: &Path, header: &SegmentHeader) -> io::Result<()> {
+async fn create(
+    temporary: &Path,
+    path: &Path,
+    bytes: u64,
+    header: &[u8; LOG_BLOCK],
+) -> Result<(), GlommioError<()>> {
     let file = DmaFile::create(temporary).await?;
-    let written = zero(&file, header).await;
+    let filled = fill(&file, bytes, header).await;
     file.close().await?;
-    written?;
-    std::fs::rename(temporary, path)?;
-    sync(path.parent().unwrap_or(path)).await
+    filled?;
+    glommio::io::rename(temporary, path).await
 }
 
-async fn zero(file: &DmaFile, header: &SegmentHeader) -> io::Result<()> {
-    let mut block = file.alloc_dma_buffer(LOG_BLOCK);
-    block.as_bytes_mut().copy_from_slice(&header.encode());
-    write_whole(file.write_at(block, 0).await?, LOG_BLOCK)?;
-    let mut piece = file.alloc_dma_buffer(PIECE as usize);
-    piece.as_bytes_mut().fill(0);
-    let piece = Rc::new(piece);
-    let mut at = LOG_BLOCK as u64;
-    while at < header.bytes {
-        let len = (header.bytes - at).min(PIECE);
-        if len == PIECE {
-            write_whole(file.write_rc_at(piece.clone(), at).await?, PIECE as usize)?;
-        } else {
-            let mut rest = file.alloc_dma_buffer(len as usize);
-            rest.as_bytes_mut().fill(0);
-            write_whole(file.write_at(rest, at).await?, len as usize)?;
-        }
-        at += len;
+async fn fill(
+    file: &DmaFile,
+    bytes: u64,
+    header: &[u8; LOG_BLOCK],
+) -> Result<(), GlommioError<()>> {
+    // Finds out about a full disk at once and gets long extents; where it is not supported,
+    // the writes below do the same piece by piece.
+    if let Err(e) = file.pre_allocate(bytes, false).await
+        && code_of(&e) == libc::ENOSPC
+    {
+        return Err(e);
     }
-    Ok(file.fdatasync().await?)
+    let mut first = file.alloc_dma_buffer(LOG_BLOCK);
+    first.as_bytes_mut().copy_from_slice(header);
+    write(file.write_at(first, 0).await, LOG_BLOCK)?;
+    let mut zeros = file.alloc_dma_buffer(ZERO_PIECE);
+    zeros.as_bytes_mut().fill(0);
+    let zeros = Rc::new(zeros);
+    let mut offset = LOG_BLOCK as u64;
+    while offset < bytes {
+        let left = (bytes - offset).min(ZERO_PIECE as u64) as usize;
+        if left == ZERO_PIECE {
+            write(file.write_rc_at(zeros.clone(), offset).await, left)?;
+        } else {
+            let mut rest = file.alloc_dma_buffer(left);
+            rest.as_bytes_mut().fill(0);
+            write(file.write_at(rest, offset).await, left)?;
+        }
+        offset += left as u64;
+        glommio::executor().yield_task_queue_now().await;
+    }
+    file.fdatasync().await
 }
 
-fn write_whole(written: usize, len: usize) -> io::Result<()> {
-    if written == len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOSPC)) }
+/// A write that is short is an error, as everywhere in the log.
+fn write(result: Result<usize, GlommioError<()>>, len: usize) -> Result<(), GlommioError<()>> {
+    if result? == len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOSPC).into()) }
 }
 
-async fn sync(dir: &Path) -> io::Result<()> {
+async fn remove(dir: &Path, numbers: &[SegmentNumber]) -> Result<(), GlommioError<()>> {
+    for number in numbers {
+        match glommio::io::remove(segment_path(dir, *number)).await {
+            Err(e) if code_of(&e) == libc::ENOENT => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+async fn sync_dir(dir: &Path) -> Result<(), GlommioError<()>> {
     let dir = Directory::open(dir).await?;
-    dir.sync().await?;
-    Ok(dir.close().await?)
+    let synced = dir.sync().await;
+    dir.close().await?;
+    synced
+}
+
+fn code_of(error: &GlommioError<()>) -> i32 {
+    match error {
+        GlommioError::IoError(e) => errno(e),
+        GlommioError::EnhancedIoError { source, .. } => errno(source),
+        _ => libc::EIO,
+    }
+}
+
+fn code(error: GlommioError<()>) -> i32 {
+    code_of(&error)
 }

@@ -1,441 +1,358 @@
-//! The io_uring driver of a shard: the real implementer of [`crate::shard::Io`].
+//! The driver: [`Io`] over one io_uring. This file has what a shard calls; what the kernel
+//! answers is in `complete.rs`.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{Fd, Fixed};
+use io_uring::{opcode, squeue};
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::cold::{ColdClient, Waker};
-use super::driver_buffers::BufRing;
-use super::driver_token::{Op, Token};
-use super::writes::{Write, Writes};
-use super::{DriverError, LogBuf, open_segment};
+use super::LogBuf;
+use super::buffers::{GROUP, RecvBuffers};
+use super::cold::{ColdHandle, JobPort, SegmentHeaderFn};
+use super::conn::{Conns, NO_WRITE, Recv, State};
+use super::log_io::LogIo;
+use super::token::{Op, pack};
+use super::uring::{Block, Uring};
+use super::waker::Waker;
+use super::writes::Writes;
 use crate::fanout::Part;
-use crate::limits::DESCRIPTORS_SPARE;
+use crate::limits::{DESCRIPTORS_SPARE, LOG_BLOCK, SEND_PARTS_MAX};
 use crate::position::{Nanos, SegmentNumber, ShardId};
-use crate::shard::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+use crate::shard::{ConnId, Event, Io, Job, RecvBuf};
 
-const SQ_ENTRIES: u32 = 1024;
-const CQ_ENTRIES: u32 = 16 * 1024;
-/// Open segment files of history that are kept for further reads.
-const FILES_MAX: usize = 64;
-const ENTER_GETEVENTS: u32 = 1;
+/// Entries queued between two submissions. Small, so that they stay in the nearest cache; a
+/// full queue is submitted at once.
+const SQ_ENTRIES: u32 = 256;
+/// Completions that may wait; more than these are kept by the kernel.
+const CQ_ENTRIES: u32 = 8192;
 
-/// What a driver needs to start.
-#[derive(Debug)]
+/// What a driver is made of.
 pub struct DriverConfig {
-    /// Listening socket of the shard; accepted sockets inherit its options.
+    /// The shard it serves.
+    pub shard: ShardId,
+    /// Where connections come from; socket options are set already and inherited by them.
     pub listener: TcpListener,
-    /// Connections the shard may hold.
+    /// Most connections of the shard.
     pub connections_max: u32,
-    /// Provided receive buffers.
+    /// Receive buffers, a power of two.
     pub recv_buffers: u16,
     /// Bytes of each.
     pub recv_buffer_bytes: u32,
-    /// Folder of the shard's log.
+    /// Directory of the shard's log segments.
     pub log_dir: PathBuf,
-    /// The shard's line to the cold executor.
-    pub cold: ColdClient,
+    /// Who does the jobs.
+    pub cold: ColdHandle,
+    /// Makes the first block of a new segment, for [`Job::CreateSegment`].
+    pub segment_header: SegmentHeaderFn,
 }
 
-/// What the driver counted.
-#[derive(Clone, Copy, Debug, Default)]
+/// A driver could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The ring itself.
+    #[error(
+        "cannot set up io_uring: {0}. Linux 6.1 or newer with io_uring allowed is needed \
+         (sysctl kernel.io_uring_disabled=0, no seccomp filter against it)"
+    )]
+    Ring(#[source] io::Error),
+    /// The table of descriptors.
+    #[error(
+        "cannot register a table of {slots} descriptors: {source}. The limit of open files is \
+         {nofile}; raise it with `ulimit -n`"
+    )]
+    Table {
+        /// Slots asked for.
+        slots: u64,
+        /// RLIMIT_NOFILE.
+        nofile: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No room for a single connection.
+    #[error(
+        "the limit of open files is {nofile}, which leaves no room for connections beside \
+         {spare} spare descriptors; raise it with `ulimit -n 65536`"
+    )]
+    Nofile {
+        /// RLIMIT_NOFILE.
+        nofile: u64,
+        /// Slots that are not for members.
+        spare: u64,
+    },
+    /// The receive buffers.
+    #[error(
+        "cannot register {count} receive buffers of {bytes} bytes: {source}. The count must be a \
+         power of two up to 32768; Linux 5.19 or newer is needed"
+    )]
+    Buffers {
+        /// Their count.
+        count: u16,
+        /// Bytes of each.
+        bytes: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The eventfd for wake-ups, or the listener.
+    #[error("cannot prepare the shard's files: {0}")]
+    Files(#[source] io::Error),
+}
+
+/// Counts since the driver was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriverCounters {
-    /// Calls of `io_uring_enter`.
+    /// Calls into the kernel.
     pub enters: u64,
     /// Completions.
     pub cqes: u64,
-    /// Writes with one part.
+    /// Writes of one part.
     pub sends: u64,
-    /// Writes with several parts.
+    /// Writes of several parts.
     pub sendmsgs: u64,
-    /// Writes that the socket took only in part.
+    /// Writes the kernel took only a part of.
     pub short_sends: u64,
     /// Connections accepted.
     pub accepts: u64,
-    /// Receives that found no free buffer.
-    pub recv_starved: u64,
-    /// Times the completion queue overflowed; nothing is lost, the kernel keeps them.
+    /// Accepts that failed, for instance because the table was full.
+    pub accept_failures: u64,
+    /// Receives that ended because no buffer was free.
+    pub recv_enobufs: u64,
+    /// Times that completions had to wait in the kernel.
     pub cq_overflows: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    generation: u32,
-    open: bool,
-    recv_armed: bool,
-    pausing: bool,
-    /// It waits for a free receive buffer.
-    starved: bool,
-    closing: bool,
-    close_sent: bool,
-    /// Index of the write in flight.
-    write: Option<u32>,
+/// State of the multishot accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accept {
+    Armed,
+    /// Failed; tried again when a connection closes, or at this time if there is one.
+    Waiting(Option<Nanos>),
+    Stopping,
+    Stopped,
 }
 
-#[derive(Debug)]
-struct LogRead {
-    token: u64,
-    buf: LogBuf,
-    _file: Rc<File>,
-}
-
-/// The driver. It must be made and used on one thread (IORING_SETUP_SINGLE_ISSUER).
+/// [`Io`] over io_uring. Made and used on one thread; blocks in its ring alone.
 pub struct Driver {
-    // The ring is dropped first: that ends every request before the memory it points to goes.
-    ring: IoUring,
-    buffers: BufRing,
-    listener: TcpListener,
-    accepting: bool,
-    accept_armed: bool,
-    accept_wants_room: bool,
-    slots: Vec<Slot>,
-    writes: Writes,
-    starved: Vec<u32>,
-    own_events: Vec<Event>,
-    log_dir: PathBuf,
-    files: HashMap<SegmentNumber, Rc<File>>,
-    log_write: Option<(LogBuf, Rc<File>)>,
-    log_reads: slab::Slab<LogRead>,
-    cold: ColdClient,
-    wake_word: Box<u64>,
-    peers: Vec<RawFd>,
-    now: Nanos,
-    counters: DriverCounters,
+    // Dropped before everything the kernel may point to.
+    pub(super) uring: Uring,
+    pub(super) buffers: RecvBuffers,
+    pub(super) buffers_out: usize,
+    pub(super) buffers_total: usize,
+    pub(super) conns: Conns,
+    pub(super) connections_max: u32,
+    /// Connections whose receive waits for buffers, oldest first.
+    pub(super) starved: VecDeque<ConnId>,
+    pub(super) writes: Writes,
+    pub(super) log: LogIo,
+    pub(super) jobs: JobPort,
+    pub(super) listener: Option<TcpListener>,
+    pub(super) accept: Accept,
+    /// Events that came about without a completion, for the next wait.
+    pub(super) pending: Vec<Event>,
+    pub(super) waker: Waker,
+    /// The kernel writes the eventfd's count here.
+    pub(super) wake_count: Box<u64>,
+    shard: ShardId,
+    /// Rings of the shards by number. They are duplicates, so that a shard may end first.
+    peers: Vec<OwnedFd>,
+    pub(super) now: Nanos,
+    random: u64,
+    pub(super) counters: DriverCounters,
 }
 
 impl Driver {
-    /// Sets the ring up. Nothing is accepted before the first [`Io::wait`].
+    /// Makes the ring on this thread, registers descriptors and buffers, and starts to accept
+    /// with the first wait.
+    ///
+    /// `connections_max` is cut to what RLIMIT_NOFILE allows; see
+    /// [`Driver::connections_max`].
     ///
     /// # Errors
-    /// [`DriverError`]: says what the system refused and what to do.
+    /// [`DriverError`], each with what to do.
     pub fn new(config: DriverConfig) -> Result<Self, DriverError> {
-        let ring: IoUring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(CQ_ENTRIES)
-            .build(SQ_ENTRIES)
-            .map_err(DriverError::Ring)?;
-        let table = config.connections_max.saturating_add(DESCRIPTORS_SPARE as u32);
-        ring.submitter()
-            .register_files_sparse(table)
-            .map_err(|source| DriverError::Table { table, source })?;
-        let buffers = BufRing::register(&ring, config.recv_buffers, config.recv_buffer_bytes)
-            .map_err(DriverError::Buffers)?;
+        let uring = Uring::new(SQ_ENTRIES, CQ_ENTRIES).map_err(DriverError::Ring)?;
+        let spare = DESCRIPTORS_SPARE as u64;
+        let nofile = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if nofile <= spare {
+            return Err(DriverError::Nofile { nofile, spare });
+        }
+        let slots = (u64::from(config.connections_max) + spare).min(nofile).min(1 << 20);
+        uring
+            .submitter()
+            .register_files_sparse(slots as u32)
+            .map_err(|source| DriverError::Table { slots, nofile, source })?;
+        let (count, bytes) = (config.recv_buffers, config.recv_buffer_bytes);
+        let buffers = RecvBuffers::register(&uring, count, bytes)
+            .map_err(|source| DriverError::Buffers { count, bytes, source })?;
+        // A receive from or an accept on a non-blocking descriptor would fail with EAGAIN
+        // instead of waiting in the ring.
+        config.listener.set_nonblocking(false).map_err(DriverError::Files)?;
+        let waker = Waker::new().map_err(DriverError::Files)?;
+        let jobs = config.cold.attach(&config.log_dir, config.segment_header, waker.clone());
         let mut driver = Self {
-            ring,
+            uring,
             buffers,
-            listener: config.listener,
-            accepting: true,
-            accept_armed: false,
-            accept_wants_room: false,
-            slots: Vec::new(),
+            buffers_out: 0,
+            buffers_total: usize::from(count),
+            conns: Conns::new(slots as u32),
+            connections_max: (slots - spare) as u32,
+            starved: VecDeque::new(),
             writes: Writes::default(),
-            starved: Vec::new(),
-            own_events: Vec::new(),
-            log_dir: config.log_dir,
-            files: HashMap::new(),
-            log_write: None,
-            log_reads: slab::Slab::new(),
-            cold: config.cold,
-            wake_word: Box::new(0),
+            log: LogIo::new(config.log_dir),
+            jobs,
+            listener: Some(config.listener),
+            accept: Accept::Waiting(None),
+            pending: Vec::new(),
+            waker,
+            wake_count: Box::new(0),
+            shard: config.shard,
             peers: Vec::new(),
-            now: monotonic(),
+            now: clock(),
+            random: seed(),
             counters: DriverCounters::default(),
         };
-        driver.watch_waker();
+        driver.arm_accept();
+        driver.arm_wake();
         Ok(driver)
     }
 
-    /// File descriptor of the ring, for the peers' wake-ups.
-    #[must_use]
-    pub fn ring_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-
-    /// Ring descriptors of all shards, in their order.
-    pub fn set_peers(&mut self, peers: Vec<RawFd>) {
-        self.peers = peers;
-    }
-
-    /// Lets another thread wake this shard.
+    /// Wakes this driver from any thread.
     #[must_use]
     pub fn waker(&self) -> Waker {
-        self.cold.waker()
+        self.waker.clone()
     }
 
-    /// What was counted so far.
+    /// A duplicate of its ring's descriptor, for [`Driver::set_peers`] of the other shards.
+    ///
+    /// # Errors
+    /// What duplicating a descriptor says.
+    pub fn ring_fd(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the ring, and with it the descriptor, lives as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.uring.fd()) }.try_clone_to_owned()
+    }
+
+    /// Tells it the rings of all shards by number, its own included; before the first
+    /// [`Io::wake`].
+    pub fn set_peers(&mut self, rings: Vec<OwnedFd>) {
+        self.peers = rings;
+    }
+
+    /// Connections it has room for beside [`DESCRIPTORS_SPARE`]: what was configured, or less
+    /// if RLIMIT_NOFILE is.
+    #[must_use]
+    pub fn connections_max(&self) -> u32 {
+        self.connections_max
+    }
+
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> DriverCounters {
-        self.counters
-    }
-
-    fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: whatever an entry points to (parts of a write, log buffers, the wake word)
-        // is owned by this driver until the entry's last completion, and the ring is dropped
-        // before them.
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
-            self.counters.enters += 1;
-            // A full queue is emptied by submitting; errors show up in the next wait.
-            if self.ring.submit().is_err() {
-                std::thread::yield_now();
-            }
+        DriverCounters {
+            enters: self.uring.enters,
+            cq_overflows: self.uring.cq_overflows,
+            ..self.counters
         }
     }
 
-    fn watch_waker(&mut self) {
-        let word: *mut u64 = &mut *self.wake_word;
-        let fd = Fd(self.cold.waker_fd());
-        let entry = opcode::Read::new(fd, word.cast(), 8).build();
-        self.push(&entry.user_data(Token::new(Op::Wake, 0, 0).pack()));
+    /// Queues an entry.
+    ///
+    /// # Safety
+    /// As [`Uring::push`].
+    #[inline]
+    pub(super) unsafe fn push(&mut self, entry: squeue::Entry, op: Op, id: ConnId) {
+        let entry = entry.user_data(pack(op, id.slot, id.generation));
+        // SAFETY: the caller's promise.
+        unsafe { self.uring.push(&entry) };
     }
 
-    fn arm_accept(&mut self) {
-        self.accept_armed = true;
-        let fd = Fd(self.listener.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(fd).allocate_file_index(true).build();
-        self.push(&entry.user_data(Token::new(Op::Accept, 0, 0).pack()));
+    pub(super) fn arm_accept(&mut self) {
+        if let Some(listener) = &self.listener {
+            let entry =
+                opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true);
+            self.accept = Accept::Armed;
+            // SAFETY: the entry points to no memory.
+            unsafe { self.push(entry.build(), Op::Accept, NO_CONN) };
+        }
     }
 
-    fn arm_recv(&mut self, slot: u32) {
-        let state = &mut self.slots[slot as usize];
-        state.recv_armed = true;
-        let token = Token::new(Op::Recv, state.generation, slot);
-        let entry = opcode::RecvMulti::new(Fixed(slot), BufRing::GROUP).build();
-        self.push(&entry.user_data(token.pack()));
+    pub(super) fn arm_wake(&mut self) {
+        let count: *mut u64 = &raw mut *self.wake_count;
+        let entry = opcode::Read::new(Fd(self.waker.fd()), count.cast(), 8).build();
+        // SAFETY: the count is boxed and dropped after the ring; nobody reads it.
+        unsafe { self.push(entry, Op::Wake, NO_CONN) };
     }
 
-    fn slot(&mut self, conn: ConnId) -> Option<&mut Slot> {
-        let state = self.slots.get_mut(conn.slot as usize)?;
-        (state.open && state.generation == conn.generation).then_some(state)
+    pub(super) fn arm_recv(&mut self, id: ConnId) {
+        let entry = opcode::RecvMulti::new(Fixed(id.slot), GROUP).build();
+        // SAFETY: the entry points to no memory; the buffer ring is dropped after the ring.
+        unsafe { self.push(entry, Op::Recv, id) };
     }
 
-    /// One enter, unless there is nothing to submit, to run or to wait for.
-    fn enter(&mut self, until: Option<Nanos>) {
-        let queued = {
-            let submission = self.ring.submission();
-            let work = submission.taskrun() || submission.cq_overflow();
-            self.counters.cq_overflows += u64::from(submission.cq_overflow());
-            (submission.len() as u32, work)
+    pub(super) fn cancel(&mut self, what: Op, with: Op, id: ConnId) {
+        let entry = opcode::AsyncCancel::new(pack(what, id.slot, id.generation)).build();
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(entry, with, id) };
+    }
+
+    #[inline]
+    pub(super) fn push_write(&mut self, id: ConnId, write: u32) {
+        let (entry, gathers) = self.writes.entry(write, Fixed(id.slot));
+        if gathers {
+            self.counters.sendmsgs += 1;
+        } else {
+            self.counters.sends += 1;
+        }
+        // SAFETY: `Writes` keeps the parts and vectors until `finish`, which is called after
+        // the last completion of this write.
+        unsafe { self.push(entry, Op::Send, id) };
+    }
+
+    pub(super) fn push_shutdown(&mut self, id: ConnId) {
+        let entry = opcode::Shutdown::new(Fixed(id.slot), libc::SHUT_WR).build();
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(entry, Op::Shutdown, id) };
+    }
+
+    /// Closes the descriptor of a connection once nothing of it is in flight.
+    pub(super) fn close_when_quiet(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.state == State::Closing && !conn.is_busy() {
+            conn.state = State::Closed;
+            let entry = opcode::Close::new(Fixed(id.slot)).build();
+            // SAFETY: the entry points to no memory.
+            unsafe { self.push(entry, Op::Close, id) };
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn push_nop_for_test(&mut self) {
+        // SAFETY: a NOP points to no memory.
+        unsafe { self.push(opcode::Nop::new().build(), Op::Ignore, NO_CONN) };
+    }
+
+    /// How long the coming enter may block.
+    fn block(&self, until: Option<Nanos>) -> Block {
+        if !self.pending.is_empty() {
+            return Block::No;
+        }
+        let until = match self.accept {
+            Accept::Waiting(Some(at)) => Some(until.map_or(at, |until| until.min(at))),
+            _ => until,
         };
-        let (to_submit, has_work) = queued;
-        let ready = !self.ring.completion().is_empty() || !self.own_events.is_empty();
-        let wait_ns = match until {
-            _ if ready => Some(0),
-            Some(until) => Some(until.since(monotonic())),
-            None => None,
-        };
-        if wait_ns == Some(0) && to_submit == 0 && !has_work {
-            return;
+        let Some(until) = until else { return Block::Forever };
+        if until <= self.now {
+            return Block::No;
         }
-        self.counters.enters += 1;
-        let submitter = self.ring.submitter();
-        let _ = match wait_ns {
-            None => submitter.submit_and_wait(1),
-            Some(0) => {
-                // SAFETY: no argument is passed, and the flag is the one that runs deferred
-                // task work.
-                unsafe { submitter.enter::<()>(to_submit, 0, ENTER_GETEVENTS, None) }
-            }
-            Some(ns) => {
-                let time =
-                    Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32);
-                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&time))
-            }
-        };
-    }
-
-    fn complete(&mut self, entry: &cqueue::Entry, events: &mut Vec<Event>) {
-        let token = Token::unpack(entry.user_data());
-        let (result, slot) = (entry.result(), token.slot);
-        match token.op {
-            Op::Accept => self.accepted(entry, events),
-            Op::Recv => self.received(token, entry, events),
-            Op::Send => self.sent(token, result, events),
-            Op::Close => self.closed(token, events),
-            Op::Wake => self.watch_waker(),
-            Op::LogWrite => {
-                if let Some((buf, _)) = self.log_write.take() {
-                    let result = match usize::try_from(result) {
-                        Ok(written) if written == buf.len() => Ok(()),
-                        Ok(_) => Err(libc::EIO),
-                        Err(_) => Err(-result),
-                    };
-                    events.push(Event::LogWritten { result, buf });
-                }
-            }
-            Op::LogRead => {
-                if let Some(mut read) = self.log_reads.try_remove(slot as usize) {
-                    let result = match usize::try_from(result) {
-                        Ok(len) => {
-                            read.buf.set_len(len.min(read.buf.capacity()));
-                            Ok(read.buf)
-                        }
-                        Err(_) => Err(-result),
-                    };
-                    events.push(Event::LogRead { token: read.token, result });
-                }
-            }
-            Op::Ignored => {}
+        match until.since(clock()) {
+            0 => Block::No,
+            left => Block::For(Duration::from_nanos(left)),
         }
-    }
-
-    fn accepted(&mut self, entry: &cqueue::Entry, events: &mut Vec<Event>) {
-        if !cqueue::more(entry.flags()) {
-            self.accept_armed = false;
-        }
-        let Ok(slot) = u32::try_from(entry.result()) else {
-            // A full table ends the accept; it goes on when a connection has closed.
-            self.accept_wants_room = matches!(-entry.result(), libc::ENFILE | libc::EMFILE);
-            return;
-        };
-        self.counters.accepts += 1;
-        let at = slot as usize;
-        if self.slots.len() <= at {
-            self.slots.resize(at + 1, Slot::default());
-        }
-        let generation = self.slots[at].generation;
-        self.slots[at] = Slot { generation, open: true, ..Slot::default() };
-        events.push(Event::Accepted { conn: ConnId { slot, generation } });
-        self.arm_recv(slot);
-    }
-
-    fn received(&mut self, token: Token, entry: &cqueue::Entry, events: &mut Vec<Event>) {
-        let (result, slot) = (entry.result(), token.slot);
-        let buf = cqueue::buffer_select(entry.flags());
-        let conn = ConnId { slot, generation: token.generation };
-        let Some(state) = self.slot(conn) else {
-            if let Some(id) = buf {
-                self.buffers.give_back(id);
-            }
-            return;
-        };
-        let armed = cqueue::more(entry.flags());
-        state.recv_armed = armed;
-        let closing = state.closing;
-        match (result, buf) {
-            (1.., Some(id)) if closing => self.buffers.give_back(id),
-            (1.., Some(id)) => {
-                events.push(Event::Received { conn, buf: RecvBuf { id, len: result as u32 } });
-                if !armed {
-                    self.recv_stopped(conn, events);
-                }
-            }
-            (_, Some(id)) => self.buffers.give_back(id),
-            _ => {}
-        }
-        if result <= 0 && !closing {
-            match -result {
-                0 => events.push(Event::RecvEnded { conn, why: RecvEnd::Eof }),
-                libc::ENOBUFS => {
-                    self.counters.recv_starved += 1;
-                    self.recv_stopped(conn, events);
-                }
-                libc::ECANCELED => self.recv_stopped(conn, events),
-                errno => events.push(Event::RecvEnded { conn, why: RecvEnd::Failed(errno) }),
-            }
-        }
-        if closing && !armed {
-            self.close_when_quiet(slot);
-        }
-    }
-
-    /// A multishot receive ended though the connection did not: paused, or to be armed again.
-    fn recv_stopped(&mut self, conn: ConnId, events: &mut Vec<Event>) {
-        let Some(state) = self.slot(conn) else { return };
-        if std::mem::take(&mut state.pausing) {
-            events.push(Event::RecvEnded { conn, why: RecvEnd::Paused });
-        } else if !state.starved {
-            state.starved = true;
-            self.starved.push(conn.slot);
-        }
-    }
-
-    fn sent(&mut self, token: Token, result: i32, events: &mut Vec<Event>) {
-        let conn = ConnId { slot: token.slot, generation: token.generation };
-        let Some(state) = self.slot(conn) else { return };
-        let Some(index) = state.write else { return };
-        let closing = state.closing;
-        let outcome = match u32::try_from(result) {
-            Ok(0) => Err(libc::EPIPE),
-            Ok(taken) => {
-                if self.writes.advance(index, taken as usize) {
-                    Ok(())
-                } else if closing {
-                    Err(libc::ECANCELED)
-                } else {
-                    self.counters.short_sends += 1;
-                    events.push(Event::SendProgress { conn });
-                    return self.submit_write(conn, index);
-                }
-            }
-            Err(_) if -result == libc::EINTR || -result == libc::EAGAIN => {
-                return self.submit_write(conn, index);
-            }
-            Err(_) => Err(-result),
-        };
-        self.writes.finish(index);
-        self.slots[token.slot as usize].write = None;
-        events.push(Event::Sent { conn, result: outcome });
-        if closing {
-            self.close_when_quiet(token.slot);
-        }
-    }
-
-    fn submit_write(&mut self, conn: ConnId, index: u32) {
-        let token = Token::new(Op::Send, conn.generation, conn.slot).pack();
-        let entry = match self.writes.next(index) {
-            Write::One { ptr, len } => {
-                self.counters.sends += 1;
-                opcode::Send::new(Fixed(conn.slot), ptr, len).flags(libc::MSG_NOSIGNAL).build()
-            }
-            Write::Many { msg } => {
-                self.counters.sendmsgs += 1;
-                let flags = libc::MSG_NOSIGNAL as u32;
-                opcode::SendMsg::new(Fixed(conn.slot), msg).flags(flags).build()
-            }
-        };
-        self.push(&entry.user_data(token));
-    }
-
-    fn closed(&mut self, token: Token, events: &mut Vec<Event>) {
-        let at = token.slot as usize;
-        let generation = self.slots[at].generation;
-        events.push(Event::Closed { conn: ConnId { slot: token.slot, generation } });
-        self.slots[at] = Slot { generation: Token::next_generation(generation), ..Slot::default() };
-        self.accept_wants_room = false;
-    }
-
-    /// Closes the descriptor once nothing of the connection is in flight.
-    fn close_when_quiet(&mut self, slot: u32) {
-        let state = &mut self.slots[slot as usize];
-        if state.closing && !state.recv_armed && state.write.is_none() && !state.close_sent {
-            state.close_sent = true;
-            let token = Token::new(Op::Close, state.generation, slot);
-            let entry = opcode::Close::new(Fixed(slot)).build();
-            self.push(&entry.user_data(token.pack()));
-        }
-    }
-
-    fn file(&mut self, number: SegmentNumber) -> io::Result<Rc<File>> {
-        if let Some(file) = self.files.get(&number) {
-            return Ok(file.clone());
-        }
-        if self.files.len() >= FILES_MAX {
-            self.files.clear();
-        }
-        let file = Rc::new(open_segment(&self.log_dir, number)?);
-        self.files.insert(number, file.clone());
-        Ok(file)
     }
 }
 
@@ -445,85 +362,88 @@ impl Io for Driver {
     }
 
     fn wall_ms(&self) -> u64 {
-        let time = clock_gettime(ClockId::Realtime);
-        time.tv_sec.max(0) as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+        let time = SystemTime::now().duration_since(UNIX_EPOCH);
+        time.map_or(0, |time| time.as_millis() as u64)
     }
 
     fn random(&mut self) -> u64 {
-        let mut word = [0; 8];
-        // SAFETY: the pointer and length are those of `word`; getrandom writes nothing else.
-        let got = unsafe { libc::getrandom(word.as_mut_ptr().cast(), word.len(), 0) };
-        if got == 8 {
-            u64::from_ne_bytes(word)
-        } else {
-            self.now.0 ^ (u64::from(std::process::id()) << 32)
-        }
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
     }
 
     fn wait(&mut self, until: Option<Nanos>, events: &mut Vec<Event>) {
-        if self.accepting && !self.accept_armed && !self.accept_wants_room {
-            self.arm_accept();
+        self.buffers.publish();
+        self.feed_starved();
+        let block = self.block(until);
+        self.uring.enter(block);
+        self.now = clock();
+        events.append(&mut self.pending);
+        let done = self.uring.take_done();
+        self.counters.cqes += done.len() as u64;
+        for cqe in &done {
+            self.complete(cqe, events);
         }
-        for slot in std::mem::take(&mut self.starved) {
-            let state = &mut self.slots[slot as usize];
-            if std::mem::take(&mut state.starved) && state.open && !state.closing {
-                self.arm_recv(slot);
-            }
-        }
-        self.enter(until);
-        self.now = monotonic();
-        events.append(&mut self.own_events);
-        loop {
-            let next = self.ring.completion().next();
-            let Some(entry) = next else { break };
-            self.counters.cqes += 1;
-            self.complete(&entry, events);
-        }
-        while let Some((job, result)) = self.cold.done() {
+        self.uring.put_back(done);
+        while let Some((job, result)) = self.jobs.finished() {
             events.push(Event::JobDone { job, result });
+        }
+        if let Accept::Waiting(Some(at)) = self.accept
+            && at <= self.now
+        {
+            self.arm_accept();
         }
     }
 
+    #[inline]
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         self.buffers.bytes(buf.id, buf.len)
     }
 
+    #[inline]
     fn release(&mut self, buf: RecvBuf) {
-        self.buffers.give_back(buf.id);
+        self.buffers_out -= 1;
+        self.buffers.put(buf.id);
     }
 
     fn pause_recv(&mut self, conn: ConnId) {
-        let Some(state) = self.slot(conn) else { return };
-        if state.closing || state.pausing {
-            return;
-        }
-        if state.recv_armed {
-            state.pausing = true;
-            let recv = Token::new(Op::Recv, conn.generation, conn.slot).pack();
-            let entry = opcode::AsyncCancel::new(recv).build();
-            self.push(&entry.user_data(Token::new(Op::Ignored, 0, 0).pack()));
-        } else {
-            state.starved = false;
-            self.own_events.push(Event::RecvEnded { conn, why: RecvEnd::Paused });
+        let Some(c) = self.conns.get(conn) else { return };
+        match c.recv {
+            _ if c.state != State::Open => {}
+            Recv::Armed => {
+                c.recv = Recv::Pausing;
+                self.cancel(Op::Recv, Op::CancelRecv, conn);
+            }
+            Recv::Starved => {
+                c.recv = Recv::Off;
+                let why = crate::shard::RecvEnd::Paused;
+                self.pending.push(Event::RecvEnded { conn, why });
+            }
+            Recv::Off | Recv::Pausing => {}
         }
     }
 
     fn resume_recv(&mut self, conn: ConnId) {
-        let Some(state) = self.slot(conn) else { return };
-        if !state.closing && !state.recv_armed {
-            self.arm_recv(conn.slot);
+        let Some(c) = self.conns.get(conn) else { return };
+        if c.state == State::Open && c.recv == Recv::Off {
+            c.recv = Recv::Armed;
+            self.arm_recv(conn);
         }
     }
 
+    #[inline]
     fn send(&mut self, conn: ConnId, parts: &mut Vec<Part>) {
-        let Some(state) = self.slots.get_mut(conn.slot as usize) else { return parts.clear() };
-        if !state.open || state.generation != conn.generation || state.closing {
-            return parts.clear();
-        }
-        debug_assert!(state.write.is_none());
-        let index = self.writes.start(parts);
-        state.write = Some(index);
-        self.submit_write(conn, index);
+        debug_assert!(!parts.is_empty() && parts.len() <= SEND_PARTS_MAX);
+        let Some(c) = self.conns.get(conn).filter(|c| c.state == State::Open) else {
+            parts.clear();
+            return;
+        };
+        assert!(c.write == NO_WRITE, "one write at a time on {conn:?}");
+        let write = self.writes.start(parts);
+        c.write = write;
+        self.push_write(conn, write);
     }
 
     fn control_buf(&mut self) -> Vec<u8> {
@@ -531,89 +451,129 @@ impl Io for Driver {
     }
 
     fn shutdown_write(&mut self, conn: ConnId) {
-        if self.slot(conn).is_some_and(|state| !state.closing) {
-            let entry = opcode::Shutdown::new(Fixed(conn.slot), libc::SHUT_WR).build();
-            self.push(&entry.user_data(Token::new(Op::Ignored, 0, 0).pack()));
+        let Some(c) = self.conns.get(conn).filter(|c| c.state == State::Open) else { return };
+        if c.write != NO_WRITE {
+            c.shutdown_wanted = true;
+        } else if !c.shutdown_in_flight {
+            c.shutdown_in_flight = true;
+            self.push_shutdown(conn);
         }
     }
 
     fn close(&mut self, conn: ConnId) {
-        let Some(state) = self.slot(conn) else { return };
-        if std::mem::replace(&mut state.closing, true) {
-            return;
+        let Some(c) = self.conns.get(conn).filter(|c| c.state == State::Open) else { return };
+        c.state = State::Closing;
+        let (recv, writing) = (c.recv, c.write != NO_WRITE);
+        if recv == Recv::Starved {
+            c.recv = Recv::Off;
         }
-        if state.recv_armed || state.write.is_some() {
-            let which = CancelBuilder::fd(Fixed(conn.slot)).all();
-            let entry = opcode::AsyncCancel2::new(which).build();
-            self.push(&entry.user_data(Token::new(Op::Ignored, 0, 0).pack()));
+        if recv == Recv::Armed {
+            self.cancel(Op::Recv, Op::CancelRecv, conn);
         }
-        self.close_when_quiet(conn.slot);
+        if writing {
+            self.cancel(Op::Send, Op::CancelSend, conn);
+        }
+        self.close_when_quiet(conn);
     }
 
     fn stop_accepting(&mut self) {
-        self.accepting = false;
-        if self.accept_armed {
-            let accept = Token::new(Op::Accept, 0, 0).pack();
-            let entry = opcode::AsyncCancel::new(accept).build();
-            self.push(&entry.user_data(Token::new(Op::Ignored, 0, 0).pack()));
+        match self.accept {
+            Accept::Armed => {
+                self.accept = Accept::Stopping;
+                self.cancel(Op::Accept, Op::CancelAccept, NO_CONN);
+            }
+            Accept::Waiting(_) => {
+                self.accept = Accept::Stopped;
+                self.listener = None;
+            }
+            Accept::Stopping | Accept::Stopped => {}
         }
     }
 
     fn write_log(&mut self, segment: SegmentNumber, offset: u64, buf: LogBuf) {
-        debug_assert!(self.log_write.is_none());
-        let file = match self.file(segment) {
-            Ok(file) => file,
-            Err(error) => {
-                let result = Err(error.raw_os_error().unwrap_or(libc::EIO));
-                return self.own_events.push(Event::LogWritten { result, buf });
+        debug_assert!(offset.is_multiple_of(LOG_BLOCK as u64));
+        debug_assert!(!buf.is_empty() && buf.len().is_multiple_of(LOG_BLOCK));
+        match self.log.write(segment, offset, buf) {
+            // SAFETY: `LogIo` keeps the buffer and the file until `finish`.
+            Ok((entry, slot)) => unsafe { self.push(entry, Op::LogWrite, log_id(slot)) },
+            Err((errno, buf)) => {
+                self.pending.push(Event::LogWritten { result: Err(errno), buf });
             }
-        };
-        let bytes = buf.as_slice();
-        let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
-            .offset(offset)
-            .rw_flags(libc::RWF_DSYNC)
-            .build();
-        self.log_write = Some((buf, file));
-        self.push(&entry.user_data(Token::new(Op::LogWrite, 0, 0).pack()));
+        }
     }
 
     fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, len: usize) {
-        let file = match self.file(segment) {
-            Ok(file) => file,
-            Err(error) => {
-                let result = Err(error.raw_os_error().unwrap_or(libc::EIO));
-                return self.own_events.push(Event::LogRead { token, result });
-            }
-        };
-        let fd = Fd(file.as_raw_fd());
-        let mut buf = LogBuf::with_capacity(len);
-        buf.set_len(len);
-        let ptr = buf.as_mut_slice().as_mut_ptr();
-        let index = self.log_reads.insert(LogRead { token, buf, _file: file });
-        let entry = opcode::Read::new(fd, ptr, len as u32).offset(offset).build();
-        self.push(&entry.user_data(Token::new(Op::LogRead, 0, index as u32).pack()));
+        debug_assert!(offset.is_multiple_of(LOG_BLOCK as u64) && len.is_multiple_of(LOG_BLOCK));
+        match self.log.read(token, segment, offset, len) {
+            // SAFETY: `LogIo` keeps the buffer and the file until `finish`, and lets nobody
+            // at the buffer before.
+            Ok((entry, slot)) => unsafe { self.push(entry, Op::LogRead, log_id(slot)) },
+            Err(errno) => self.pending.push(Event::LogRead { token, result: Err(errno) }),
+        }
     }
 
     fn start_job(&mut self, job: Job) {
         if let Job::RemoveSegments { numbers } = &job {
-            for number in numbers {
-                self.files.remove(number);
-            }
+            self.log.forget(numbers);
         }
-        if let Err(job) = self.cold.start(job) {
-            self.own_events.push(Event::JobDone { job, result: Err(libc::EIO) });
+        if let Err((job, errno)) = self.jobs.start(job) {
+            self.pending.push(Event::JobDone { job, result: Err(errno) });
         }
     }
 
     fn wake(&mut self, shard: ShardId) {
-        let Some(&fd) = self.peers.get(usize::from(shard.0)) else { return };
-        let data = Token::new(Op::Ignored, 0, 0).pack();
-        let entry = opcode::MsgRingData::new(Fd(fd), 0, data, None).build();
-        self.push(&entry.user_data(data));
+        if shard == self.shard {
+            return;
+        }
+        if let Some(ring) = self.peers.get(usize::from(shard.0)) {
+            let entry =
+                opcode::MsgRingData::new(Fd(ring.as_raw_fd()), 0, pack(Op::Ignore, 0, 0), None)
+                    .build()
+                    .flags(squeue::Flags::SKIP_SUCCESS);
+            // SAFETY: the entry points to no memory.
+            unsafe { self.push(entry, Op::Ignore, NO_CONN) };
+        }
     }
 }
 
-fn monotonic() -> Nanos {
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // What waits for a peer is cancelled. A disk write or read cannot be; its memory must
+        // not go before the disk is done with it.
+        self.uring.cancel_all();
+        let deadline = clock().plus_ms(10_000);
+        let mut events = Vec::new();
+        while self.writes.in_flight() + self.log.in_flight() > 0 && clock() < deadline {
+            self.wait(Some(clock().plus_ms(10)), &mut events);
+            for event in events.drain(..) {
+                if let Event::Received { buf, .. } = event {
+                    self.release(buf);
+                }
+            }
+        }
+        if self.writes.in_flight() + self.log.in_flight() > 0 {
+            // A disk that does not answer for that long may still write: leak the memory.
+            std::mem::forget(std::mem::take(&mut self.writes));
+            std::mem::forget(std::mem::replace(&mut self.log, LogIo::new(PathBuf::new())));
+        }
+    }
+}
+
+/// For operations that are of no connection.
+pub(super) const NO_CONN: ConnId = ConnId { slot: 0, generation: 0 };
+
+fn log_id(slot: u32) -> ConnId {
+    ConnId { slot, generation: 0 }
+}
+
+pub(super) fn clock() -> Nanos {
     let time = clock_gettime(ClockId::Monotonic);
-    Nanos(time.tv_sec.max(0) as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: the kernel writes at most the 8 bytes that are there.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got == 8 { u64::from_ne_bytes(bytes) } else { clock().0 }
 }

@@ -1,170 +1,152 @@
-//! Writes in flight: the parts that the kernel reads from, held until the last completion.
-//! Slots and vectors are used again, so that a write allocates nothing.
+//! Socket writes in flight. A slot holds the parts and what the kernel reads about them until
+//! the last completion; slots, vectors and control buffers are used again, last one first, so
+//! that a turn of writes stays in the cache and allocates nothing.
 
-use libc::{iovec, msghdr};
-use slab::Slab;
+use io_uring::types::Fixed;
+use io_uring::{opcode, squeue};
 
 use crate::fanout::Part;
 
-/// Control buffers kept for reuse, and the largest that is kept.
+/// Control buffers kept for reuse, and the size above which one is not kept.
 const CONTROL_BUFS_MAX: usize = 256;
 const CONTROL_BUF_BYTES_MAX: usize = 16 * 1024;
 
-/// What to submit next of a write.
-pub(super) enum Write {
-    One { ptr: *const u8, len: u32 },
-    Many { msg: *const msghdr },
-}
-
-struct InFlight {
+/// One write.
+struct Write {
     parts: Vec<Part>,
-    /// First part that is not wholly sent.
-    at: usize,
-    /// Bytes of it that are sent.
+    /// First part that is not written whole, and how much of it is written.
+    first: usize,
     offset: usize,
-    iov: Vec<iovec>,
-    msg: msghdr,
+    iovecs: Vec<libc::iovec>,
+    header: libc::msghdr,
 }
 
-impl Default for InFlight {
-    fn default() -> Self {
-        // SAFETY: msghdr is a plain C struct for which all zeros (no name, no vectors, no
-        // control data) is a valid value.
-        let msg = unsafe { std::mem::zeroed() };
-        Self { parts: Vec::new(), at: 0, offset: 0, iov: Vec::new(), msg }
+impl Write {
+    fn new() -> Self {
+        // SAFETY: all fields of a msghdr are integers or pointers, for which zero is valid.
+        let header = unsafe { std::mem::zeroed() };
+        Self { parts: Vec::new(), first: 0, offset: 0, iovecs: Vec::new(), header }
     }
 }
 
-/// All writes of a driver.
+/// What came of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it is written.
+    Whole,
+    /// Some of it is left.
+    Partial,
+}
+
+/// All writes of a shard.
 #[derive(Default)]
-#[allow(clippy::vec_box, reason = "the kernel holds a pointer to `msg`, so it must not move")]
 pub(super) struct Writes {
-    in_flight: Slab<Box<InFlight>>,
-    free: Vec<Box<InFlight>>,
+    // Boxed: the kernel reads iovecs through the address of the header, which must not move
+    // when the vector grows.
+    #[allow(clippy::vec_box, reason = "headers must not move")]
+    slots: Vec<Box<Write>>,
+    free: Vec<u32>,
     control: Vec<Vec<u8>>,
+    in_flight: usize,
 }
 
 impl Writes {
-    /// Takes `parts` over and leaves an empty vector with room.
+    /// Takes all of `parts` and gives an empty vector in exchange; returns the slot.
+    #[inline]
     pub fn start(&mut self, parts: &mut Vec<Part>) -> u32 {
-        let mut write = self.free.pop().unwrap_or_default();
-        std::mem::swap(&mut write.parts, parts);
-        write.at = 0;
-        write.offset = 0;
-        self.in_flight.insert(write) as u32
-    }
-
-    /// What is left of a write, as pointers that stay valid until [`Writes::finish`].
-    pub fn next(&mut self, index: u32) -> Write {
-        let write = &mut *self.in_flight[index as usize];
-        let rest = &write.parts[write.at..];
-        if let [part] = rest {
-            let bytes = &part.as_slice()[write.offset..];
-            return Write::One { ptr: bytes.as_ptr(), len: bytes.len() as u32 };
-        }
-        write.iov.clear();
-        let mut offset = write.offset;
-        for part in rest {
-            let bytes = &part.as_slice()[offset..];
-            offset = 0;
-            write
-                .iov
-                .push(iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
-        }
-        write.msg.msg_iov = write.iov.as_mut_ptr();
-        write.msg.msg_iovlen = write.iov.len();
-        Write::Many { msg: &write.msg }
-    }
-
-    /// Says that the kernel took `bytes`; whether that was all. Parts that are done are let
-    /// go at once, so that a stalled write pins no more than it must.
-    pub fn advance(&mut self, index: u32, bytes: usize) -> bool {
-        let write = &mut *self.in_flight[index as usize];
-        let mut left = bytes;
-        while let Some(part) = write.parts.get_mut(write.at) {
-            let rest = part.as_slice().len() - write.offset;
-            if left < rest {
-                write.offset += left;
-                return false;
+        debug_assert!(!parts.is_empty());
+        self.in_flight += 1;
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.slots.push(Box::new(Write::new()));
+                (self.slots.len() - 1) as u32
             }
-            left -= rest;
-            write.offset = 0;
-            write.at += 1;
-            let done = std::mem::replace(part, Part::Control(Vec::new()));
-            recycle(&mut self.control, done);
-        }
-        true
+        };
+        let write = &mut self.slots[index as usize];
+        std::mem::swap(&mut write.parts, parts);
+        write.first = 0;
+        write.offset = 0;
+        index
     }
 
-    /// Lets the parts go.
+    /// The entry that writes what is left, and whether it is a SENDMSG.
+    ///
+    /// The memory it points to stays valid until [`Writes::finish`].
+    #[inline]
+    pub fn entry(&mut self, index: u32, socket: Fixed) -> (squeue::Entry, bool) {
+        let write = &mut *self.slots[index as usize];
+        let left = &write.parts[write.first..];
+        if let [part] = left {
+            let bytes = &part.as_slice()[write.offset..];
+            let entry = opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32)
+                .flags(libc::MSG_NOSIGNAL)
+                .build();
+            return (entry, false);
+        }
+        write.iovecs.clear();
+        let mut skip = write.offset;
+        for part in left {
+            let bytes = &part.as_slice()[skip..];
+            skip = 0;
+            let iov_base = bytes.as_ptr().cast_mut().cast();
+            write.iovecs.push(libc::iovec { iov_base, iov_len: bytes.len() });
+        }
+        write.header.msg_iov = write.iovecs.as_mut_ptr();
+        write.header.msg_iovlen = write.iovecs.len();
+        let entry =
+            opcode::SendMsg::new(socket, &raw const write.header).flags(MSG_NOSIGNAL).build();
+        (entry, true)
+    }
+
+    /// Notes that `count` more bytes are written.
+    #[inline]
+    pub fn advance(&mut self, index: u32, count: usize) -> Progress {
+        let write = &mut *self.slots[index as usize];
+        let mut count = count + write.offset;
+        while let Some(part) = write.parts.get(write.first) {
+            let len = part.as_slice().len();
+            if count < len {
+                write.offset = count;
+                return Progress::Partial;
+            }
+            count -= len;
+            write.first += 1;
+        }
+        Progress::Whole
+    }
+
+    /// Drops the parts and frees the slot. Nothing of it may be in flight.
+    #[inline]
     pub fn finish(&mut self, index: u32) {
-        let mut write = self.in_flight.remove(index as usize);
+        self.in_flight -= 1;
+        let write = &mut *self.slots[index as usize];
         for part in write.parts.drain(..) {
-            recycle(&mut self.control, part);
+            if let Part::Control(buf) = part {
+                keep(&mut self.control, buf);
+            }
         }
-        if self.free.len() < CONTROL_BUFS_MAX {
-            self.free.push(write);
-        }
+        self.free.push(index);
     }
 
-    /// An empty control buffer.
+    /// An empty buffer for control frames.
+    #[inline]
     pub fn control_buf(&mut self) -> Vec<u8> {
         self.control.pop().unwrap_or_default()
     }
-}
 
-fn recycle(pool: &mut Vec<Vec<u8>>, part: Part) {
-    if let Part::Control(mut buf) = part
-        && (1..=CONTROL_BUF_BYTES_MAX).contains(&buf.capacity())
-        && pool.len() < CONTROL_BUFS_MAX
-    {
-        buf.clear();
-        pool.push(buf);
+    /// Writes that are not finished.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
+const MSG_NOSIGNAL: u32 = libc::MSG_NOSIGNAL as u32;
 
-    #[test]
-    fn a_write_goes_on_at_the_very_byte_where_the_socket_stopped() {
-        let whole: Vec<u8> = (0..=99).collect();
-        for step in 1..=100 {
-            let mut writes = Writes::default();
-            let mut parts = vec![
-                Part::Control(whole[..10].to_vec()),
-                Part::Control(whole[10..11].to_vec()),
-                Part::Control(whole[11..].to_vec()),
-            ];
-            let index = writes.start(&mut parts);
-            assert!(parts.is_empty());
-            let mut seen = Vec::new();
-            loop {
-                let mut left = step;
-                let mut take = |ptr: *const u8, len: usize| {
-                    let take = len.min(left);
-                    // SAFETY: `next` gave this pointer and length, the parts are in `writes`.
-                    seen.extend_from_slice(unsafe { std::slice::from_raw_parts(ptr, take) });
-                    left -= take;
-                };
-                match writes.next(index) {
-                    Write::One { ptr, len } => take(ptr, len as usize),
-                    Write::Many { msg } => {
-                        // SAFETY: as above, for each vector of the message.
-                        let iov = unsafe {
-                            std::slice::from_raw_parts((*msg).msg_iov, (*msg).msg_iovlen)
-                        };
-                        iov.iter().for_each(|v| take(v.iov_base.cast(), v.iov_len));
-                    }
-                }
-                if writes.advance(index, step - left) {
-                    break;
-                }
-            }
-            assert_eq!(seen, whole, "step {step}");
-            writes.finish(index);
-        }
+#[inline]
+fn keep(pool: &mut Vec<Vec<u8>>, mut buf: Vec<u8>) {
+    if pool.len() < CONTROL_BUFS_MAX && buf.capacity() <= CONTROL_BUF_BYTES_MAX {
+        buf.clear();
+        pool.push(buf);
     }
 }

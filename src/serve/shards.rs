@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::RawFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,12 +14,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{info, warn};
 
 use crate::config::ShardConfig;
-use crate::limits::SEGMENT_BYTES_MIN;
+use crate::limits::{LOG_BLOCK, SEGMENT_BYTES_MIN};
 use crate::mesh::{Mesh, mesh};
-use crate::position::{Epoch, SegmentNumber, ShardId};
-use crate::ring::{ColdClient, ColdShard, Driver, DriverConfig, DriverError, Waker, start_cold};
+use crate::position::{Epoch, NodeId, SegmentNumber, ShardId};
+use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
 use crate::shard::counters::{Counters, Figures};
-use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
+use crate::shard::{Active, Control, Io, Job, Shard, ShardParts, Turn};
 use crate::wal::{
     self, DataDir, DirSource, Manifest, ManifestError, Recovered, RecoveryError, SegmentHeader,
 };
@@ -79,7 +79,7 @@ pub enum ServeError {
     },
     /// The executor for cold work cannot be started.
     #[error(transparent)]
-    Cold(DriverError),
+    Cold(#[from] ColdError),
     /// A shard's thread cannot be started on its core.
     #[error("cannot start shard {} on core {core}: {reason}; name cores that exist with --cores", shard.0)]
     Thread {
@@ -109,6 +109,7 @@ pub struct Shards {
     data: DataDir,
     lines: Vec<Line>,
     threads: Vec<ExecutorJoinHandle<bool>>,
+    _cold: ColdExecutor,
 }
 
 /// The control thread's line to one shard.
@@ -125,7 +126,7 @@ struct Seed {
     config: ShardConfig,
     log_dir: PathBuf,
     listener: TcpListener,
-    cold: ColdClient,
+    cold: ColdHandle,
     mesh: Mesh,
     recovered: Recovered,
     active: Active,
@@ -147,16 +148,11 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
     }
     let manifest = raise_epochs(&mut data, manifest, &recovered)?;
     let mut meshes = mesh(count).into_iter();
-    let cold_shards = (0..count).map(ShardId).map(|shard| ColdShard {
-        node: manifest.node,
-        shard,
-        log_dir: data.shard_dir(shard),
-    });
-    let mut colds = start_cold(cold_shards.collect()).map_err(ServeError::Cold)?.into_iter();
+    let cold = ColdExecutor::start()?;
     probe_port(config.listen)?;
-    let (mut lines, mut seeds) = (Vec::new(), Vec::new());
+    let (mut controls, mut seeds) = (Vec::new(), Vec::new());
     for (id, recovered) in (0..count).map(ShardId).zip(recovered) {
-        let (Some(mesh), Some(cold)) = (meshes.next(), colds.next()) else { break };
+        let Some(mesh) = meshes.next() else { break };
         let log_dir = data.shard_dir(id);
         let active = first_segment(&log_dir, &manifest, id, &recovered, &config.shard)
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
@@ -164,14 +160,14 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let (control_in, control) = RingBuffer::new(8);
         let counters = Arc::<Counters>::default();
-        lines.push(Line { control: control_in, waker: cold.waker(), counters: counters.clone() });
+        controls.push((control_in, counters.clone()));
         seeds.push(Seed {
             id,
             manifest: manifest.clone(),
             config: config.shard.clone(),
             log_dir,
             listener,
-            cold,
+            cold: cold.handle(),
             mesh,
             recovered,
             active,
@@ -179,8 +175,11 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
             counters,
         });
     }
-    let threads = spawn(seeds, &config.cores)?;
-    Ok(Shards { data, lines, threads })
+    let (threads, wakers) = spawn(seeds, &config.cores)?;
+    let lines = controls.into_iter().zip(wakers);
+    let lines =
+        lines.map(|((control, counters), waker)| Line { control, waker, counters }).collect();
+    Ok(Shards { data, lines, threads, _cold: cold })
 }
 
 fn recover(log_dir: &Path, manifest: &Manifest, id: ShardId) -> Result<Recovered, ServeError> {
@@ -246,12 +245,31 @@ fn first_segment(
 ) -> io::Result<Active> {
     let number = SegmentNumber(recovered.next_segment.0.max(1));
     let salt = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let bytes = config.segment_bytes.max(SEGMENT_BYTES_MIN);
-    let created_ms = now.as_millis() as u64;
+    let created_ms = unix_ms();
     let header = SegmentHeader { node: manifest.node, shard, number, salt, bytes, created_ms };
     wal::create::create_segment_blocking(log_dir, &header, bytes)?;
     Ok(Active { number, salt })
+}
+
+/// The first block of a segment that the cold executor creates.
+fn segment_header(node: NodeId, shard: ShardId, job: &Job) -> [u8; LOG_BLOCK] {
+    match job {
+        Job::CreateSegment { number, salt, bytes } => SegmentHeader {
+            node,
+            shard,
+            number: *number,
+            salt: *salt,
+            bytes: *bytes,
+            created_ms: unix_ms(),
+        }
+        .encode(),
+        Job::RemoveSegments { .. } => [0; LOG_BLOCK],
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// SO_REUSEPORT would let a second server share the port silently.
@@ -282,14 +300,20 @@ fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-fn spawn(seeds: Vec<Seed>, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<bool>>, ServeError> {
+/// What a shard's thread says once its ring is made.
+type Report = (ShardId, Result<(OwnedFd, Waker), DriverError>);
+
+fn spawn(
+    seeds: Vec<Seed>,
+    cores: &[usize],
+) -> Result<(Vec<ExecutorJoinHandle<bool>>, Vec<Waker>), ServeError> {
     let ready = Arc::new(Barrier::new(seeds.len()));
-    let (report, reports) = mpsc::channel::<(ShardId, Result<RawFd, DriverError>)>();
+    let (report, reports) = mpsc::channel::<Report>();
     let mut threads = Vec::new();
     let mut fds_to = Vec::new();
     let count = seeds.len();
     for (seed, &core) in seeds.into_iter().zip(cores) {
-        let (fds_in, fds) = mpsc::channel::<Vec<RawFd>>();
+        let (fds_in, fds) = mpsc::channel::<Vec<OwnedFd>>();
         fds_to.push(fds_in);
         let (id, report, ready) = (seed.id, report.clone(), ready.clone());
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
@@ -301,26 +325,35 @@ fn spawn(seeds: Vec<Seed>, cores: &[usize]) -> Result<Vec<ExecutorJoinHandle<boo
         threads.push(thread);
     }
     drop(report);
-    let mut ring_fds = vec![0; count];
+    let mut made = Vec::new();
     for (id, result) in reports.iter().take(count) {
-        let fd = result.map_err(|source| ServeError::Driver { shard: id, source })?;
-        ring_fds[usize::from(id.0)] = fd;
+        let (fd, waker) = result.map_err(|source| ServeError::Driver { shard: id, source })?;
+        made.push((id, fd, waker));
     }
+    made.sort_by_key(|(id, _, _)| *id);
     for fds in fds_to {
-        let _ = fds.send(ring_fds.clone());
+        let copies = made.iter().map(|(_, fd, _)| fd.try_clone()).collect::<io::Result<_>>();
+        let copies = copies.map_err(|source| ServeError::Driver {
+            shard: ShardId(0),
+            source: DriverError::Files(source),
+        })?;
+        let _ = fds.send(copies);
     }
-    Ok(threads)
+    Ok((threads, made.into_iter().map(|(_, _, waker)| waker).collect()))
 }
 
 /// A shard's whole life on its thread; whether its log holds all that was accepted.
 fn run(
     seed: Seed,
-    report: &mpsc::Sender<(ShardId, Result<RawFd, DriverError>)>,
-    fds: &mpsc::Receiver<Vec<RawFd>>,
+    report: &mpsc::Sender<Report>,
+    fds: &mpsc::Receiver<Vec<OwnedFd>>,
     ready: &Barrier,
 ) -> bool {
     let id = seed.id;
+    let (node, shard) = (seed.manifest.node, id);
     let driver = Driver::new(DriverConfig {
+        shard,
+        segment_header: Arc::new(move |job| segment_header(node, shard, job)),
         listener: seed.listener,
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,
@@ -328,14 +361,18 @@ fn run(
         log_dir: seed.log_dir,
         cold: seed.cold,
     });
-    let mut driver = match driver {
-        Ok(driver) => driver,
+    let driver = driver.and_then(|driver| {
+        let fd = driver.ring_fd().map_err(DriverError::Files)?;
+        Ok((driver, fd))
+    });
+    let (mut driver, fd) = match driver {
+        Ok(made) => made,
         Err(error) => {
             let _ = report.send((id, Err(error)));
             return false;
         }
     };
-    let _ = report.send((id, Ok(driver.ring_fd())));
+    let _ = report.send((id, Ok((fd, driver.waker()))));
     // The sender goes away without a word if another shard could not start.
     let Ok(peers) = fds.recv() else { return false };
     driver.set_peers(peers);
