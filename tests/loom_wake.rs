@@ -35,7 +35,7 @@ trait Protocol: Send + Sync + 'static {
     const LOOKS_AGAIN: bool = true;
     fn prepare(&self);
     fn woken(&self);
-    fn must_wake(&self) -> bool;
+    fn notify(&self) -> bool;
 }
 
 impl Protocol for Sleeper {
@@ -45,8 +45,8 @@ impl Protocol for Sleeper {
     fn woken(&self) {
         Self::woken(self);
     }
-    fn must_wake(&self) -> bool {
-        Self::must_wake(self)
+    fn notify(&self) -> bool {
+        Self::notify(self)
     }
 }
 
@@ -54,7 +54,7 @@ impl Protocol for Sleeper {
 /// A shard that sleeps while all producers are done and nobody woke it has lost a wake-up.
 fn run<S: Protocol>(producers: usize, each: usize, new: impl Fn() -> S + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(2);
     model.check(move || {
         let shared = Arc::new(Shared {
             sleeper: new(),
@@ -67,7 +67,7 @@ fn run<S: Protocol>(producers: usize, each: usize, new: impl Fn() -> S + Sync + 
             thread::spawn(move || {
                 for count in 1..=each {
                     shared.pushed[ring].store(count, Ordering::Release);
-                    if shared.sleeper.must_wake() {
+                    if shared.sleeper.notify() {
                         shared.latch.lock().unwrap().woken = true;
                         shared.changed.notify_one();
                     }
@@ -107,6 +107,79 @@ fn no_message_is_left_behind_by_two_producers() {
     run(2, 1, Sleeper::new);
 }
 
+/// The other direction: a producer sleeps since its ring is full, and the consumer that makes
+/// room wakes it. `looks_after_pop` says when the consumer looks whether the ring was full.
+fn run_full(looks_after_pop: bool) {
+    const CAPACITY: usize = 2;
+    const MESSAGES: usize = CAPACITY + 1;
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let shared = Arc::new(Shared {
+            sleeper: Sleeper::new(),
+            pushed: vec![AtomicUsize::new(0)],
+            latch: Mutex::new(Latch::default()),
+            changed: Condvar::new(),
+        });
+        let popped = Arc::new(AtomicUsize::new(0));
+        let (other, other_popped) = (shared.clone(), popped.clone());
+        thread::spawn(move || {
+            let (shared, popped) = (other, other_popped);
+            for count in 1..=2 {
+                let slots = || shared.pushed[0].load(Ordering::Acquire) - (count - 1);
+                let before = slots();
+                if before == 0 {
+                    break;
+                }
+                popped.store(count, Ordering::Release);
+                fence(Ordering::SeqCst);
+                let was_full =
+                    if looks_after_pop { slots() >= CAPACITY } else { before == CAPACITY };
+                if was_full && shared.sleeper.notify() {
+                    shared.latch.lock().unwrap().woken = true;
+                    shared.changed.notify_one();
+                }
+            }
+            shared.latch.lock().unwrap().producers_done += 1;
+            shared.changed.notify_one();
+        });
+
+        for count in 1..=MESSAGES {
+            let is_full = || count - 1 - popped.load(Ordering::Acquire) == CAPACITY;
+            while is_full() {
+                shared.sleeper.prepare();
+                if is_full() {
+                    let mut latch = shared.latch.lock().unwrap();
+                    while !latch.woken && latch.producers_done == 0 {
+                        latch = shared.changed.wait(latch).unwrap();
+                    }
+                    let woken = std::mem::take(&mut latch.woken);
+                    drop(latch);
+                    if !woken {
+                        // The consumer is done: either it left the ring full, or it made room
+                        // and did not say so.
+                        assert!(is_full(), "a producer is left asleep");
+                        return;
+                    }
+                }
+                shared.sleeper.woken();
+            }
+            shared.pushed[0].store(count, Ordering::Release);
+        }
+    });
+}
+
+#[test]
+fn no_producer_is_left_asleep_when_there_is_room() {
+    run_full(true);
+}
+
+#[test]
+#[should_panic(expected = "a producer is left asleep")]
+fn a_look_before_the_pop_leaves_a_producer_asleep() {
+    run_full(false);
+}
+
 /// The protocol with parts left out.
 struct Broken<const SLEEPER_FENCE: bool, const PRODUCER_FENCE: bool, const LOOKS_AGAIN: bool> {
     asleep: AtomicBool,
@@ -129,7 +202,7 @@ impl<const A: bool, const B: bool, const C: bool> Protocol for Broken<A, B, C> {
     fn woken(&self) {
         self.asleep.swap(false, Ordering::Relaxed);
     }
-    fn must_wake(&self) -> bool {
+    fn notify(&self) -> bool {
         if B {
             fence(Ordering::SeqCst);
         }

@@ -52,13 +52,15 @@ impl Sleeper {
     /// The shard does not sleep, or no longer. A wake-up may still be under way; it wakes a
     /// shard that is awake, which does no harm.
     pub fn woken(&self) {
-        self.asleep.swap(false, Ordering::Relaxed);
+        if self.asleep.load(Ordering::Relaxed) {
+            self.asleep.swap(false, Ordering::Relaxed);
+        }
     }
 
     /// Says whether a producer that has just pushed must wake the shard. Of several producers
     /// one is told so.
     #[must_use]
-    pub fn must_wake(&self) -> bool {
+    pub fn notify(&self) -> bool {
         fence(Ordering::SeqCst);
         // The load spares the cache line a write while the shard is awake, which is the rule
         // under load.
@@ -73,12 +75,12 @@ mod tests {
     #[test]
     fn one_producer_is_told_to_wake_and_only_a_sleeper_is_woken() {
         let sleeper = Sleeper::new();
-        assert!(!sleeper.must_wake());
+        assert!(!sleeper.notify());
         sleeper.prepare();
-        assert!(sleeper.must_wake());
-        assert!(!sleeper.must_wake());
+        assert!(sleeper.notify());
+        assert!(!sleeper.notify());
         sleeper.prepare();
         sleeper.woken();
-        assert!(!sleeper.must_wake());
+        assert!(!sleeper.notify());
     }
 }

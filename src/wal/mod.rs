@@ -1,1 +1,37 @@
-//! See ARCHITECTURE.md.
+//! The write-ahead log of a shard. WAL_FORMAT.md is the specification of the bytes.
+//!
+//! The pure part ([`commit`], [`segment`], [`index`], [`read`]) does no I/O. The start-up
+//! part ([`manifest`], [`source`], [`recovery`], [`create`], [`quarantine`]) runs before a
+//! shard serves, and [`tool`] reads a data directory for an operator.
+
+pub mod commit;
+pub mod create;
+mod damage;
+pub mod index;
+mod log;
+pub mod manifest;
+pub mod paths;
+mod quarantine;
+pub mod read;
+pub mod recovery;
+mod scan;
+pub mod segment;
+pub mod source;
+#[cfg(test)]
+mod testing;
+
+pub use commit::{
+    Commit, CommitFault, META_BYTES, Meta, Run, commit_len, decode_commit, encode_commit,
+};
+pub use damage::{Damage, DamageKind, Torn};
+pub use index::{GroupIndex, LogPos};
+pub use log::{Log, Room, SegmentInfo};
+pub use manifest::{DataDir, Manifest, ManifestError};
+pub use quarantine::quarantine;
+pub use read::{Collected, Resume, collect};
+pub use recovery::{Recovered, RecoveredGroup, RecoveredSegment, RecoveryError, recover};
+pub use segment::{SegmentHeader, SegmentHeaderFault};
+pub use source::{DirSource, LogSource};
+
+/// Version of the format of manifest, segments and commits.
+pub const FORMAT_VERSION: u16 = 1;
