@@ -1,75 +1,122 @@
-//! Provided buffers: one pool per ring, from which the kernel takes a buffer only when bytes
-//! have arrived, so that an idle connection owns none.
+//! Receive buffers that the kernel picks from: a connection owns none while it is silent.
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-use super::LogBuf;
+use super::uring::Uring;
 
-/// The buffer ring of a ring, registered as `GROUP`.
-#[derive(Debug)]
-pub struct BufRing {
-    entries: LogBuf,
-    memory: Vec<u8>,
+/// The one buffer group of a ring.
+pub(super) const GROUP: u16 = 0;
+
+/// Anonymous memory, aligned to pages, zeroed, resident only once touched.
+struct Pages {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+impl Pages {
+    fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: a new anonymous private mapping touches no memory that is in use.
+        let ptr = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if ptr == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let Some(ptr) = NonNull::new(ptr.cast()) else {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        };
+        Ok(Self { ptr, len })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this length; the owner is gone, so nobody points in.
+        unsafe { libc::munmap(self.ptr.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A provided-buffer ring. The owner drops its [`Uring`] first, so that the kernel never
+/// writes to memory that was given back.
+pub(super) struct RecvBuffers {
+    ring: Pages,
+    memory: Pages,
     count: u16,
     bytes: u32,
     tail: u16,
 }
 
-impl BufRing {
-    /// The buffer group that receives select from.
-    pub const GROUP: u16 = 0;
-
-    /// Registers `count` buffers of `bytes` each; `count` is a power of two up to 32,768.
-    ///
-    /// # Errors
-    /// What the kernel answers to the registration, and `InvalidInput` for another count.
-    pub fn register(ring: &IoUring, count: u16, bytes: u32) -> io::Result<Self> {
+impl RecvBuffers {
+    /// Registers `count` (a power of two, at most 32,768) buffers of `bytes` each.
+    pub fn register(uring: &Uring, count: u16, bytes: u32) -> io::Result<Self> {
         if !count.is_power_of_two() || count > 1 << 15 || bytes == 0 {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let len = usize::from(count) * size_of::<BufRingEntry>();
-        let mut entries = LogBuf::with_capacity(len);
-        entries.set_len(len);
-        let memory = vec![0; usize::from(count) * bytes as usize];
-        let mut buffers = Self { entries, memory, count, bytes, tail: 0 };
-        let address = buffers.entries.as_mut_slice().as_mut_ptr() as u64;
-        // SAFETY: the entries are page aligned, hold `count` entries and live in `buffers`,
-        // which its owner keeps at least as long as the ring.
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, count, Self::GROUP, 0)? };
+        let ring = Pages::new(usize::from(count) * size_of::<BufRingEntry>())?;
+        let memory = Pages::new(usize::from(count) * bytes as usize)?;
+        let mut buffers = Self { ring, memory, count, bytes, tail: 0 };
+        let addr = buffers.ring.ptr.as_ptr() as u64;
+        // SAFETY: the mapping holds `count` entries and lives as long as `Self`, which the
+        // owner drops after its ring.
+        unsafe { uring.submitter().register_buf_ring_with_flags(addr, count, GROUP, 0)? };
         for id in 0..count {
-            buffers.give_back(id);
+            buffers.put(id);
         }
+        buffers.publish();
         Ok(buffers)
     }
 
-    /// The first `len` bytes of a buffer that the kernel filled.
-    #[must_use]
-    pub fn bytes(&self, id: u16, len: u32) -> &[u8] {
-        let start = usize::from(id) * self.bytes as usize;
-        &self.memory[start..start + len.min(self.bytes) as usize]
+    fn start(&self, id: u16) -> *mut u8 {
+        assert!(id < self.count, "buffer {id} of {}", self.count);
+        // SAFETY: id is below count, so the offset is inside the mapping.
+        unsafe { self.memory.ptr.as_ptr().add(usize::from(id) * self.bytes as usize) }
     }
 
-    /// Lets the kernel fill a buffer again.
-    pub fn give_back(&mut self, id: u16) {
-        let at = usize::from(self.tail & (self.count - 1));
-        let start = usize::from(id) * self.bytes as usize;
-        let address = self.memory[start..].as_mut_ptr() as u64;
-        let base = self.entries.as_mut_slice().as_mut_ptr().cast::<BufRingEntry>();
+    /// The first `len` bytes of a buffer that the kernel has handed over.
+    #[inline]
+    pub fn bytes(&self, id: u16, len: u32) -> &[u8] {
+        assert!(len <= self.bytes, "{len} bytes in a buffer of {}", self.bytes);
+        let start = self.start(id);
+        // SAFETY: inside the mapping by the two checks. The kernel does not write to a buffer
+        // between the completion that named it and `put`, which borrows `self` mutably.
+        unsafe { std::slice::from_raw_parts(start, len as usize) }
+    }
+
+    /// Queues a buffer to go back to the kernel with the next [`RecvBuffers::publish`].
+    #[inline]
+    pub fn put(&mut self, id: u16) {
+        let start = self.start(id);
+        let index = usize::from(self.tail & (self.count - 1));
+        let entries = self.ring.ptr.as_ptr().cast::<BufRingEntry>();
+        // SAFETY: the index is below count. The kernel reads entries below the published
+        // tail only, and there are never more than `count` buffers out. Entry 0 shares its
+        // last two bytes with the tail, which these setters do not touch.
+        let entry = unsafe { &mut *entries.add(index) };
+        entry.set_addr(start as u64);
+        entry.set_len(self.bytes);
+        entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: `at` is below `count`, so the entry is inside `entries`. The kernel reads an
-        // entry only after the tail passed it, which the release store below publishes. The
-        // tail lies in a field of the first entry that set_addr, set_len and set_bid leave
-        // alone.
+    }
+
+    /// Lets the kernel see the buffers that were put back.
+    #[inline]
+    pub fn publish(&mut self) {
+        let entries = self.ring.ptr.as_ptr().cast::<BufRingEntry>();
+        // SAFETY: the tail is inside the mapping, aligned for a u16, and the kernel only
+        // reads it; Release orders the entries before it.
         unsafe {
-            let entry = &mut *base.add(at);
-            entry.set_addr(address);
-            entry.set_len(self.bytes);
-            entry.set_bid(id);
-            let tail = BufRingEntry::tail(base).cast::<AtomicU16>();
+            let tail = BufRingEntry::tail(entries).cast::<AtomicU16>();
             (*tail).store(self.tail, Ordering::Release);
         }
     }

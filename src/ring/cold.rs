@@ -88,7 +88,9 @@ impl ColdClient {
         self.waker.0.as_raw_fd()
     }
 
-    pub(super) fn waker(&self) -> Waker {
+    /// Wakes this shard from any thread.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 }

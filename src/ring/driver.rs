@@ -12,9 +12,9 @@ use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::buffers::BufRing;
 use super::cold::{ColdClient, Waker};
-use super::token::{Op, Token};
+use super::driver_buffers::BufRing;
+use super::driver_token::{Op, Token};
 use super::writes::{Write, Writes};
 use super::{DriverError, LogBuf, open_segment};
 use crate::fanout::Part;

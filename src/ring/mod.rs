@@ -2,10 +2,14 @@
 //! the load generator. All unsafe code of the project is in this folder.
 
 mod buffers;
+mod client;
 mod cold;
 mod driver;
+mod driver_buffers;
+mod driver_token;
 mod log_buf;
 mod token;
+mod uring;
 mod writes;
 
 use std::fs::{File, OpenOptions};
@@ -16,6 +20,7 @@ use std::path::Path;
 use crate::position::SegmentNumber;
 use crate::wal::paths;
 
+pub use client::{ClientEvent, ClientRing};
 pub use cold::{ColdClient, ColdShard, Waker, start_cold};
 pub use driver::{Driver, DriverConfig, DriverCounters};
 pub use log_buf::LogBuf;

@@ -37,6 +37,7 @@ impl Default for InFlight {
 
 /// All writes of a driver.
 #[derive(Default)]
+#[allow(clippy::vec_box, reason = "the kernel holds a pointer to `msg`, so it must not move")]
 pub(super) struct Writes {
     in_flight: Slab<Box<InFlight>>,
     free: Vec<Box<InFlight>>,
