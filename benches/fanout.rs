@@ -175,7 +175,7 @@ impl Bench {
     fn fanout(&self, members: u32, rest: &[&str]) -> Vec<String> {
         let members = members.to_string();
         let seconds = format!("{}s", self.args.seconds);
-        let base = ["fanout", "--members", &members, "--payload", "128", "--duration", &seconds];
+        let base = ["fanout", "--members", &members, "--duration", &seconds];
         base.iter().chain(rest).map(ToString::to_string).collect()
     }
 
@@ -223,7 +223,7 @@ impl Bench {
         let itself =
             Spread::of(floor.iter().zip(floor.iter().skip(1)).map(|(a, b)| b / a).collect());
         self.say(&format!(
-            "\n{what}, engine / floor by pairs: **{}**; floor / floor before: {}",
+            "\n{what}, second / first row by pairs: **{}**; first row against itself, run by run: {}",
             ratio.show(3),
             itself.show(3)
         ));
@@ -261,21 +261,21 @@ impl Bench {
     }
 
     fn stalled(&mut self, members: u32) -> Result<(), Failure> {
-        let load = self.fanout(members, &["--rate", "100"]);
-        let with = self.fanout(members, &["--rate", "100", "--stalled", "1"]);
+        // 4 KiB, so that the stalled member's socket is full after a second.
+        let load = self.fanout(members, &["--rate", "100", "--payload", "4096"]);
+        let with = self.fanout(members, &["--rate", "100", "--payload", "4096", "--stalled", "1"]);
         let long = ["--stall-timeout-ms", "600000", "--stats-interval", "1s"];
-        let (mut without_runs, mut with_runs) = (Vec::new(), Vec::new());
+        let (mut without_runs, mut with_runs, mut pinned) = (Vec::new(), Vec::new(), Vec::new());
         for pair in 0..self.args.pairs {
-            without_runs.push(self.load(
-                &format!("stall-none-{pair}"),
-                &self.start_engine(&long)?,
-                &load,
-            )?);
-            with_runs.push(self.load(
-                &format!("stall-one-{pair}"),
-                &self.start_engine(&long)?,
-                &with,
-            )?);
+            for (name, load, runs) in
+                [("none", &load, &mut without_runs), ("one", &with, &mut with_runs)]
+            {
+                let server = self.start_engine(&long)?;
+                runs.push(self.load(&format!("stall-{name}-{pair}"), &server, load)?);
+                if name == "one" {
+                    pinned.push(server.last_figure("pinned_bytes"));
+                }
+            }
             eprint!(".");
         }
         eprintln!();
@@ -296,6 +296,8 @@ impl Bench {
             );
             self.say(&row);
         }
+        let pinned = Spread::of(pinned.iter().map(|v| v / 1024.0).collect()).show(1);
+        self.say(&format!("\nPinned by the stalled member's write at the end, KiB: {pinned}"));
         self.ratio("p99, with / without", &without_runs, &with_runs, keys::P99);
         Ok(())
     }
@@ -329,6 +331,7 @@ fn spread(runs: &[Value], key: &str) -> Spread {
 struct Server {
     child: Child,
     address: &'static str,
+    log: tempfile::NamedTempFile,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -338,18 +341,30 @@ impl Server {
         address: &'static str,
         data: Option<tempfile::TempDir>,
     ) -> Result<Self, Failure> {
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let server = Self { child, address, _data: data };
+        let log = tempfile::NamedTempFile::new()?;
+        let child = command.stdout(Stdio::null()).stderr(log.reopen()?).spawn()?;
+        let mut server = Self { child, address, log, _data: data };
         let deadline = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(address).is_err() {
-            if Instant::now() > deadline {
-                return Err(format!("nothing accepts on {address}").into());
+            if Instant::now() > deadline || server.child.try_wait()?.is_some() {
+                let log = std::fs::read_to_string(server.log.path())?;
+                return Err(format!("nothing accepts on {address}: {log}").into());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         // The next segment is zero-written right after the start; that is not measured.
         std::thread::sleep(Duration::from_millis(500));
         Ok(server)
+    }
+}
+
+impl Server {
+    /// The last value of a figure in the server's log.
+    fn last_figure(&self, name: &str) -> f64 {
+        let log = std::fs::read_to_string(self.log.path()).unwrap_or_default();
+        let at = log.rfind(&format!("{name}=")).map(|at| &log[at + name.len() + 1..]);
+        let digits = at.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(f64::NAN)
     }
 }
 
