@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use fanfare::sim::{Fault, Faults, Outcome, World, WorldConfig};
+use fanfare::config::ShardConfig;
+use fanfare::sim::{Fault, Faults, Outcome, Trouble, World, WorldConfig};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -45,6 +46,110 @@ fn members_of_every_shard_get_one_order_whatever_the_network_cuts_and_delays() {
     let expected =
         [Fault::SplitReceive, Fault::MergedReceive, Fault::ShortWrite, Fault::NoReceiveBuffer];
     batch("calm", 40, &expected, |seed| WorldConfig::calm(1 + (seed % 3) as u16));
+}
+
+/// Members that come, go and do not read; tails and retention so small that it matters.
+fn unsteady(shards: u16) -> WorldConfig {
+    let calm = WorldConfig::calm(shards);
+    WorldConfig {
+        slow_ppm: 300_000,
+        churn_ppm: 30_000,
+        shard: ShardConfig {
+            tail_bytes_max: 12 * 1024,
+            pinned_bytes_max: 256 * 1024,
+            control_bytes_max: 512,
+            inbox_bytes_max: 8 * 1024,
+            send_bytes_max: 8 * 1024,
+            segment_bytes: 192 * 1024,
+            retention_bytes: 256 * 1024,
+            ..calm.shard.clone()
+        },
+        trouble: Trouble {
+            disconnect_ppm: 6_000,
+            garbage_ppm: 1_000,
+            stall_ppm: 100,
+            clock_ppm: 1_000,
+            ..Trouble::default()
+        },
+        ..calm
+    }
+}
+
+#[test]
+fn slow_and_leaving_members_miss_nothing_that_no_gap_announces() {
+    let expected = [
+        Fault::ClientClosed,
+        Fault::ClientReset,
+        Fault::ClientVanished,
+        Fault::ServerClosed,
+        Fault::SlowReader,
+        Fault::StalledWrite,
+        Fault::Paused,
+        Fault::Garbage,
+        Fault::CatchUp,
+        Fault::Gap,
+        Fault::ShardStalled,
+        Fault::ClockJumped,
+        Fault::Republished,
+    ];
+    batch("unsteady", 40, &expected, |seed| unsteady(1 + (seed % 3) as u16));
+}
+
+/// The node stops at any point, and starts again from what its disks have.
+fn crashing(shards: u16) -> WorldConfig {
+    let calm = WorldConfig::calm(shards);
+    WorldConfig {
+        slow_ppm: 150_000,
+        trouble: Trouble {
+            disconnect_ppm: 2_000,
+            crash_every_ms: 500,
+            drain_ppm: 100_000,
+            ..Trouble::default()
+        },
+        ..calm
+    }
+}
+
+#[test]
+fn what_was_acknowledged_or_seen_survives_every_crash_under_its_name() {
+    let expected = [Fault::Crash, Fault::TornWrite, Fault::InterruptedJob, Fault::Drain];
+    batch("crashing", 40, &expected, |seed| crashing(1 + (seed % 3) as u16));
+}
+
+#[test]
+fn a_crash_takes_only_memory_and_then_begins_a_new_epoch() {
+    let expected =
+        [Fault::Crash, Fault::AnsweredEarly, Fault::MemoryLost, Fault::EpochChanged, Fault::Gap];
+    batch("memory", 40, &expected, |seed| {
+        let shards = 1 + (seed % 3) as u16;
+        let config = if seed % 2 == 0 { unsteady(shards) } else { crashing(shards) };
+        let trouble = Trouble { crash_every_ms: 700, ..config.trouble.clone() };
+        WorldConfig { memory_ppm: 500_000, trouble, ..config }
+    });
+}
+
+#[test]
+fn a_full_or_failing_disk_loses_nothing_that_was_acknowledged() {
+    let expected = [
+        Fault::DiskFull,
+        Fault::RefusedFull,
+        Fault::WriteError,
+        Fault::RefusedFailed,
+        Fault::Indeterminate,
+        Fault::ReadError,
+        Fault::Crash,
+    ];
+    batch("disk", 40, &expected, |seed| {
+        let config = unsteady(1 + (seed % 3) as u16);
+        let trouble = Trouble {
+            crash_every_ms: 1_000,
+            disk_full_ppm: 400_000,
+            write_error_ppm: 2_000,
+            read_error_ppm: 20_000,
+            ..config.trouble.clone()
+        };
+        WorldConfig { memory_ppm: 100_000, trouble, ..config }
+    });
 }
 
 #[test]

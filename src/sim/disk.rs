@@ -93,7 +93,7 @@ impl Disk {
         let Some(file) = self.files.get_mut(&segment) else { return };
         let end = offset as usize + bytes.len();
         if file.data.len() < end {
-            file.data.resize(end, 0);
+            file.data.resize(end.next_multiple_of(LOG_BLOCK), 0);
         }
         file.data[offset as usize..end].copy_from_slice(bytes);
     }

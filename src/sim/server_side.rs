@@ -159,7 +159,8 @@ impl World {
         if l.server_gone {
             return;
         }
-        assert!(l.write.is_none() && !l.shutdown, "a second write on one connection");
+        assert!(l.write.is_none(), "a second write on one connection, link {link}");
+        assert!(!l.shutdown, "a write after the sending side was shut down, link {link}");
         l.write = Some(Write::new(parts));
         self.kernel_writes(link);
     }
