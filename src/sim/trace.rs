@@ -6,13 +6,21 @@ use std::fmt;
 
 use crate::position::Nanos;
 
-/// Events kept.
+/// Events kept, unless `FANFARE_TRACE` says otherwise.
 const KEPT: usize = 300;
 
 /// The last events of a world.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Trace {
+    kept: usize,
     lines: VecDeque<(Nanos, Note)>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        let kept = std::env::var("FANFARE_TRACE").ok().and_then(|n| n.parse().ok());
+        Self { kept: kept.unwrap_or(KEPT).max(1), lines: VecDeque::new() }
+    }
 }
 
 /// One event worth reading.
@@ -46,7 +54,7 @@ pub(super) enum Note {
 
 impl Trace {
     pub fn note(&mut self, at: Nanos, note: Note) {
-        if self.lines.len() == KEPT {
+        if self.lines.len() == self.kept {
             self.lines.pop_front();
         }
         self.lines.push_back((at, note));
