@@ -4,7 +4,7 @@ mod message;
 mod wake;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use bytes::{BufMut, BytesMut};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -120,8 +120,12 @@ impl Peer {
 
     /// The next batch of the peer.
     pub fn receive(&mut self) -> Option<Received> {
-        let was_full = self.from.slots() == MESH_RING_ENTRIES;
         let batch = self.from.pop().ok()?;
+        // Looking after the pop and a fence: a producer that found the ring full and slept
+        // filled it before its own fence, so it is seen here. A look before the pop could
+        // miss a push in between, and nobody would wake that producer.
+        fence(Ordering::SeqCst);
+        let was_full = self.from.slots() >= MESH_RING_ENTRIES - 1;
         Some(Received { batch, producer_asleep: was_full && self.sleeper.notify() })
     }
 

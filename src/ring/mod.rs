@@ -1,6 +1,26 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
 //! the load generator. All unsafe code of the project is in this folder.
 
+mod buffers;
+mod client;
+mod cold;
+mod complete;
+mod conn;
+mod driver;
 mod log_buf;
+mod log_io;
+mod probe;
+mod token;
+mod uring;
+mod waker;
+mod writes;
 
+#[cfg(test)]
+mod tests;
+
+pub use client::{ClientEvent, ClientRing};
+pub use cold::{ColdError, ColdExecutor, ColdHandle, SegmentHeaderFn};
+pub use driver::{Driver, DriverConfig, DriverCounters, DriverError};
 pub use log_buf::LogBuf;
+pub use probe::{KernelFeatures, ProbeError};
+pub use waker::Waker;

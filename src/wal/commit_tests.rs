@@ -134,7 +134,10 @@ fn reseal(bytes: &mut [u8]) {
 fn directories_that_lie_under_right_checksums_do_not_decode() {
     let good = commit(1, &[run(1, 1, 2, 50), run(2, 1, 1, 50)]);
     let entry = LOG_SECTOR;
-    let lies: [(&str, usize, u64, usize); 9] = [
+    let body_len = u64::from(u32_at(&good, 24));
+    let lies: [(&str, usize, u64, usize); 11] = [
+        ("run count too small", 32, 1, 4),
+        ("bytes after the last run", 24, body_len + 1, 4),
         ("run count too large", 32, 3, 4),
         ("run count senseless", 32, u32::MAX.into(), 4),
         ("directory length too short", 28, 8, 4),

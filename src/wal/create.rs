@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::commit::is_zero;
+use super::bytes_at::is_zero;
 use super::paths;
 use super::segment::SegmentHeader;
 use crate::limits::LOG_BLOCK;
@@ -135,3 +135,7 @@ pub fn truncate_sealed(
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

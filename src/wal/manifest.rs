@@ -370,3 +370,7 @@ fn random() -> io::Result<[u64; 2]> {
     file.read_exact(bytes.as_flattened_mut())?;
     Ok(bytes.map(u64::from_le_bytes))
 }
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Catch-up: takes a group's frames out of a stretch of the log. Pure.
 
-use super::commit::{CommitFault, Run, decode_commit};
+use super::commit::{CommitFault, decode_commit};
+use super::run::Run;
 use crate::limits::LOG_BLOCK;
 use crate::position::{Epoch, Handle, Seq};
 use crate::wire;
@@ -162,3 +163,7 @@ fn skip_frames<'a>(run: &Run<'a>, skip: u64) -> Option<&'a [u8]> {
     }
     (!rest.is_empty()).then_some(rest)
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

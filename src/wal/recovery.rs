@@ -5,81 +5,20 @@ use std::collections::HashMap;
 use std::io;
 use std::mem;
 
-use super::commit::{Commit, CommitFault, Run, is_zero};
+use super::bad_place::BadPlace;
+use super::bytes_at::is_zero;
+use super::commit::Commit;
 use super::damage::{Damage, DamageKind, Torn};
 use super::index::{GroupIndex, LogPos};
+use super::recovered::{Recovered, RecoveredGroup, RecoveredSegment};
+use super::run::Run;
 use super::scan::{Scan, Window};
 use super::segment::{SegmentHeader, SegmentHeaderFault};
 use super::source::LogSource;
-use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
-use crate::position::{CommitNumber, Epoch, Handle, NodeId, SegmentNumber, Seq, ShardId, Stamp};
+use crate::limits::LOG_BLOCK;
+use crate::position::{CommitNumber, Handle, NodeId, SegmentNumber, Seq, ShardId};
 
 const BLOCK: u64 = LOG_BLOCK as u64;
-
-/// What a shard's log holds.
-#[derive(Debug, Default)]
-pub struct Recovered {
-    /// The groups, in the order of their last messages.
-    pub groups: Vec<RecoveredGroup>,
-    /// The segments that can be read, oldest first.
-    pub segments: Vec<RecoveredSegment>,
-    /// Number for the next commit.
-    pub next_commit: CommitNumber,
-    /// Number for the next segment, once the [`Recovered::unused`] ones are removed.
-    pub next_segment: SegmentNumber,
-    /// The largest stamp in the log.
-    pub max_stamp: Stamp,
-    /// The largest epoch in the log.
-    pub max_epoch: Epoch,
-    /// The last write, if it was interrupted.
-    pub torn: Option<Torn>,
-    /// What an interrupted write cannot explain. Unless it is empty, every group of this log
-    /// must get a new epoch.
-    pub damage: Vec<Damage>,
-    /// Segments at the end of the log that hold no commit: written ahead, or torn in their
-    /// first commit. The caller removes them before it creates [`Recovered::next_segment`].
-    pub unused: Vec<SegmentNumber>,
-    /// Segments of which nothing is used; `damage` says why. They stay until retention has
-    /// removed everything before them.
-    pub unusable: Vec<SegmentNumber>,
-    /// Messages in the log.
-    pub messages: u64,
-    /// Commits in the log.
-    pub commits: u64,
-}
-
-/// A group that has messages in the log.
-#[derive(Clone, Debug)]
-pub struct RecoveredGroup {
-    /// Its handle.
-    pub handle: Handle,
-    /// Its name.
-    pub name: Box<[u8]>,
-    /// Its epoch as of the last run.
-    pub epoch: Epoch,
-    /// Its oldest message that is kept.
-    pub first: Seq,
-    /// Its last message.
-    pub head: Seq,
-    /// Whether a message of level `memory` is in the log.
-    pub used_memory: bool,
-    /// Where its messages are.
-    pub index: GroupIndex,
-    last_commit: CommitNumber,
-}
-
-/// A segment that can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecoveredSegment {
-    /// Its number.
-    pub number: SegmentNumber,
-    /// Its salt.
-    pub salt: u64,
-    /// End of its last valid commit.
-    pub bytes_used: u64,
-    /// Unix time of its newest message, or of its creation.
-    pub newest_ms: u64,
-}
 
 /// Why recovery stopped.
 #[derive(Debug, thiserror::Error)]
@@ -161,62 +100,6 @@ struct Recovery<'v> {
     tails: Vec<BadPlace>,
     /// Segments without any content since the last one with some.
     empty: Vec<SegmentNumber>,
-}
-
-/// A place where a commit should start and none does.
-struct BadPlace {
-    segment: SegmentNumber,
-    offset: u64,
-    fault: CommitFault,
-    /// End of the last block from there on that is not zero.
-    content_end: u64,
-    /// Whether a valid commit header follows later.
-    header_follows: bool,
-    /// Whether the segment has no valid commit at all.
-    whole_segment: bool,
-}
-
-impl BadPlace {
-    fn new(segment: SegmentNumber, offset: u64, fault: CommitFault) -> Self {
-        let mut place = Self {
-            segment,
-            offset,
-            fault,
-            content_end: offset,
-            header_follows: false,
-            whole_segment: false,
-        };
-        place.see(offset, fault);
-        place
-    }
-
-    fn see(&mut self, offset: u64, fault: CommitFault) {
-        if fault != CommitFault::End {
-            self.content_end = offset + BLOCK;
-        }
-        let header = matches!(fault, CommitFault::Torn { .. } | CommitFault::Rotten { .. });
-        self.header_follows |= header && offset > self.offset;
-    }
-
-    fn has_content(&self) -> bool {
-        self.content_end > self.offset
-    }
-
-    /// Whether one interrupted write explains it, given the last valid commit before it. At
-    /// most one write is in flight, so whatever follows it was never written.
-    fn is_torn(&self, last: Option<CommitNumber>) -> bool {
-        let written = self.content_end - self.offset;
-        if self.header_follows {
-            return false;
-        }
-        match self.fault {
-            CommitFault::Torn { number, total_len } => {
-                written <= total_len as u64 && last.is_none_or(|last| number.0 == last.0 + 1)
-            }
-            CommitFault::End | CommitFault::Headless => written <= COMMIT_BYTES_MAX as u64,
-            _ => false,
-        }
-    }
 }
 
 impl<'v> Recovery<'v> {
@@ -410,7 +293,8 @@ impl<'v> Recovery<'v> {
         let last = self.last;
         for tail in mem::take(&mut self.tails) {
             if !tail.is_torn(last) {
-                self.rot(&tail, tail.content_end, None);
+                let lost = tail.number().filter(|number| last.is_none_or(|last| *number > last));
+                self.rot(&tail, tail.content_end, lost.map(|number| (number, number)));
                 continue;
             }
             let number = CommitNumber(last.map_or(1, |last| last.0 + 1));

@@ -35,14 +35,16 @@ impl Window {
         let inside =
             segment == self.segment && offset >= self.start && offset + need as u64 <= self.end;
         if !inside {
+            // A failed read leaves the window empty.
             self.end = self.start;
             let filled = source.read(segment, offset, &mut self.buf)?;
-            self.buf[filled..].fill(0);
+            let end = filled.next_multiple_of(LOG_BLOCK).max(need);
+            self.buf[filled..end].fill(0);
             self.segment = segment;
             self.start = offset;
-            self.end = offset + WINDOW as u64;
+            self.end = offset + end as u64;
         }
-        Ok(&self.buf[(offset - self.start) as usize..])
+        Ok(&self.buf[(offset - self.start) as usize..(self.end - self.start) as usize])
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use super::FORMAT_VERSION;
-use super::commit::{is_zero, u16_at, u32_at, u64_at};
+use super::bytes_at::{is_zero, u16_at, u32_at, u64_at};
 use crate::limits::LOG_BLOCK;
 use crate::position::{NodeId, SegmentNumber, ShardId};
 
@@ -106,3 +106,7 @@ impl SegmentHeader {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;
