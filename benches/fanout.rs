@@ -188,8 +188,7 @@ impl Bench {
         self.say("| --- | --- | --- | --- | --- |");
         for (name, runs) in [("floor", &floors), ("engine", &engines)] {
             let cpu = spread(runs, keys::CPU).show(1);
-            let rate =
-                Spread::of(values(runs, keys::RATE).iter().map(|v| v / 1e6).collect()).show(2);
+            let rate = scaled(runs, keys::RATE, 1e-6).show(2);
             let (server, load) =
                 (spread(runs, keys::SERVER_BUSY).show(2), spread(runs, keys::LOAD_BUSY).show(2));
             self.say(&format!("| {name} | {cpu} | {rate} | {server} | {load} |"));
@@ -204,12 +203,17 @@ impl Bench {
         self.say(&format!("\n## Open loop, {members} members, {rate} broadcasts/s, 128 bytes\n"));
         self.say(&format!("`loadgen {}`\n", load.join(" ")));
         self.say("Delivery latency from the intended start, ms:\n");
-        self.say("| | p50 | p99 | p99.9 |");
-        self.say("| --- | --- | --- | --- |");
+        self.say("| | p50 | p99 | p99.9 | publish answered, p50 |");
+        self.say("| --- | --- | --- | --- | --- |");
         for (name, runs) in [("floor", &floors), ("engine", &engines)] {
-            let ms = |key| Spread::of(values(runs, key).iter().map(|v| v / 1e6).collect()).show(2);
-            let row =
-                format!("| {name} | {} | {} | {} |", ms(keys::P50), ms(keys::P99), ms(keys::P999));
+            let ms = |key| scaled(runs, key, 1e-3).show(2);
+            let row = format!(
+                "| {name} | {} | {} | {} | {} |",
+                ms(keys::P50),
+                ms(keys::P99),
+                ms(keys::P999),
+                ms(keys::ACK_P50)
+            );
             self.say(&row);
         }
         self.ratio("p99", &floors, &engines, keys::P99);
@@ -235,7 +239,7 @@ impl Bench {
         let base = ["connect", "--members", &members, "--duration", "35s"];
         let load: Vec<_> = base.iter().map(ToString::to_string).collect();
         self.say(&format!("`loadgen {}`\n", load.join(" ")));
-        self.say("| heartbeat | server bytes per member | kernel bytes per member | CPU while idle, % | wake-ups in the idle time |");
+        self.say("| heartbeat | server bytes per member | kernel bytes per member, sockets' memory and slab | CPU while idle, % of a core | wake-ups per s |");
         self.say("| --- | --- | --- | --- | --- |");
         for heartbeat in ["30000", "0"] {
             let mut runs = Vec::new();
@@ -248,12 +252,15 @@ impl Bench {
                 ])?;
                 runs.push(self.load(&format!("idle-{heartbeat}-{run}"), &server, &load)?);
             }
+            let tcp = values(&runs, keys::KERNEL_TCP).into_iter();
+            let kernel = tcp.zip(values(&runs, keys::KERNEL_SLAB)).map(|(tcp, slab)| tcp + slab);
+            let kernel = Spread::of(kernel.collect());
             let row = format!(
                 "| {heartbeat} ms | {} | {} | {} | {} |",
                 spread(&runs, keys::MEMBER_BYTES).show(0),
-                spread(&runs, keys::KERNEL_BYTES).show(0),
-                spread(&runs, keys::IDLE_CPU).show(3),
-                spread(&runs, keys::IDLE_WAKEUPS).show(0),
+                kernel.show(0),
+                scaled(&runs, keys::SERVER_BUSY, 100.0).show(3),
+                spread(&runs, keys::SLEEPS).show(2),
             );
             self.say(&row);
         }
@@ -286,14 +293,9 @@ impl Bench {
         self.say("| | p50 of the others, ms | p99, ms | server RSS at the end, MiB |");
         self.say("| --- | --- | --- | --- |");
         for (name, runs) in [("without", &without_runs), ("with", &with_runs)] {
-            let ms = |key| Spread::of(values(runs, key).iter().map(|v| v / 1e6).collect()).show(2);
-            let rss = values(runs, keys::RSS).iter().map(|v| v / (1 << 20) as f64).collect();
-            let row = format!(
-                "| {name} | {} | {} | {} |",
-                ms(keys::P50),
-                ms(keys::P99),
-                Spread::of(rss).show(1)
-            );
+            let ms = |key| scaled(runs, key, 1e-3).show(2);
+            let rss = scaled(runs, keys::RSS, 1.0 / f64::from(1 << 20)).show(1);
+            let row = format!("| {name} | {} | {} | {} |", ms(keys::P50), ms(keys::P99), rss);
             self.say(&row);
         }
         let pinned = Spread::of(pinned.iter().map(|v| v / 1024.0).collect()).show(1);
@@ -305,22 +307,35 @@ impl Bench {
 
 /// Where the load generator's JSON has what is shown here.
 mod keys {
-    pub const CPU: &str = "/server/cpu_ns_per_delivery";
+    pub const CPU: &str = "/server_cpu_ns_per_delivery";
     pub const RATE: &str = "/deliveries_per_s";
-    pub const SERVER_BUSY: &str = "/server/busy";
-    pub const LOAD_BUSY: &str = "/load/busy";
-    pub const P50: &str = "/delivery_corrected/p50_ns";
-    pub const P99: &str = "/delivery_corrected/p99_ns";
-    pub const P999: &str = "/delivery_corrected/p999_ns";
-    pub const MEMBER_BYTES: &str = "/server/rss_bytes_per_member";
-    pub const KERNEL_BYTES: &str = "/kernel_bytes_per_member";
-    pub const IDLE_CPU: &str = "/server/idle_cpu_percent";
-    pub const IDLE_WAKEUPS: &str = "/server/idle_wakeups";
-    pub const RSS: &str = "/server/rss_end_bytes";
+    pub const SERVER_BUSY: &str = "/server_busy_cores";
+    pub const LOAD_BUSY: &str = "/loadgen_busy/0";
+    pub const P50: &str = "delivery corrected:/p50_us";
+    pub const P99: &str = "delivery corrected:/p99_us";
+    pub const P999: &str = "delivery corrected:/p999_us";
+    pub const ACK_P50: &str = "ack corrected:/p50_us";
+    pub const MEMBER_BYTES: &str = "/server_memory/bytes_per_member";
+    pub const KERNEL_TCP: &str = "/kernel_tcp_bytes_per_member";
+    pub const KERNEL_SLAB: &str = "/kernel_slab_bytes_per_member";
+    pub const SLEEPS: &str = "/server_sleeps_per_s";
+    pub const RSS: &str = "/server_memory/end";
 }
 
+/// A value of each run. A key with a colon names a row of the latencies before it.
 fn values(runs: &[Value], key: &str) -> Vec<f64> {
-    runs.iter().map(|run| run.pointer(key).and_then(Value::as_f64).unwrap_or(f64::NAN)).collect()
+    let value = |run: &Value| match key.split_once(':') {
+        Some((what, key)) => {
+            let rows = run.pointer("/latency")?.as_array()?;
+            rows.iter().find(|row| row["what"] == what)?.pointer(key)?.as_f64()
+        }
+        None => run.pointer(key)?.as_f64(),
+    };
+    runs.iter().map(|run| value(run).unwrap_or(f64::NAN)).collect()
+}
+
+fn scaled(runs: &[Value], key: &str, by: f64) -> Spread {
+    Spread::of(values(runs, key).into_iter().map(|value| value * by).collect())
 }
 
 fn spread(runs: &[Value], key: &str) -> Spread {
