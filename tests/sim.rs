@@ -54,6 +54,7 @@ fn unsteady(shards: u16) -> WorldConfig {
     WorldConfig {
         slow_ppm: 300_000,
         churn_ppm: 30_000,
+        mesh_entries: 2,
         shard: ShardConfig {
             tail_bytes_max: 12 * 1024,
             pinned_bytes_max: 256 * 1024,
@@ -67,7 +68,8 @@ fn unsteady(shards: u16) -> WorldConfig {
         trouble: Trouble {
             disconnect_ppm: 6_000,
             garbage_ppm: 1_000,
-            stall_ppm: 100,
+            mute_ppm: 50_000,
+            stall_ppm: 1_000,
             clock_ppm: 1_000,
             ..Trouble::default()
         },
@@ -89,6 +91,8 @@ fn slow_and_leaving_members_miss_nothing_that_no_gap_announces() {
         Fault::CatchUp,
         Fault::Gap,
         Fault::ShardStalled,
+        Fault::MeshFull,
+        Fault::Mute,
         Fault::ClockJumped,
         Fault::Republished,
     ];
@@ -102,7 +106,8 @@ fn crashing(shards: u16) -> WorldConfig {
         slow_ppm: 150_000,
         trouble: Trouble {
             disconnect_ppm: 2_000,
-            crash_every_ms: 500,
+            crash_every_ms: 1_000,
+            crash_at_write_ppm: 20_000,
             drain_ppm: 100_000,
             ..Trouble::default()
         },
@@ -123,7 +128,8 @@ fn a_crash_takes_only_memory_and_then_begins_a_new_epoch() {
     batch("memory", 40, &expected, |seed| {
         let shards = 1 + (seed % 3) as u16;
         let config = if seed % 2 == 0 { unsteady(shards) } else { crashing(shards) };
-        let trouble = Trouble { crash_every_ms: 700, ..config.trouble.clone() };
+        let trouble =
+            Trouble { crash_every_ms: 1_500, crash_at_write_ppm: 15_000, ..config.trouble.clone() };
         WorldConfig { memory_ppm: 500_000, trouble, ..config }
     });
 }
