@@ -1,5 +1,6 @@
 //! Whole nodes in virtual time. `FANFARE_SEED=n` replays one seed, `FANFARE_SEEDS=n` sets how
-//! many each test runs.
+//! many each test runs, and with `FANFARE_COUNT=1` all seeds are run and the failing ones
+//! counted: that is how a deliberate mistake in the engine shows how well it is found.
 
 use std::time::Instant;
 
@@ -18,8 +19,17 @@ fn batch(name: &str, seeds: u64, expected: &[Fault], config: impl Fn(u64) -> Wor
     let begin = Instant::now();
     let mut faults = Faults::default();
     let (mut virtual_ms, mut deliveries, mut turns, mut acknowledged) = (0, 0, 0, 0);
+    let mut failed = Vec::new();
     for seed in range {
-        let outcome = World::new(seed, config(seed)).run();
+        let run = || World::new(seed, config(seed)).run();
+        let outcome = if number("FANFARE_COUNT").is_none() {
+            run()
+        } else if let Ok(outcome) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            outcome
+        } else {
+            failed.push(seed);
+            continue;
+        };
         faults.add(&outcome.faults);
         virtual_ms += outcome.virtual_ms;
         deliveries += outcome.deliveries;
@@ -32,6 +42,7 @@ fn batch(name: &str, seeds: u64, expected: &[Fault], config: impl Fn(u64) -> Wor
          {acknowledged} publishes, {deliveries} deliveries",
         virtual_ms / real_ms
     );
+    assert!(failed.is_empty(), "{name}: {} of {seeds} seeds failed: {failed:?}", failed.len());
     let happened = Fault::ALL.iter().map(|f| (f, faults.of(*f))).filter(|(_, n)| *n > 0);
     eprintln!("{:?}", happened.collect::<Vec<_>>());
     if replay.is_none() {
