@@ -1,6 +1,7 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
 //! the load generator. All unsafe code of the project is in this folder.
 
+mod bare;
 mod buffers;
 mod client;
 mod cold;
@@ -9,6 +10,7 @@ mod conn;
 mod driver;
 mod log_buf;
 mod log_io;
+mod mirror;
 mod probe;
 mod token;
 mod uring;
@@ -18,6 +20,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
+pub use bare::{BareEvent, BareRing};
 pub use client::{ClientEvent, ClientRing};
 pub use cold::{ColdError, ColdExecutor, ColdHandle, SegmentHeaderFn};
 pub use driver::{Driver, DriverConfig, DriverCounters, DriverError};
