@@ -20,6 +20,7 @@ pub mod mesh;
 pub mod position;
 #[allow(unsafe_code, reason = "the one place that talks to the kernel by pointers")]
 pub mod ring;
+pub mod serve;
 pub mod shard;
 pub mod sim;
 pub mod wal;

@@ -1,5 +1,7 @@
 //! Fan-out: the tail of a group as immutable segments, and the cursors of members in it.
 
 mod segment;
+mod tail;
 
 pub use segment::{Part, PinGauge, Segment, SegmentRef};
+pub use tail::{Ordinal, Tail};

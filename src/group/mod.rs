@@ -1,1 +1,119 @@
-//! See ARCHITECTURE.md.
+//! A group on one shard: its tail, its local members and their cursors, and on the owner
+//! shard the sequencer.
+
+mod member;
+mod sequencer;
+
+use slab::Slab;
+
+use crate::fanout::Tail;
+use crate::position::{Epoch, Handle, Seq, ShardId};
+
+pub use member::{Chunk, Lag, Member};
+pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
+
+/// What this shard is for the group.
+#[derive(Debug)]
+pub enum Role {
+    /// It assigns sequence numbers and logs.
+    Owner(Box<Sequencer>),
+    /// It has members of a group that another shard owns.
+    Replica {
+        /// The owner.
+        owner: ShardId,
+    },
+}
+
+/// Where the fan-out of a group to its local members stands.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// The group is in the run queue.
+    pub queued: bool,
+    /// The tail moved after the scan had passed some members.
+    pub again: bool,
+    /// Key of the next member to visit.
+    pub next: usize,
+}
+
+/// Members that wait for the same chunk of history.
+#[derive(Debug)]
+pub struct ChunkWait {
+    /// First message of the chunk.
+    pub from: Seq,
+    /// Keys of the members.
+    pub members: Vec<u32>,
+}
+
+/// One group on one shard.
+#[derive(Debug)]
+pub struct Group {
+    /// Name.
+    pub name: Box<[u8]>,
+    /// Number; 0 on a replica until the owner answered the first join.
+    pub handle: Handle,
+    /// Epoch of live messages.
+    pub epoch: Epoch,
+    /// Newest published segments.
+    pub tail: Tail,
+    /// Last message that members may see.
+    pub published: Seq,
+    /// Local members.
+    pub members: Slab<Member>,
+    /// Fan-out to them.
+    pub scan: Scan,
+    /// Chunks of history that were asked for.
+    pub reads: Vec<ChunkWait>,
+    /// Joins of local connections that the owner has not answered.
+    pub pending_joins: u32,
+    /// Owner or replica.
+    pub role: Role,
+}
+
+impl Group {
+    /// A group without messages and members.
+    #[must_use]
+    pub fn new(name: Box<[u8]>, handle: Handle, epoch: Epoch, role: Role) -> Self {
+        Self {
+            name,
+            handle,
+            epoch,
+            tail: Tail::default(),
+            published: Seq(0),
+            members: Slab::new(),
+            scan: Scan::default(),
+            reads: Vec::new(),
+            pending_joins: 0,
+            role,
+        }
+    }
+
+    /// The sequencer, on the owner.
+    pub fn sequencer(&mut self) -> Option<&mut Sequencer> {
+        match &mut self.role {
+            Role::Owner(sequencer) => Some(sequencer),
+            Role::Replica { .. } => None,
+        }
+    }
+
+    /// Puts a member that has everything up to `sent` where its next message is: on the
+    /// tail, or behind it.
+    #[must_use]
+    pub fn attach(&self, sent: Seq) -> Option<u64> {
+        if sent == self.published {
+            Some(self.tail.end())
+        } else {
+            self.tail.ordinal_of(sent.next())
+        }
+    }
+
+    /// Checks the order of positions that [`crate::position`] states.
+    pub fn invariants(&self) {
+        if let Role::Owner(sequencer) = &self.role {
+            debug_assert!(self.published <= sequencer.sequenced);
+        }
+        for (_, member) in &self.members {
+            debug_assert!(member.acked <= member.sent);
+            debug_assert!(member.sent <= self.published || self.published == Seq(0));
+        }
+    }
+}

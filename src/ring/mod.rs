@@ -3,9 +3,24 @@
 
 mod buffers;
 mod client;
+mod cold;
+mod complete;
+mod conn;
+mod driver;
 mod log_buf;
+mod log_io;
+mod probe;
 mod token;
 mod uring;
+mod waker;
+mod writes;
+
+#[cfg(test)]
+mod tests;
 
 pub use client::{ClientEvent, ClientRing};
+pub use cold::{ColdError, ColdExecutor, ColdHandle, SegmentHeaderFn};
+pub use driver::{Driver, DriverConfig, DriverCounters, DriverError};
 pub use log_buf::LogBuf;
+pub use probe::{KernelFeatures, ProbeError};
+pub use waker::Waker;

@@ -1,5 +1,193 @@
-//! The shard: one thread's state machine.
+//! The shard: one thread's state machine. It owns connections, groups and a log, does no I/O
+//! of its own, and advances by [`Shard::turn`].
 
+mod catch_up;
+mod commit;
+mod conn;
+pub mod counters;
+mod drain;
+mod expire;
+mod inbox;
 mod io;
+mod joins;
+mod peers;
+mod publish;
+mod replies;
+mod sequence;
+mod start;
+mod take;
+mod wheel;
+mod write;
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::config::ShardConfig;
+use crate::fanout::{Part, PinGauge};
+use crate::group::Group;
+use crate::mesh::Mesh;
+use crate::position::{Epoch, Handle, Nanos, NodeId, ShardId, Stamp};
+use crate::wal::Log;
+
+use catch_up::Reads;
+use commit::{Commit, Filling};
+use conn::Conn;
+use counters::{Counters, Figures};
+use drain::Drain;
+use inbox::Inbox;
+use wheel::Wheel;
+
+pub use drain::Control;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use start::{Active, ShardParts};
+
+/// Whether a shard wants another turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It does.
+    Continue,
+    /// It has drained: everything it accepted is on disk and was offered to every member.
+    Stopped,
+}
+
+/// Run queues: who has something to be written.
+#[derive(Debug, Default)]
+struct Queues {
+    /// Slots of connections whose write ended with more to send, or that have replies.
+    ready: VecDeque<u32>,
+    /// Keys of groups whose tail moved.
+    scans: VecDeque<u32>,
+}
+
+/// One shard. See the module's first lines and ARCHITECTURE.md.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    node: NodeId,
+    shards: u16,
+    hash_seed: u64,
+    /// This start of the server; epoch of groups that begin in it.
+    start: Epoch,
+    config: ShardConfig,
+    counters: Arc<Counters>,
+    figures: Figures,
+
+    events: Vec<Event>,
+    conns: Vec<Option<Box<Conn>>>,
+    groups: Slab<Group>,
+    by_name: HashMap<Box<[u8]>, u32>,
+    by_handle: HashMap<Handle, u32>,
+    groups_created: u32,
+
+    mesh: Mesh,
+    inbox: Inbox,
+    /// Bytes forwarded to owners that have not given credit for them.
+    forwarded_bytes: u64,
+    /// Connections that were paused because the inbox was full.
+    throttled: Vec<ConnId>,
+
+    stamp: Stamp,
+    filling: Filling,
+    in_flight: Option<Commit>,
+    log: Log,
+    reads: Reads,
+
+    queues: Queues,
+    pins: PinGauge,
+    tail_bytes: u64,
+    /// Keys of groups in the order in which their segments were published: who is evicted
+    /// first when the tails together are too large.
+    tail_order: VecDeque<u32>,
+    writes_in_flight: u64,
+    parts: Vec<Part>,
+    spare_control: Vec<Vec<u8>>,
+
+    wheel: Wheel,
+    fired: Vec<ConnId>,
+    sweep_at: Option<Nanos>,
+    storage_retry_at: Option<Nanos>,
+    retention_at: Option<Nanos>,
+
+    control: rtrb::Consumer<Control>,
+    drain: Option<Drain>,
+}
+
+impl Shard {
+    /// One turn: the order of the code is the order of the message.
+    pub fn turn(&mut self, io: &mut impl Io) -> Turn {
+        self.wait(io); //       one enter: submits all that is queued, returns what finished
+        self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
+        self.drain_mesh(io); // what other shards forwarded, announced, asked for
+        self.sequence(io); //   inbox -> group seq -> staged for the next commit
+        self.commit(io); //     at most one log write in flight, covering all that was staged
+        self.publish(); //      what is on disk: tails move, replies are released
+        self.tell_peers(io); // peer rings get segments and replies
+        self.write(io); //      a slice of the run queues, one write per member
+        self.read_history(io); // chunks for members behind the tail
+        self.expire(io); //     timers, stalls, retention
+        self.report();
+        self.invariants();
+        self.finish(io)
+    }
+
+    fn wait(&mut self, io: &mut impl Io) {
+        let until = self.may_wait_until();
+        io.wait(until, &mut self.events);
+        self.mesh.woken();
+    }
+
+    /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
+    /// Other shards wake this one from now on.
+    pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
+        let has_work = !self.queues.ready.is_empty()
+            || !self.queues.scans.is_empty()
+            || (self.can_sequence() && !self.inbox.is_empty());
+        if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
+            Some(Nanos(0))
+        } else {
+            self.next_deadline()
+        }
+    }
+
+    /// Checks the stated order of positions, in debug builds.
+    fn invariants(&self) {
+        if cfg!(debug_assertions) {
+            debug_assert!(self.log.synced() <= self.log.appended());
+            for (_, group) in &self.groups {
+                group.invariants();
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let figures = &mut self.figures;
+        figures.turns += 1;
+        figures.groups = self.groups.len() as u64;
+        figures.wal_appended = self.log.appended().0;
+        figures.wal_synced = self.log.synced().0;
+        figures.tail_bytes = self.tail_bytes;
+        figures.pinned_bytes = self.pins.bytes();
+        figures.inbox_bytes = self.inbox.bytes() + self.forwarded_bytes;
+        self.counters.store(figures);
+    }
+
+    /// The connection with this name, if it is still there.
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.conns.get_mut(id.slot as usize)?.as_deref_mut()?;
+        (conn.id == id).then_some(conn)
+    }
+
+    /// Puts a connection with output into the run queue.
+    fn make_ready(&mut self, slot: u32) {
+        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+            && !conn.queued
+            && !conn.in_flight
+            && conn.has_output()
+        {
+            conn.queued = true;
+            self.queues.ready.push_back(slot);
+        }
+    }
+}

@@ -1,1 +1,43 @@
-//! See ARCHITECTURE.md.
+//! The write-ahead log of a shard. WAL_FORMAT.md is the specification of the bytes.
+//!
+//! The pure part ([`commit`], [`segment`], [`index`], [`read`]) does no I/O. The start-up
+//! part ([`manifest`], [`source`], [`recovery`], [`create`], [`quarantine`]) runs before a
+//! shard serves, and [`tool`] reads a data directory for an operator.
+
+mod bad_place;
+mod bytes_at;
+pub mod commit;
+pub mod create;
+mod damage;
+pub mod index;
+mod log;
+pub mod manifest;
+pub mod paths;
+mod quarantine;
+pub mod read;
+mod recovered;
+pub mod recovery;
+mod report;
+mod run;
+mod scan;
+pub mod segment;
+pub mod source;
+#[cfg(test)]
+mod testing;
+pub mod tool;
+
+pub use commit::{Commit, CommitFault, commit_len, decode_commit, encode_commit};
+pub use damage::{Damage, DamageKind, Torn};
+pub use index::{GroupIndex, LogPos};
+pub use log::{Log, Room, SegmentInfo};
+pub use manifest::{DataDir, Manifest, ManifestError};
+pub use quarantine::quarantine;
+pub use read::{Collected, Resume, collect};
+pub use recovered::{Recovered, RecoveredGroup, RecoveredSegment};
+pub use recovery::{RecoveryError, recover};
+pub use run::{META_BYTES, Meta, Run};
+pub use segment::{SegmentHeader, SegmentHeaderFault};
+pub use source::{DirSource, LogSource};
+
+/// Version of the format of manifest, segments and commits.
+pub const FORMAT_VERSION: u16 = 1;

@@ -119,6 +119,20 @@ pub struct Ack {
 const ACK_ENTRY: usize = 24;
 const JOIN_ENTRY_FIXED: usize = 16;
 
+impl Frame<'_> {
+    /// The request number of a JOIN, LEAVE or PUBLISH whose body may be malformed after it;
+    /// 0 for other kinds and bodies that are too short. For the ERROR that answers them.
+    #[must_use]
+    pub fn request(&self) -> u32 {
+        match (self.kind, self.body.first_chunk()) {
+            (kind::JOIN | kind::LEAVE | kind::PUBLISH, Some(request)) => {
+                u32::from_le_bytes(*request)
+            }
+            _ => 0,
+        }
+    }
+}
+
 impl<'a> ClientFrame<'a> {
     /// Decodes the body of `frame`.
     ///
@@ -155,6 +169,7 @@ impl<'a> Hello<'a> {
 
     /// Appends this frame to `out`.
     pub fn encode(&self, out: &mut impl BufMut) {
+        debug_assert!((1..=MEMBER_ID_MAX).contains(&self.member.len()));
         put_header(out, kind::HELLO, 24 + self.member.len());
         out.put_u16_le(self.version_min);
         out.put_u16_le(self.version_max);
@@ -182,7 +197,6 @@ fn join_entry<'a>(f: &mut Fields<'a>) -> Result<JoinEntry<'a>, WireError> {
     f.u8("reserved")?;
     f.u32("epoch")?;
     let from = f.u64("from")?;
-    let group = f.name(name_len, GROUP_NAME_MAX, "group")?;
     if mode != 0 {
         return Err(f.bad("mode"));
     }
@@ -191,6 +205,7 @@ fn join_entry<'a>(f: &mut Fields<'a>) -> Result<JoinEntry<'a>, WireError> {
         1 => Start::Seq(Seq(from.max(1))),
         _ => return Err(f.bad("start")),
     };
+    let group = f.name(name_len, GROUP_NAME_MAX, "group")?;
     Ok(JoinEntry { group, start })
 }
 
@@ -214,12 +229,14 @@ impl<'a> Join<'a> {
 
     /// Appends a JOIN of `entries` to `out`.
     pub fn encode(out: &mut impl BufMut, request: u32, entries: &[JoinEntry<'_>]) {
+        debug_assert!((1..=FRAME_ENTRIES_MAX).contains(&entries.len()));
         let body = 8 + entries.iter().map(|e| JOIN_ENTRY_FIXED + e.group.len()).sum::<usize>();
         put_header(out, kind::JOIN, body);
         out.put_u32_le(request);
         out.put_u16_le(entries.len() as u16);
         out.put_u16_le(0);
         for e in entries {
+            debug_assert!((1..=GROUP_NAME_MAX).contains(&e.group.len()));
             let (start, from) = match e.start {
                 Start::Tail => (0, 0),
                 Start::Seq(seq) => (1, seq.0),
@@ -260,11 +277,13 @@ impl<'a> Leave<'a> {
 
     /// Appends a LEAVE of `groups` to `out`.
     pub fn encode(out: &mut impl BufMut, request: u32, groups: &[&[u8]]) {
+        debug_assert!((1..=FRAME_ENTRIES_MAX).contains(&groups.len()));
         put_header(out, kind::LEAVE, 8 + groups.iter().map(|g| 1 + g.len()).sum::<usize>());
         out.put_u32_le(request);
         out.put_u16_le(groups.len() as u16);
         out.put_u16_le(0);
         for group in groups {
+            debug_assert!((1..=GROUP_NAME_MAX).contains(&group.len()));
             out.put_u8(group.len() as u8);
             out.put_slice(group);
         }
@@ -289,6 +308,7 @@ impl<'a> Publish<'a> {
 
     /// Appends this frame to `out`.
     pub fn encode(&self, out: &mut impl BufMut) {
+        debug_assert!((1..=GROUP_NAME_MAX).contains(&self.group.len()));
         put_header(out, kind::PUBLISH, 16 + self.group.len() + self.payload.len());
         out.put_u32_le(self.request);
         out.put_u8(self.level.map_or(0, |level| level as u8));
@@ -322,6 +342,7 @@ impl<'a> Acks<'a> {
 
     /// Appends an ACK of `acks` to `out`.
     pub fn encode(out: &mut impl BufMut, acks: &[Ack]) {
+        debug_assert!((1..=FRAME_ENTRIES_MAX).contains(&acks.len()));
         put_header(out, kind::ACK, 8 + acks.len() * ACK_ENTRY);
         out.put_u16_le(acks.len() as u16);
         out.put_u16_le(0);

@@ -55,6 +55,8 @@ pub enum ErrorCode {
     Indeterminate = 110,
     /// This build does not serve what was asked for; `field` names it.
     Unsupported = 111,
+    /// The server is stopping and takes no more messages; this one was not accepted.
+    Draining = 112,
 }
 
 impl ErrorCode {
@@ -93,6 +95,7 @@ impl ErrorCode {
             109 => E::StorageFailed,
             110 => E::Indeterminate,
             111 => E::Unsupported,
+            112 => E::Draining,
             _ => return None,
         })
     }

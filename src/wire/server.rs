@@ -185,6 +185,9 @@ pub struct Drain {
 /// Bytes of a DELIVER frame beside sender and payload, header included.
 pub const DELIVER_FIXED: usize = FRAME_HEADER + 32;
 
+/// Longest text in an ERROR, in bytes.
+const ERROR_TEXT_MAX: usize = 512;
+
 impl<'a> ServerFrame<'a> {
     /// Decodes the body of `frame`.
     ///
@@ -275,6 +278,7 @@ impl<'a> Joined<'a> {
 
     /// Appends this frame to `out`.
     pub fn encode(&self, out: &mut impl BufMut) {
+        debug_assert!((1..=GROUP_NAME_MAX).contains(&self.group.len()));
         put_header(out, kind::JOINED, 32 + self.group.len());
         out.put_u32_le(self.request);
         out.put_u32_le(self.epoch.0);
@@ -328,6 +332,7 @@ impl<'a> Deliver<'a> {
 
     /// Appends this frame to `out`.
     pub fn encode(&self, out: &mut impl BufMut) {
+        debug_assert!((1..=MEMBER_ID_MAX).contains(&self.sender.len()));
         put_header(out, kind::DELIVER, self.encoded_len() - FRAME_HEADER);
         out.put_u64_le(self.handle.0);
         out.put_u64_le(self.seq.0);
@@ -343,7 +348,7 @@ impl<'a> Deliver<'a> {
 
 impl Published {
     fn decode(mut f: Fields<'_>) -> Result<Self, WireError> {
-        Ok(Self {
+        let published = Self {
             request: f.u32("request")?,
             epoch: Epoch(f.u32("epoch")?),
             handle: Handle(f.u64("handle")?),
@@ -354,7 +359,9 @@ impl Published {
                 2 => Level::Memory,
                 _ => return Err(f.bad("level")),
             },
-        })
+        };
+        f.array::<7>("reserved")?;
+        Ok(published)
     }
 
     /// Appends this frame to `out`.
@@ -383,10 +390,15 @@ impl<'a> ErrorFrame<'a> {
         Ok(Self { request, code, limit, field, text })
     }
 
-    /// Appends this frame to `out`; field and text are cut to what their length fields hold.
+    /// Appends this frame to `out`. The field is cut to what its length field holds, the text
+    /// to 512 bytes at a character boundary.
     pub fn encode(&self, out: &mut impl BufMut) {
         let field = &self.field[..self.field.len().min(usize::from(u8::MAX))];
-        let text = &self.text[..self.text.len().min(512)];
+        let mut end = self.text.len().min(ERROR_TEXT_MAX);
+        while self.text.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) && end > 0 {
+            end -= 1;
+        }
+        let text = &self.text[..end];
         put_header(out, kind::ERROR, 24 + field.len() + text.len());
         out.put_u32_le(self.request);
         out.put_u16_le(self.code);

@@ -1,0 +1,137 @@
+//! What only the owner of a group has: the next sequence number, what is staged for the next
+//! commit, and how far each other shard has been told.
+
+use bytes::BytesMut;
+
+use crate::fanout::Ordinal;
+use crate::position::Handle;
+use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
+use crate::wal::{GroupIndex, Meta};
+use crate::wire::Deliver;
+
+/// Another shard that has members of the group: a cursor into the tail like a member's.
+#[derive(Debug)]
+pub struct PeerCursor {
+    /// The shard.
+    pub shard: ShardId,
+    /// Next segment to announce to it.
+    pub next: Ordinal,
+    /// Members of the group on that shard.
+    pub members: u32,
+    /// It is in the list of groups to announce to that shard.
+    pub dirty: bool,
+}
+
+/// The owner's state of a group.
+#[derive(Debug, Default)]
+pub struct Sequencer {
+    /// Last sequence number given out.
+    pub sequenced: Seq,
+    /// Last message that is on disk.
+    pub synced: Seq,
+    /// Oldest message that retention has left, or the next one if there is none.
+    pub first_kept: Seq,
+    /// Where messages are in the log.
+    pub index: GroupIndex,
+    /// Members on all shards.
+    pub members: u32,
+    /// Other shards with members.
+    pub peers: Vec<PeerCursor>,
+    /// Commits not yet on disk that hold durable messages of this group.
+    pub unsynced_durable: u32,
+    /// Segment whose log already says that this group uses level memory. In every segment
+    /// the first such message waits for its commit, so that recovery always knows which
+    /// groups may have shown messages that a crash took.
+    pub memory_marked: SegmentNumber,
+    /// What is staged for the next commit.
+    pub staged: Staged,
+}
+
+/// Messages that have their place but are not in a commit yet: frames as members will get
+/// them, beside what the log keeps of each.
+#[derive(Debug, Default)]
+pub struct Staged {
+    /// Encoded DELIVER frames.
+    pub frames: BytesMut,
+    /// Encoded metas.
+    pub metas: Vec<u8>,
+    /// First message.
+    pub first: Seq,
+    /// Count of messages.
+    pub count: u32,
+    /// One of them waits for the disk.
+    pub waits: bool,
+    /// One of them was published with level memory.
+    pub has_memory: bool,
+}
+
+impl Staged {
+    /// Bytes that the messages will take in a commit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.frames.len() + self.metas.len()
+    }
+}
+
+impl Sequencer {
+    /// A sequencer that goes on after `head`.
+    #[must_use]
+    pub fn after(head: Seq, first_kept: Seq, index: GroupIndex) -> Self {
+        Self { sequenced: head, synced: head, first_kept, index, ..Self::default() }
+    }
+
+    /// Gives the message its place and stages it: the one place where sequence numbers are
+    /// assigned. `shown_early` says that it may be published before it is on disk.
+    pub fn stage(&mut self, message: &Message<'_>, shown_early: bool) -> Seq {
+        let seq = self.sequenced.next();
+        self.sequenced = seq;
+        let staged = &mut self.staged;
+        if staged.count == 0 {
+            staged.first = seq;
+        }
+        let deliver = Deliver {
+            handle: message.handle,
+            seq,
+            stamp: message.stamp,
+            node: message.node,
+            shard: message.shard,
+            sender: message.sender,
+            payload: message.payload,
+        };
+        staged.frames.reserve(deliver.encoded_len());
+        deliver.encode(&mut staged.frames);
+        Meta {
+            producer: message.producer,
+            producer_seq: message.producer_seq,
+            level: message.level,
+        }
+        .encode(&mut staged.metas);
+        staged.count += 1;
+        staged.waits |= !shown_early;
+        staged.has_memory |= message.level == Level::Memory;
+        seq
+    }
+}
+
+/// A message about to get its place.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// The group.
+    pub handle: Handle,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// This node.
+    pub node: NodeId,
+    /// This shard.
+    pub shard: ShardId,
+    /// Level asked for.
+    pub level: Level,
+    /// Identity of the publisher.
+    pub producer: ProducerId,
+    /// The publisher's own number.
+    pub producer_seq: u64,
+    /// Member id of the publisher.
+    pub sender: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}

@@ -1,0 +1,159 @@
+//! What shards tell each other. One [`Batch`] per ordered pair and turn carries all of it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
+use crate::shard::ConnId;
+use crate::wire::{ErrorCode, GapReason, Published, Start};
+
+/// Everything one shard tells another in one turn, in order.
+#[derive(Debug)]
+pub struct Batch {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// Bytes that forwarded publishes point into.
+    pub arena: Bytes,
+}
+
+/// A publish on its way to the owner of its group. Ranges are in [`Batch::arena`].
+#[derive(Debug)]
+pub struct Forward {
+    /// The publisher's connection on the sending shard.
+    pub conn: ConnId,
+    /// The request of the PUBLISH.
+    pub request: u32,
+    /// Level asked for.
+    pub level: Level,
+    /// Identity of the publisher.
+    pub producer: ProducerId,
+    /// The publisher's own number.
+    pub producer_seq: u64,
+    /// Name of the group.
+    pub group: Range<u32>,
+    /// Member id of the publisher.
+    pub sender: Range<u32>,
+    /// The message.
+    pub payload: Range<u32>,
+}
+
+/// A published segment: the very bytes that the owner encoded.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// Encoded frames.
+    pub bytes: Bytes,
+    /// First message.
+    pub first: Seq,
+    /// Last message.
+    pub last: Seq,
+}
+
+/// A chunk of history.
+#[derive(Debug)]
+pub struct History {
+    /// The group.
+    pub handle: Handle,
+    /// The first message that was asked for.
+    pub from: Seq,
+    /// Messages that are gone, at its start.
+    pub gap: Option<(Seq, Seq, GapReason)>,
+    /// Epoch of the messages.
+    pub epoch: Epoch,
+    /// The messages, if any are there.
+    pub segment: Option<Announced>,
+}
+
+/// One thing to tell.
+#[derive(Debug)]
+pub enum Message {
+    /// To the owner: a member on this shard wants to join.
+    Join {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the JOIN.
+        request: u32,
+        /// Name of the group.
+        group: Box<[u8]>,
+        /// Where to start.
+        start: Start,
+    },
+    /// From the owner: the member is in. Everything up to `head` was announced before.
+    Joined {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the JOIN.
+        request: u32,
+        /// Name of the group.
+        group: Box<[u8]>,
+        /// Where to start.
+        start: Start,
+        /// Number of the group.
+        handle: Handle,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Last published message: history ends here, live starts at the next.
+        head: Seq,
+    },
+    /// From the owner: the member may not join.
+    JoinRefused {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the JOIN.
+        request: u32,
+        /// Name of the group.
+        group: Box<[u8]>,
+        /// Why.
+        code: ErrorCode,
+        /// The limit concerned.
+        limit: u64,
+    },
+    /// To the owner: one member less.
+    Leave {
+        /// The group.
+        handle: Handle,
+    },
+    /// To the owner: a publish.
+    Forward(Forward),
+    /// From the owner: forwarded bytes were taken out of its inbox.
+    Credit {
+        /// How many.
+        bytes: u64,
+    },
+    /// From the owner: a publish was accepted.
+    Published {
+        /// The publisher's connection.
+        conn: ConnId,
+        /// The answer.
+        published: Published,
+    },
+    /// From the owner: a publish was refused.
+    PublishRefused {
+        /// The publisher's connection.
+        conn: ConnId,
+        /// The request of the PUBLISH.
+        request: u32,
+        /// Why.
+        code: ErrorCode,
+        /// The limit concerned.
+        limit: u64,
+    },
+    /// From the owner: the tail moved. Carries every segment since the last announcement.
+    Announce {
+        /// The group.
+        handle: Handle,
+        /// The segments, in order; the oldest may have left the owner's tail already.
+        segments: Vec<Announced>,
+        /// Last message that members may see.
+        published: Seq,
+    },
+    /// To the owner: a member needs history.
+    Read {
+        /// The group.
+        handle: Handle,
+        /// First message needed.
+        from: Seq,
+    },
+    /// From the owner: history.
+    History(History),
+}

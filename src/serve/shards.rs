@@ -1,0 +1,430 @@
+//! Starts every shard on its core: recover the log, make the ring, run turns. Nothing is
+//! accepted before all of them are ready.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rtrb::{Producer, RingBuffer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{info, warn};
+
+use crate::config::ShardConfig;
+use crate::limits::{LOG_BLOCK, SEGMENT_BYTES_MIN};
+use crate::mesh::{Mesh, mesh};
+use crate::position::{Epoch, NodeId, SegmentNumber, ShardId};
+use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
+use crate::shard::counters::{Counters, Figures};
+use crate::shard::{Active, Control, Io, Job, Shard, ShardParts, Turn};
+use crate::wal::{
+    self, DataDir, DirSource, Manifest, ManifestError, Recovered, RecoveryError, SegmentHeader,
+};
+
+/// What all shards of a server start from.
+#[derive(Clone, Debug)]
+pub struct ShardsConfig {
+    /// Address that every shard listens on.
+    pub listen: SocketAddr,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// Core of each shard; as many shards as cores are given.
+    pub cores: Vec<usize>,
+    /// What each shard must know.
+    pub shard: ShardConfig,
+}
+
+/// Why a server cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A log cannot be read.
+    #[error("shard {}: {source}", shard.0)]
+    Recovery {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: RecoveryError,
+    },
+    /// A log folder or segment cannot be made.
+    #[error("shard {}: cannot prepare its log in {}: {source}", shard.0, path.display())]
+    Log {
+        /// The shard.
+        shard: ShardId,
+        /// Its folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", listen_hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A ring cannot be made.
+    #[error("shard {}: {source}", shard.0)]
+    Driver {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        source: DriverError,
+    },
+    /// The executor for cold work cannot be started.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
+    /// A shard's thread cannot be started on its core.
+    #[error("cannot start shard {} on core {core}: {reason}; name cores that exist with --cores", shard.0)]
+    Thread {
+        /// The shard.
+        shard: ShardId,
+        /// The core.
+        core: usize,
+        /// What the executor says.
+        reason: String,
+    },
+}
+
+fn listen_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process has the port, stop it or take another with --listen"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need privileges, take another with --listen"
+        }
+        _ => "",
+    }
+}
+
+/// A running set of shards.
+pub struct Shards {
+    data: DataDir,
+    lines: Vec<Line>,
+    threads: Vec<ExecutorJoinHandle<bool>>,
+    _cold: ColdExecutor,
+}
+
+/// The control thread's line to one shard.
+struct Line {
+    control: Producer<Control>,
+    waker: Waker,
+    counters: Arc<Counters>,
+}
+
+/// What one shard's thread starts with.
+struct Seed {
+    id: ShardId,
+    manifest: Manifest,
+    config: ShardConfig,
+    log_dir: PathBuf,
+    listener: TcpListener,
+    cold: ColdHandle,
+    mesh: Mesh,
+    recovered: Recovered,
+    active: Active,
+    control: rtrb::Consumer<Control>,
+    counters: Arc<Counters>,
+}
+
+/// Recovers all logs and starts all shards.
+///
+/// # Errors
+/// [`ServeError`]; nothing is listening then.
+pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
+    let count = config.cores.len() as u16;
+    // Taken first, so that a second server fails before it touches anything.
+    let (mut data, manifest) = Manifest::open(&config.data_dir, Some(count))?;
+    let mut recovered = Vec::new();
+    for id in (0..count).map(ShardId) {
+        recovered.push(recover(&data.shard_dir(id), &manifest, id)?);
+    }
+    let manifest = raise_epochs(&mut data, manifest, &recovered)?;
+    let mut meshes = mesh(count).into_iter();
+    let cold = ColdExecutor::start()?;
+    probe_port(config.listen)?;
+    let (mut controls, mut seeds) = (Vec::new(), Vec::new());
+    for (id, recovered) in (0..count).map(ShardId).zip(recovered) {
+        let Some(mesh) = meshes.next() else { break };
+        let log_dir = data.shard_dir(id);
+        let active = first_segment(&log_dir, &manifest, id, &recovered, &config.shard)
+            .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
+        let listener = listen(config.listen, &config.shard)
+            .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+        let (control_in, control) = RingBuffer::new(8);
+        let counters = Arc::<Counters>::default();
+        controls.push((control_in, counters.clone()));
+        seeds.push(Seed {
+            id,
+            manifest: manifest.clone(),
+            config: config.shard.clone(),
+            log_dir,
+            listener,
+            cold: cold.handle(),
+            mesh,
+            recovered,
+            active,
+            control,
+            counters,
+        });
+    }
+    let (threads, wakers) = spawn(seeds, &config.cores)?;
+    let lines = controls.into_iter().zip(wakers);
+    let lines =
+        lines.map(|((control, counters), waker)| Line { control, waker, counters }).collect();
+    Ok(Shards { data, lines, threads, _cold: cold })
+}
+
+fn recover(log_dir: &Path, manifest: &Manifest, id: ShardId) -> Result<Recovered, ServeError> {
+    let log = |source| ServeError::Log { shard: id, path: log_dir.to_owned(), source };
+    std::fs::create_dir_all(log_dir).map_err(log)?;
+    wal::create::remove_temporaries(log_dir).map_err(log)?;
+    let recovered = wal::recover(&mut DirSource::new(log_dir), manifest.node, id)
+        .map_err(|source| ServeError::Recovery { shard: id, source })?;
+    if let Some(torn) = &recovered.torn {
+        info!(
+            shard = id.0,
+            ?torn,
+            "the last write was cut off by the crash; nothing of it was acknowledged"
+        );
+    }
+    for damage in &recovered.damage {
+        warn!(
+            shard = id.0,
+            ?damage,
+            "the log is damaged here; its messages are announced as missing"
+        );
+    }
+    if !recovered.damage.is_empty() {
+        let kept = wal::quarantine(log_dir, &recovered.damage).map_err(log)?;
+        warn!(shard = id.0, ?kept, "damaged segments were kept for you");
+    }
+    wal::create::remove_segments(log_dir, &recovered.unused).map_err(log)?;
+    // Files that cannot be used go when retention has passed them; quarantine keeps a link.
+    let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
+    let passed: Vec<_> = recovered.unusable.iter().copied().filter(|n| *n < oldest).collect();
+    wal::create::remove_segments(log_dir, &passed).map_err(log)?;
+    for segment in &recovered.segments {
+        wal::create::truncate_sealed(log_dir, segment.number, segment.bytes_used).map_err(log)?;
+    }
+    Ok(recovered)
+}
+
+/// New epochs for whoever may have lost messages, durable before anyone is told.
+fn raise_epochs(
+    data: &mut DataDir,
+    mut manifest: Manifest,
+    recovered: &[Recovered],
+) -> Result<Manifest, ServeError> {
+    let damaged = recovered.iter().any(|log| !log.damage.is_empty());
+    let highest = recovered.iter().map(|log| log.max_epoch).max().unwrap_or_default();
+    let epoch = manifest.starts.max(Epoch(highest.0 + u32::from(highest >= manifest.starts)));
+    let all = if damaged { epoch } else { manifest.epoch_floor };
+    let memory = if manifest.clean { manifest.memory_epoch_floor } else { epoch };
+    if all != manifest.epoch_floor || memory != manifest.memory_epoch_floor {
+        data.raise_epoch_floors(all, memory)?;
+    }
+    manifest.epoch_floor = all;
+    manifest.memory_epoch_floor = memory;
+    Ok(manifest)
+}
+
+fn first_segment(
+    log_dir: &Path,
+    manifest: &Manifest,
+    shard: ShardId,
+    recovered: &Recovered,
+    config: &ShardConfig,
+) -> io::Result<Active> {
+    let number = SegmentNumber(recovered.next_segment.0.max(1));
+    let salt = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
+    let bytes = config.segment_bytes.max(SEGMENT_BYTES_MIN);
+    let created_ms = unix_ms();
+    let header = SegmentHeader { node: manifest.node, shard, number, salt, bytes, created_ms };
+    wal::create::create_segment_blocking(log_dir, &header, bytes)?;
+    Ok(Active { number, salt })
+}
+
+/// The first block of a segment that the cold executor creates.
+fn segment_header(node: NodeId, shard: ShardId, job: &Job) -> [u8; LOG_BLOCK] {
+    match job {
+        Job::CreateSegment { number, salt, bytes } => SegmentHeader {
+            node,
+            shard,
+            number: *number,
+            salt: *salt,
+            bytes: *bytes,
+            created_ms: unix_ms(),
+        }
+        .encode(),
+        Job::RemoveSegments { .. } => [0; LOG_BLOCK],
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// SO_REUSEPORT would let a second server share the port silently.
+fn probe_port(address: SocketAddr) -> Result<(), ServeError> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+    socket
+        .and_then(|socket| {
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(1)
+        })
+        .map_err(|source| ServeError::Listen { address, source })
+}
+
+fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit these.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(config.socket_send_buffer as usize)?;
+    socket.bind(&address.into())?;
+    // The kernel caps it at net.core.somaxconn.
+    socket.listen(i32::MAX)?;
+    Ok(socket.into())
+}
+
+/// What a shard's thread says once its ring is made.
+type Report = (ShardId, Result<(OwnedFd, Waker), DriverError>);
+
+fn spawn(
+    seeds: Vec<Seed>,
+    cores: &[usize],
+) -> Result<(Vec<ExecutorJoinHandle<bool>>, Vec<Waker>), ServeError> {
+    let ready = Arc::new(Barrier::new(seeds.len()));
+    let (report, reports) = mpsc::channel::<Report>();
+    let mut threads = Vec::new();
+    let mut fds_to = Vec::new();
+    let count = seeds.len();
+    for (seed, &core) in seeds.into_iter().zip(cores) {
+        let (fds_in, fds) = mpsc::channel::<Vec<OwnedFd>>();
+        fds_to.push(fds_in);
+        let (id, report, ready) = (seed.id, report.clone(), ready.clone());
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
+            .name(&format!("fanfare-{}", id.0))
+            .ring_depth(16)
+            .io_memory(1 << 16)
+            .spawn(move || async move { run(seed, &report, &fds, &ready) })
+            .map_err(|error| ServeError::Thread { shard: id, core, reason: error.to_string() })?;
+        threads.push(thread);
+    }
+    drop(report);
+    let mut made = Vec::new();
+    for (id, result) in reports.iter().take(count) {
+        let (fd, waker) = result.map_err(|source| ServeError::Driver { shard: id, source })?;
+        made.push((id, fd, waker));
+    }
+    made.sort_by_key(|(id, _, _)| *id);
+    for fds in fds_to {
+        let copies = made.iter().map(|(_, fd, _)| fd.try_clone()).collect::<io::Result<_>>();
+        let copies = copies.map_err(|source| ServeError::Driver {
+            shard: ShardId(0),
+            source: DriverError::Files(source),
+        })?;
+        let _ = fds.send(copies);
+    }
+    Ok((threads, made.into_iter().map(|(_, _, waker)| waker).collect()))
+}
+
+/// A shard's whole life on its thread; whether its log holds all that was accepted.
+fn run(
+    seed: Seed,
+    report: &mpsc::Sender<Report>,
+    fds: &mpsc::Receiver<Vec<OwnedFd>>,
+    ready: &Barrier,
+) -> bool {
+    let id = seed.id;
+    let (node, shard) = (seed.manifest.node, id);
+    let driver = Driver::new(DriverConfig {
+        shard,
+        segment_header: Arc::new(move |job| segment_header(node, shard, job)),
+        listener: seed.listener,
+        connections_max: seed.config.connections_max,
+        recv_buffers: seed.config.recv_buffers,
+        recv_buffer_bytes: seed.config.recv_buffer_bytes,
+        log_dir: seed.log_dir,
+        cold: seed.cold,
+    });
+    let driver = driver.and_then(|driver| {
+        let fd = driver.ring_fd().map_err(DriverError::Files)?;
+        Ok((driver, fd))
+    });
+    let (mut driver, fd) = match driver {
+        Ok(made) => made,
+        Err(error) => {
+            let _ = report.send((id, Err(error)));
+            return false;
+        }
+    };
+    let _ = report.send((id, Ok((fd, driver.waker()))));
+    // The sender goes away without a word if another shard could not start.
+    let Ok(peers) = fds.recv() else { return false };
+    driver.set_peers(peers);
+    let mut shard = Shard::new(ShardParts {
+        id,
+        node: seed.manifest.node,
+        shards: seed.manifest.shards,
+        hash_seed: seed.manifest.hash_seed,
+        start: seed.manifest.starts,
+        epoch_floor: seed.manifest.epoch_floor,
+        memory_epoch_floor: seed.manifest.memory_epoch_floor,
+        config: seed.config,
+        counters: seed.counters,
+        mesh: seed.mesh,
+        recovered: seed.recovered,
+        active: seed.active,
+        control: seed.control,
+        now: driver.now(),
+    });
+    ready.wait();
+    while shard.turn(&mut driver) == Turn::Continue {}
+    shard.is_clean()
+}
+
+impl Shards {
+    /// Asks every shard to stop in good order.
+    pub fn drain(&mut self) {
+        for line in &mut self.lines {
+            let _ = line.control.push(Control::Drain);
+            line.waker.wake();
+        }
+    }
+
+    /// The figures of all shards together.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.lines.iter().fold(Figures::default(), |sum, line| sum.plus(&line.counters.load()))
+    }
+
+    /// Waits until every shard has stopped, then notes in the manifest that the stop was
+    /// clean. Returns the last figures and whether it was.
+    ///
+    /// # Errors
+    /// The manifest cannot be written.
+    pub fn join(mut self) -> Result<(Figures, bool), ServeError> {
+        let mut clean = true;
+        for thread in self.threads.drain(..) {
+            clean &= thread.join().unwrap_or(false);
+        }
+        if clean {
+            self.data.mark_clean()?;
+        }
+        Ok((self.figures(), clean))
+    }
+}

@@ -1,0 +1,256 @@
+//! Members behind the tail read from the owner's log: one chunk at a time, shared by all
+//! members of a shard at the same place.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tracing::warn;
+
+use super::conn::Membership;
+use super::{Io, Shard};
+use crate::fanout::Segment;
+use crate::group::{Chunk, ChunkWait, Lag, Role};
+use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
+use crate::mesh::{Announced, History, Message};
+use crate::position::{Epoch, Handle, SegmentNumber, Seq, ShardId};
+use crate::ring::LogBuf;
+use crate::wal::{self, Resume};
+use crate::wire::GapReason;
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Reads of one shard in flight.
+const READS_MAX: usize = 4;
+
+/// A chunk that someone waits for.
+#[derive(Clone, Debug)]
+struct Read {
+    shard: ShardId,
+    handle: Handle,
+    from: Seq,
+    /// What was found missing so far.
+    gap: Option<(Seq, Seq, GapReason)>,
+    segment: SegmentNumber,
+    offset: u64,
+}
+
+/// History that is being read by this shard, and members that want some.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// Local members that fell behind and have not asked yet.
+    pub wanted: Vec<Membership>,
+    asked: VecDeque<(ShardId, Handle, Seq)>,
+    in_flight: Vec<(u64, Read)>,
+    done: Vec<(u64, Result<LogBuf, i32>)>,
+    next_token: u64,
+}
+
+impl Reads {
+    /// A shard, perhaps this one, needs history of an owned group.
+    pub fn ask(&mut self, shard: ShardId, handle: Handle, from: Seq) {
+        self.asked.push_back((shard, handle, from));
+    }
+
+    /// Whether nobody waits for the disk.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_empty() && self.asked.is_empty() && self.in_flight.is_empty()
+    }
+}
+
+impl Shard {
+    /// Stage 8: members that fell behind ask the owner; the owner reads.
+    pub(super) fn read_history(&mut self, io: &mut impl Io) {
+        for membership in std::mem::take(&mut self.reads.wanted) {
+            self.want(membership);
+        }
+        for (token, result) in std::mem::take(&mut self.reads.done) {
+            if let Some(at) = self.reads.in_flight.iter().position(|(t, _)| *t == token) {
+                let (_, read) = self.reads.in_flight.swap_remove(at);
+                self.read_done(read, result, io);
+            }
+        }
+        while self.reads.in_flight.len() < READS_MAX
+            && let Some((shard, handle, from)) = self.reads.asked.pop_front()
+        {
+            self.begin_read(shard, handle, from, io);
+        }
+    }
+
+    /// A member needs what follows its cursor. Members at the same place share one read.
+    fn want(&mut self, membership: Membership) {
+        let Some(group) = self.groups.get_mut(membership.group as usize) else { return };
+        let Some(member) = group.members.get(membership.member as usize) else { return };
+        let from = member.sent.next();
+        if let Some(wait) = group.reads.iter_mut().find(|wait| wait.from == from) {
+            wait.members.push(membership.member);
+            return;
+        }
+        group.reads.push(ChunkWait { from, members: vec![membership.member] });
+        let handle = group.handle;
+        match group.role {
+            Role::Owner(_) => self.reads.ask(self.id, handle, from),
+            Role::Replica { owner } => self.tell(owner, Message::Read { handle, from }),
+        }
+    }
+
+    fn begin_read(&mut self, shard: ShardId, handle: Handle, from: Seq, io: &mut impl Io) {
+        let Some(&key) = self.by_handle.get(&handle) else { return };
+        let group = &mut self.groups[key as usize];
+        let Some(sequencer) = group.sequencer() else { return };
+        let first = sequencer.first_kept;
+        let gap = (from < first).then(|| (from, Seq(first.0 - 1), GapReason::Retention));
+        let from = from.max(first);
+        let at = sequencer.index.find(from).filter(|_| from <= sequencer.synced);
+        let mut read =
+            Read { shard, handle, from, gap, segment: SegmentNumber(0), offset: LOG_BLOCK as u64 };
+        let Some(at) = at else { return self.answer(&read, None) };
+        (read.segment, read.offset) = (at.segment, at.offset);
+        self.submit_read(read, CHUNK_BYTES, io);
+    }
+
+    /// Reads on, in the next segment if this one has ended.
+    fn submit_read(&mut self, mut read: Read, len: usize, io: &mut impl Io) {
+        loop {
+            if let Some((_, end)) = self.log.readable(read.segment)
+                && read.offset < end
+            {
+                let len = len.min((end - read.offset) as usize);
+                let token = self.reads.next_token;
+                self.reads.next_token += 1;
+                self.figures.catch_up_reads += 1;
+                io.read_log(token, read.segment, read.offset, len);
+                self.reads.in_flight.push((token, read));
+                return;
+            }
+            match self.log.segment_after(read.segment) {
+                Some(next) => (read.segment, read.offset) = (next, LOG_BLOCK as u64),
+                None => return self.missing(read),
+            }
+        }
+    }
+
+    pub(super) fn history_read(&mut self, token: u64, result: Result<LogBuf, i32>) {
+        self.reads.done.push((token, result));
+    }
+
+    fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>, io: &mut impl Io) {
+        let Some((salt, end)) = self.log.readable(read.segment) else {
+            // Retention took the segment while it was read. Whoever asked waits for an answer
+            // to the place it asked for, which a gap may have moved.
+            let asked = read.gap.map_or(read.from, |(from, _, _)| from);
+            return self.begin_read(read.shard, read.handle, asked, io);
+        };
+        let buf = match result {
+            Ok(buf) => buf,
+            Err(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                warn!(shard = self.id.0, segment = read.segment.0, %error, "history cannot be read");
+                return self.skip_segment(read, io);
+            }
+        };
+        if buf.is_empty() {
+            return self.skip_segment(read, io);
+        }
+        let found =
+            wal::collect(buf.as_slice(), read.offset, salt, read.handle, read.from, CHUNK_BYTES);
+        if !found.frames.is_empty() {
+            return self.answer(&read, Some(found));
+        }
+        let mut len = CHUNK_BYTES;
+        match found.end {
+            Resume::NextAt { offset } => read.offset = offset,
+            Resume::NeedBytes { offset, need } => {
+                let whole = need <= COMMIT_BYTES_MAX && offset + need as u64 <= end;
+                if !whole || (offset == read.offset && need <= buf.len()) {
+                    return self.skip_segment(read, io);
+                }
+                read.offset = offset;
+                len = need.max(CHUNK_BYTES);
+            }
+            Resume::SegmentEnd => return self.skip_segment(read, io),
+            Resume::Hole { offset, next } => {
+                widen(&mut read, next);
+                read.offset = offset;
+            }
+            Resume::Bad { skip_to, .. } => {
+                warn!(
+                    shard = self.id.0,
+                    segment = read.segment.0,
+                    offset = read.offset,
+                    "damaged commit in history; members get GAP"
+                );
+                read.offset = skip_to;
+            }
+        }
+        self.submit_read(read, len, io);
+    }
+
+    fn skip_segment(&mut self, mut read: Read, io: &mut impl Io) {
+        match self.log.segment_after(read.segment) {
+            Some(next) => {
+                (read.segment, read.offset) = (next, LOG_BLOCK as u64);
+                self.submit_read(read, CHUNK_BYTES, io);
+            }
+            None => self.missing(read),
+        }
+    }
+
+    /// The log ends without the message: what it should hold up to its end is gone.
+    fn missing(&mut self, mut read: Read) {
+        let synced = self.by_handle.get(&read.handle).and_then(|&key| {
+            self.groups[key as usize].sequencer().map(|sequencer| sequencer.synced)
+        });
+        if let Some(synced) = synced
+            && read.from <= synced
+        {
+            widen(&mut read, synced.next());
+        }
+        self.answer(&read, None);
+    }
+
+    fn answer(&mut self, read: &Read, found: Option<wal::Collected>) {
+        let epoch = found.as_ref().map_or(Epoch(0), |found| found.epoch);
+        let asked = read.gap.map_or(read.from, |(from, _, _)| from);
+        let segment =
+            found.map(|f| Announced { bytes: f.frames.into(), first: f.first, last: f.last });
+        let history = History { handle: read.handle, from: asked, gap: read.gap, epoch, segment };
+        if read.shard == self.id {
+            self.history_arrived(history);
+        } else {
+            self.tell(read.shard, Message::History(history));
+        }
+    }
+
+    /// A chunk is here: everyone who waited for it goes on.
+    pub(super) fn history_arrived(&mut self, history: History) {
+        let History { handle, from, gap, epoch, segment } = history;
+        let Some(&key) = self.by_handle.get(&handle) else { return };
+        let group = &mut self.groups[key as usize];
+        let Some(at) = group.reads.iter().position(|wait| wait.from == from) else { return };
+        let waiting = group.reads.swap_remove(at).members;
+        let segment = segment.map(|s| Segment::new(s.bytes, s.first, s.last, &self.pins));
+        if let Some(segment) = &segment {
+            // It is in no tail: only unfinished writes hold it.
+            segment.mark_evicted();
+        }
+        let chunk = Rc::new(Chunk { gap, epoch, segment });
+        for key_of_member in waiting {
+            let group = &mut self.groups[key as usize];
+            let Some(member) = group.members.get_mut(key_of_member as usize) else { continue };
+            if !matches!(member.lag, Lag::Waiting) || member.sent.next() != from {
+                continue;
+            }
+            member.lag = Lag::Ready(chunk.clone());
+            let slot = member.conn;
+            self.mark_dirty(Membership { group: key, member: key_of_member });
+            self.make_ready(slot);
+        }
+    }
+}
+
+/// Extends what is missing up to before `next`.
+fn widen(read: &mut Read, next: Seq) {
+    let from = read.gap.map_or(read.from, |(from, _, _)| from);
+    read.gap = Some((from, Seq(next.0 - 1), GapReason::Damaged));
+    read.from = next;
+}

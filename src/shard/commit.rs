@@ -1,0 +1,213 @@
+//! Stage 4: everything that was staged goes to disk as one commit. At most one write is in
+//! flight; what arrives meanwhile is staged for the next (group commit).
+
+use tracing::{error, info, warn};
+
+use super::inbox::Origin;
+use super::{Io, Job, Shard};
+use crate::fanout::{Segment, SegmentRef};
+use crate::group::Group;
+use crate::position::{CommitNumber, Nanos, Seq};
+use crate::ring::LogBuf;
+use crate::wal::{self, LogPos, Room};
+use crate::wire::{ErrorCode, Published};
+
+/// How long after a full disk the next segment is tried again.
+const STORAGE_RETRY_MS: u64 = 1_000;
+
+/// The answer to a publish, held back until its message reached its level.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    pub origin: Origin,
+    pub published: Published,
+}
+
+/// Consecutive messages of one group in one commit.
+#[derive(Debug)]
+pub struct Run {
+    pub group: u32,
+    pub segment: SegmentRef,
+    pub count: u32,
+    pub metas: Vec<u8>,
+    pub has_memory: bool,
+    /// Members have not seen it yet; they will when it is on disk.
+    pub waits: bool,
+}
+
+/// The commit that is being filled.
+#[derive(Debug, Default)]
+pub struct Filling {
+    /// Groups with staged messages.
+    pub groups: Vec<u32>,
+    /// What is no longer staged because it was published early.
+    pub runs: Vec<Run>,
+    /// Answers that wait for the disk.
+    pub replies: Vec<Reply>,
+    /// Answers to messages that are published in this turn.
+    pub early_replies: Vec<Reply>,
+    /// Encoded bytes staged.
+    pub staged_bytes: usize,
+}
+
+/// The commit that is on its way to the disk.
+#[derive(Debug)]
+pub struct Commit {
+    pub number: CommitNumber,
+    pub at: LogPos,
+    pub runs: Vec<Run>,
+    pub replies: Vec<Reply>,
+    /// It is on disk and may be published.
+    pub synced: bool,
+}
+
+impl Shard {
+    /// Turns what a group has staged into a segment.
+    pub(super) fn freeze(&mut self, key: u32) -> Option<Run> {
+        let staged = &mut self.groups[key as usize].sequencer()?.staged;
+        if staged.count == 0 {
+            return None;
+        }
+        let last = Seq(staged.first.0 + u64::from(staged.count) - 1);
+        let run = Run {
+            group: key,
+            segment: Segment::new(staged.frames.split().freeze(), staged.first, last, &self.pins),
+            count: staged.count,
+            metas: std::mem::take(&mut staged.metas),
+            has_memory: staged.has_memory,
+            waits: staged.waits,
+        };
+        staged.count = 0;
+        staged.waits = false;
+        staged.has_memory = false;
+        Some(run)
+    }
+
+    pub(super) fn commit(&mut self, io: &mut impl Io) {
+        if self.in_flight.is_some() || self.log.is_poisoned() {
+            return;
+        }
+        if self.filling.groups.is_empty() && self.filling.runs.is_empty() {
+            return;
+        }
+        for key in std::mem::take(&mut self.filling.groups) {
+            if let Some(run) = self.freeze(key) {
+                if run.waits
+                    && let Some(sequencer) = self.groups[key as usize].sequencer()
+                {
+                    sequencer.unsynced_durable += 1;
+                }
+                self.filling.runs.push(run);
+            }
+        }
+        let groups = &self.groups;
+        let runs = self.filling.runs.iter().map(|run| log_run(&groups[run.group as usize], run));
+        let runs: Vec<wal::Run<'_>> = runs.collect();
+        let len = wal::commit_len(runs.iter());
+        let before = self.log.active();
+        let Room::At(at) = self.log.room(len) else {
+            return self.prepare_segment(io);
+        };
+        if at.segment != before {
+            self.retention_at = Some(io.now());
+        }
+        let (number, salt, mut buf) = self.log.begin();
+        wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
+        debug_assert_eq!(buf.len(), len);
+        io.write_log(at.segment, at.offset, buf);
+        self.log.started(len, self.stamp.millis());
+        self.figures.commit_bytes += len as u64;
+        self.filling.staged_bytes = 0;
+        let runs = std::mem::take(&mut self.filling.runs);
+        let replies = std::mem::take(&mut self.filling.replies);
+        self.in_flight = Some(Commit { number, at, runs, replies, synced: false });
+        self.prepare_segment(io);
+    }
+
+    /// The log write ended: on disk, or never again anything from this log.
+    pub(super) fn log_written(&mut self, result: Result<(), i32>, buf: LogBuf) {
+        self.log.finished(result.is_ok(), buf);
+        match result {
+            Ok(()) => {
+                self.figures.commits += 1;
+                if let Some(commit) = &mut self.in_flight {
+                    commit.synced = true;
+                }
+            }
+            Err(errno) => self.poison(errno),
+        }
+    }
+
+    /// Nobody may learn of what was in flight: whether it is on disk is known only to
+    /// recovery. What was not handed to the disk is refused for certain.
+    fn poison(&mut self, errno: i32) {
+        error!(
+            shard = self.id.0,
+            commit = self.log.appended().0,
+            error = %std::io::Error::from_raw_os_error(errno),
+            "log write failed; this shard accepts no more messages until the server is restarted"
+        );
+        if let Some(commit) = self.in_flight.take() {
+            for reply in commit.replies {
+                self.refuse_publish(reply.origin, ErrorCode::Indeterminate, 0);
+            }
+        }
+        for reply in std::mem::take(&mut self.filling.replies) {
+            self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
+        }
+        while let Some((header, _, payload)) = self.inbox.front() {
+            let bytes = payload.len() as u64;
+            self.inbox.pop();
+            self.give_credit(header.origin.shard, bytes);
+            self.refuse_publish(header.origin, ErrorCode::StorageFailed, 0);
+        }
+    }
+
+    /// Has the next segment created ahead of its use.
+    pub(super) fn prepare_segment(&mut self, io: &mut impl Io) {
+        if self.storage_retry_at.is_some_and(|at| at > io.now()) {
+            return;
+        }
+        if let Some((number, bytes)) = self.log.wants_segment() {
+            let salt = io.random();
+            io.start_job(Job::CreateSegment { number, salt, bytes });
+        }
+    }
+
+    pub(super) fn job_done(&mut self, job: Job, result: Result<(), i32>, now: Nanos) {
+        let failure = result.err().map(std::io::Error::from_raw_os_error);
+        match job {
+            Job::CreateSegment { number, salt, .. } => {
+                let was_full = self.log.is_full();
+                self.log.segment_created(number, salt, failure.is_none());
+                self.storage_retry_at = None;
+                if let Some(error) = failure {
+                    self.storage_retry_at = Some(now.plus_ms(STORAGE_RETRY_MS));
+                    if !was_full {
+                        error!(shard = self.id.0, segment = number.0, %error,
+                            "no room for the next log segment; publishes get STORAGE_FULL until there is");
+                    }
+                } else if was_full {
+                    info!(shard = self.id.0, segment = number.0, "there is room for the log again");
+                }
+            }
+            Job::RemoveSegments { numbers } => {
+                if let Some(error) = failure {
+                    warn!(shard = self.id.0, ?numbers, %error, "old segments could not be removed");
+                }
+            }
+        }
+    }
+}
+
+fn log_run<'a>(group: &'a Group, run: &'a Run) -> wal::Run<'a> {
+    wal::Run {
+        handle: group.handle,
+        epoch: group.epoch,
+        group: &group.name,
+        first: run.segment.first(),
+        count: run.count,
+        has_memory: run.has_memory,
+        metas: &run.metas,
+        frames: run.segment.bytes(),
+    }
+}

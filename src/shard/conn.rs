@@ -1,0 +1,96 @@
+//! A connection: what is known of the peer, its unfinished frame, its control queue and the
+//! groups that have something for it.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::ConnId;
+use crate::position::{MemberId, Nanos, ProducerId};
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnState {
+    /// The magic has not come.
+    Opening,
+    /// The magic came, HELLO did not.
+    Greeting,
+    /// HELLO was accepted.
+    Open,
+    /// A last frame is on its way out; what the peer sends is dropped.
+    Closing,
+}
+
+/// A membership of a connection: keys of the group and of the member in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Key of the group on this shard.
+    pub group: u32,
+    /// Key of the member in the group.
+    pub member: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Its name to the driver.
+    pub id: ConnId,
+    /// Where it stands.
+    pub state: ConnState,
+    /// A write is in flight.
+    pub in_flight: bool,
+    /// It is in the run queue.
+    pub queued: bool,
+    /// Reading was asked to stop.
+    pub paused: bool,
+    /// Reading has stopped.
+    pub recv_off: bool,
+    /// Its publishes found the inbox full.
+    pub throttled: bool,
+    /// Identity of the member; empty before HELLO.
+    pub member: MemberId,
+    /// Identity under which it publishes.
+    pub producer: ProducerId,
+    /// Start of a frame whose end has not come.
+    pub partial: Vec<u8>,
+    /// Control frames that wait for the next write.
+    pub control: Vec<u8>,
+    /// The groups it is in.
+    pub memberships: SmallVec<[Membership; 1]>,
+    /// Memberships that have something to send, served in turn.
+    pub dirty: VecDeque<Membership>,
+    /// When the last byte came.
+    pub heard_at: Nanos,
+    /// When the write in flight last made progress.
+    pub progress_at: Nanos,
+}
+
+impl Conn {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(id: ConnId, now: Nanos) -> Box<Self> {
+        Box::new(Self {
+            id,
+            state: ConnState::Opening,
+            in_flight: false,
+            queued: false,
+            paused: false,
+            recv_off: false,
+            throttled: false,
+            member: MemberId::default(),
+            producer: ProducerId::default(),
+            partial: Vec::new(),
+            control: Vec::new(),
+            memberships: SmallVec::new(),
+            dirty: VecDeque::new(),
+            heard_at: now,
+            progress_at: now,
+        })
+    }
+
+    /// Whether a write could be started that carries something.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.control.is_empty() || !self.dirty.is_empty()
+    }
+}

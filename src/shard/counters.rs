@@ -1,0 +1,96 @@
+//! Counters that a shard publishes and anyone may read. The shard is the only writer and
+//! stores them relaxed once per turn, so that reading costs it nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The shard's own copy: plain numbers, written on the hot path.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "documented on `Counters`, made by the same macro")]
+        pub struct Figures { $(pub $name: u64),* }
+
+        /// The published copy.
+        #[derive(Debug, Default)]
+        pub struct Counters { $($(#[$doc])* pub $name: AtomicU64),* }
+
+        impl Counters {
+            /// Publishes `figures`.
+            pub fn store(&self, figures: &Figures) {
+                $(self.$name.store(figures.$name, Ordering::Relaxed);)*
+            }
+
+            /// The figures as last published; each is right, together they may be a turn apart.
+            #[must_use]
+            pub fn load(&self) -> Figures {
+                Figures { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+
+        impl Figures {
+            /// Sums of this shard's and another's figures.
+            #[must_use]
+            pub fn plus(&self, other: &Self) -> Self {
+                Self { $($name: self.$name + other.$name),* }
+            }
+
+            /// Name and value of each figure, for whoever prints or exports them.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns of the shard.
+    turns,
+    /// Connections open now.
+    connections,
+    /// Memberships of this shard's connections now.
+    members,
+    /// Groups in memory now, replicas included.
+    groups,
+    /// Messages sequenced.
+    messages,
+    /// Publishes that were refused.
+    refused,
+    /// Messages handed to sockets, once per member.
+    deliveries,
+    /// Socket writes started.
+    writes,
+    /// Bytes in those writes.
+    write_bytes,
+    /// Commits on disk.
+    commits,
+    /// Bytes of those commits, padding included.
+    commit_bytes,
+    /// Number of the last commit handed to the disk.
+    wal_appended,
+    /// Number of the last commit that is on disk.
+    wal_synced,
+    /// Bytes of all tails now.
+    tail_bytes,
+    /// Bytes held only by unfinished writes now.
+    pinned_bytes,
+    /// Bytes of unfinished frames now.
+    partial_bytes,
+    /// Bytes of publishes that wait now, forwarded ones included.
+    inbox_bytes,
+    /// Members that are served from the log now.
+    catch_up_members,
+    /// Chunks read for them.
+    catch_up_reads,
+    /// GAP frames sent.
+    gaps,
+    /// Connections closed for not reading.
+    stalled,
+    /// Connections closed for silence.
+    silent,
+    /// Times a publisher was not read because the inbox was full.
+    throttled,
+    /// Batches pushed to other shards.
+    mesh_batches,
+    /// Times a ring to another shard was full.
+    mesh_full,
+}

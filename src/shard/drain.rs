@@ -1,0 +1,107 @@
+//! Stopping in good order: accept nothing more, finish what was accepted, tell everyone.
+
+use super::conn::ConnState;
+use super::{Io, Shard, Turn};
+use crate::position::Nanos;
+use crate::wire;
+
+/// How often a draining shard looks whether the others are done.
+const LOOK_MS: u64 = 5;
+
+/// Orders of the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Stop in good order.
+    Drain,
+}
+
+/// A drain that is under way.
+#[derive(Debug)]
+pub struct Drain {
+    /// When connections are closed whatever they still wait for.
+    deadline: Nanos,
+    /// When to look again.
+    pub look_at: Nanos,
+    /// This shard said that it has nothing left.
+    said_drained: bool,
+}
+
+impl Shard {
+    /// Whether everything this shard ever acknowledged is in its log.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        !self.log.is_poisoned() && self.log_is_idle()
+    }
+
+    fn log_is_idle(&self) -> bool {
+        let filling = &self.filling;
+        self.in_flight.is_none() && filling.groups.is_empty() && filling.runs.is_empty()
+    }
+
+    /// Last stage: whether there is another turn.
+    pub(super) fn finish(&mut self, io: &mut impl Io) -> Turn {
+        if let Ok(Control::Drain) = self.control.pop()
+            && self.drain.is_none()
+        {
+            self.begin_drain(io);
+        }
+        let now = io.now();
+        if self.drain.is_none() {
+            return Turn::Continue;
+        }
+        let idle = self.is_idle();
+        let Some(drain) = &mut self.drain else { return Turn::Continue };
+        drain.look_at = now.plus_ms(LOOK_MS);
+        let late = now >= drain.deadline;
+        if (idle || late) && !drain.said_drained {
+            drain.said_drained = true;
+            self.mesh.drained();
+        }
+        // All said so after their last push, so what they pushed can be seen here.
+        let over = self.mesh.all_drained() && self.mesh.is_quiet() && idle;
+        if !over && !late {
+            return Turn::Continue;
+        }
+        let open: Vec<_> = self.conns.iter().flatten().map(|conn| conn.id).collect();
+        for id in open {
+            self.close(id, io);
+        }
+        // Cancelled writes hold buffers until their last event.
+        io.wait(Some(now.plus_ms(LOOK_MS)), &mut self.events);
+        self.report();
+        Turn::Stopped
+    }
+
+    fn begin_drain(&mut self, io: &mut impl Io) {
+        io.stop_accepting();
+        let now = io.now();
+        let grace_ms = self.config.drain_grace_ms;
+        let open: Vec<_> = self
+            .conns
+            .iter()
+            .flatten()
+            .filter(|conn| conn.state == ConnState::Open)
+            .map(|conn| conn.id)
+            .collect();
+        // Slots spread a herd of reconnects over one ms per ten members.
+        for (n, id) in open.into_iter().enumerate() {
+            let frame = wire::Drain { grace_ms, reconnect_after_ms: 100 + n as u32 / 10 };
+            self.control(id, |out| frame.encode(out));
+        }
+        let deadline = now.plus_ms(u64::from(grace_ms));
+        self.drain = Some(Drain { deadline, look_at: now, said_drained: false });
+    }
+
+    /// Nothing that was accepted is on its way any more.
+    fn is_idle(&mut self) -> bool {
+        let log_idle = self.log.is_poisoned() || self.log_is_idle();
+        self.inbox.is_empty()
+            && self.forwarded_bytes == 0
+            && log_idle
+            && self.reads.is_idle()
+            && self.queues.ready.is_empty()
+            && self.queues.scans.is_empty()
+            && self.writes_in_flight == 0
+            && self.mesh.is_flushed()
+    }
+}

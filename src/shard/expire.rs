@@ -1,0 +1,152 @@
+//! Stage 9: what time brings. Deadlines of connections, writes that make no progress, memory
+//! held by stalled members, retention.
+
+use tracing::{debug, info};
+
+use super::conn::ConnState;
+use super::replies::Refusal;
+use super::{ConnId, Io, Job, Shard};
+use crate::position::{Nanos, Seq};
+use crate::wire::ErrorCode;
+
+/// How often sealed segments are looked at by age.
+const RETENTION_MS: u64 = 10_000;
+
+impl Shard {
+    /// When the shard must have a turn even if nothing happens.
+    pub(super) fn next_deadline(&self) -> Option<Nanos> {
+        let sealed_by_age = self.retention_at.filter(|_| self.config.retention_age_ms > 0);
+        [
+            self.wheel.deadline(),
+            self.sweep_at,
+            self.storage_retry_at,
+            sealed_by_age,
+            self.drain.as_ref().map(|drain| drain.look_at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(super) fn expire(&mut self, io: &mut impl Io) {
+        let now = io.now();
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.fire(now, &mut fired);
+        for id in fired.drain(..) {
+            self.deadline(id, now, io);
+        }
+        self.fired = fired;
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now, io);
+        }
+        self.bound_pins(io);
+        self.bound_partials();
+        if self.storage_retry_at.is_some_and(|at| at <= now) {
+            self.storage_retry_at = None;
+            self.prepare_segment(io);
+        }
+        if self.retention_at.is_some_and(|at| at <= now) {
+            self.retention_at = Some(now.plus_ms(RETENTION_MS));
+            self.prepare_segment(io);
+            self.retain(io);
+        }
+    }
+
+    /// The wheel fired for a connection: looks at its real deadline.
+    fn deadline(&mut self, id: ConnId, now: Nanos, io: &mut impl Io) {
+        let silence_ms = 2 * u64::from(self.config.heartbeat_ms);
+        let handshake_ms = u64::from(self.config.handshake_timeout_ms);
+        let Some(conn) = self.conn(id) else { return };
+        match conn.state {
+            ConnState::Closing => self.close(id, io),
+            ConnState::Opening | ConnState::Greeting => {
+                // Counted from the accept, so that a byte now and then does not help.
+                let text = "HELLO did not come in time";
+                let refusal = Refusal::new(ErrorCode::HandshakeTimeout, text).limit(handshake_ms);
+                self.refuse(id, 0, refusal);
+                self.wheel.arm(id, now.plus_ms(1_000));
+            }
+            ConnState::Open if silence_ms == 0 => {}
+            ConnState::Open => {
+                // A connection that we stopped reading cannot be heard.
+                let due = conn.heard_at.plus_ms(silence_ms);
+                if conn.paused || due > now {
+                    let at = if conn.paused { now.plus_ms(silence_ms) } else { due };
+                    return self.wheel.arm(id, at);
+                }
+                debug!(slot = id.slot, silence_ms, "member is silent, closing");
+                self.figures.silent += 1;
+                let text = "nothing was heard for twice the heartbeat time; send PING when idle";
+                let refusal = Refusal::new(ErrorCode::HeartbeatTimeout, text).limit(silence_ms);
+                self.refuse(id, 0, refusal);
+                self.wheel.arm(id, now.plus_ms(1_000));
+            }
+        }
+    }
+
+    /// Closes members whose write made no progress for too long.
+    fn sweep(&mut self, now: Nanos, io: &mut impl Io) {
+        let limit_ms = u64::from(self.config.stall_timeout_ms);
+        let stalled: Vec<_> = self
+            .conns
+            .iter()
+            .flatten()
+            .filter(|conn| conn.in_flight && conn.progress_at.plus_ms(limit_ms) <= now)
+            .map(|conn| conn.id)
+            .collect();
+        for id in stalled {
+            self.close_stalled(id, "its write made no progress", io);
+        }
+        self.sweep_at = (self.writes_in_flight > 0).then(|| now.plus_ms((limit_ms / 4).max(1)));
+    }
+
+    fn close_stalled(&mut self, id: ConnId, why: &str, io: &mut impl Io) {
+        let member = self.conn(id).map(|conn| String::from_utf8_lossy(&conn.member).into_owned());
+        info!(slot = id.slot, member, why, "closing a member that does not read");
+        self.figures.stalled += 1;
+        self.close(id, io);
+    }
+
+    /// Keeps what stalled writes hold within its bound: the oldest write goes.
+    fn bound_pins(&mut self, io: &mut impl Io) {
+        if self.pins.bytes() <= self.config.pinned_bytes_max {
+            return;
+        }
+        let oldest = self.conns.iter().flatten().filter(|conn| conn.in_flight);
+        if let Some(id) = oldest.min_by_key(|conn| conn.progress_at).map(|conn| conn.id) {
+            self.close_stalled(id, "unfinished writes hold more than pinned_bytes_max", io);
+        }
+    }
+
+    /// Keeps unfinished frames within their bound: the largest holder goes.
+    fn bound_partials(&mut self) {
+        let max = self.config.partial_bytes_max;
+        if self.figures.partial_bytes <= max {
+            return;
+        }
+        let holders = self.conns.iter().flatten().filter(|conn| conn.state != ConnState::Closing);
+        if let Some(id) = holders.max_by_key(|conn| conn.partial.len()).map(|conn| conn.id) {
+            let text = "memory for unfinished frames ran out and this connection held the most";
+            self.refuse(id, 0, Refusal::new(ErrorCode::MemoryBudget, text).limit(max));
+        }
+    }
+
+    /// Removes sealed segments that retention no longer keeps, and forgets what was in them.
+    fn retain(&mut self, io: &mut impl Io) {
+        let config = &self.config;
+        let numbers =
+            self.log.expire(config.retention_bytes, config.retention_age_ms, io.wall_ms());
+        if numbers.is_empty() {
+            return;
+        }
+        let oldest = self.log.oldest();
+        for (_, group) in &mut self.groups {
+            if let Some(sequencer) = group.sequencer() {
+                sequencer.index.forget_before(oldest);
+                let synced = sequencer.synced;
+                sequencer.first_kept = sequencer.index.first().unwrap_or(Seq(synced.0 + 1));
+            }
+        }
+        io.start_job(Job::RemoveSegments { numbers });
+    }
+}

@@ -1,0 +1,94 @@
+//! Publishes that wait to be sequenced: one arena for their bytes, no allocation per message.
+
+use std::collections::VecDeque;
+
+use super::ConnId;
+use crate::position::{Level, ProducerId, ShardId};
+
+/// Who published, and is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard that owns the connection.
+    pub shard: ShardId,
+    /// The connection.
+    pub conn: ConnId,
+    /// The request of the PUBLISH.
+    pub request: u32,
+}
+
+/// What is known of a publish beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Who is answered.
+    pub origin: Origin,
+    /// Key of the group on this shard.
+    pub group: usize,
+    /// Level asked for.
+    pub level: Level,
+    /// Identity of the publisher.
+    pub producer: ProducerId,
+    /// The publisher's own number.
+    pub producer_seq: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    header: Header,
+    sender_len: u32,
+    payload_len: u32,
+}
+
+/// Queue of publishes in the order in which they came. Bounded by whoever pushes.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    entries: VecDeque<Entry>,
+    arena: Vec<u8>,
+    consumed: usize,
+}
+
+impl Inbox {
+    /// Appends a publish.
+    pub fn push(&mut self, header: Header, sender: &[u8], payload: &[u8]) {
+        self.entries.push_back(Entry {
+            header,
+            sender_len: sender.len() as u32,
+            payload_len: payload.len() as u32,
+        });
+        self.arena.extend_from_slice(sender);
+        self.arena.extend_from_slice(payload);
+    }
+
+    /// The oldest publish: header, sender, payload.
+    #[must_use]
+    pub fn front(&self) -> Option<(Header, &[u8], &[u8])> {
+        let entry = self.entries.front()?;
+        let bytes = &self.arena[self.consumed..];
+        let (sender, rest) = bytes.split_at(entry.sender_len as usize);
+        Some((entry.header, sender, &rest[..entry.payload_len as usize]))
+    }
+
+    /// Removes the oldest publish.
+    pub fn pop(&mut self) {
+        let Some(entry) = self.entries.pop_front() else { return };
+        self.consumed += (entry.sender_len + entry.payload_len) as usize;
+        if self.entries.is_empty() {
+            self.arena.clear();
+            self.consumed = 0;
+        } else if self.consumed > (1 << 20) && self.consumed > self.arena.len() / 2 {
+            self.arena.drain(..self.consumed);
+            self.consumed = 0;
+        }
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.arena.len() - self.consumed) as u64
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

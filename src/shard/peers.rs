@@ -1,0 +1,216 @@
+//! Stage 2: what other shards said; and stage 6: what they are told.
+
+use super::inbox::{Header, Origin};
+use super::joins::Accepted;
+use super::replies::{Refusal, refusal_text};
+use super::{Io, Shard};
+use crate::fanout::Segment;
+use crate::group::Role;
+use crate::mesh::{Announced, Batch, Forward, Message, Peer};
+use crate::position::{Handle, Seq, ShardId};
+use crate::wire::ErrorCode;
+
+/// What a forwarded publish counts against the inbox beside its payload.
+pub(super) const FORWARD_OVERHEAD: u64 = 128;
+
+impl Shard {
+    /// Takes every batch that waits. It never waits for room in a ring itself, so shards
+    /// that are full of each other's messages cannot lock up. Making room in a full ring
+    /// wakes the peer that could not push.
+    pub(super) fn drain_mesh(&mut self, io: &mut impl Io) {
+        for shard in (0..self.shards).map(ShardId) {
+            while let Some(received) = self.mesh.peer(shard).and_then(Peer::receive) {
+                if received.producer_asleep {
+                    io.wake(shard);
+                }
+                self.heard(shard, received.batch);
+            }
+        }
+    }
+
+    fn heard(&mut self, from: ShardId, batch: Batch) {
+        let Batch { messages, arena } = batch;
+        let mut credit = 0;
+        for message in messages {
+            match message {
+                Message::Forward(forward) => {
+                    credit += self.take_forward(from, &forward, &arena);
+                }
+                Message::Join { conn, request, group, start } => {
+                    let admitted = match self.owned_group(&group) {
+                        Some(key) => self.admit(key, Some(from)).map(|head| (key, head)),
+                        None => Err((ErrorCode::TooManyGroups, u64::from(self.config.groups_max))),
+                    };
+                    let answer = match admitted {
+                        Ok((key, head)) => {
+                            // The peer must have everything up to head before it hears of it.
+                            self.announce(from, key);
+                            let joined = &self.groups[key as usize];
+                            let (handle, epoch) = (joined.handle, joined.epoch);
+                            Message::Joined { conn, request, group, start, handle, epoch, head }
+                        }
+                        Err((code, limit)) => {
+                            Message::JoinRefused { conn, request, group, code, limit }
+                        }
+                    };
+                    self.tell(from, answer);
+                }
+                Message::Leave { handle } => self.peer_left(from, handle),
+                Message::Joined { conn, request, group, start, handle, epoch, head } => {
+                    let Some(&key) = self.by_name.get(&group) else { continue };
+                    let replica = &mut self.groups[key as usize];
+                    if replica.handle != handle {
+                        replica.handle = handle;
+                        replica.epoch = epoch;
+                        replica.published = head;
+                        self.by_handle.insert(handle, key);
+                    }
+                    replica.pending_joins -= 1;
+                    self.add_member(conn, key, Accepted { request, start, head });
+                }
+                Message::JoinRefused { conn, request, group, code, limit } => {
+                    if let Some(&key) = self.by_name.get(&group) {
+                        let replica = &mut self.groups[key as usize];
+                        replica.pending_joins -= 1;
+                        if replica.members.is_empty() && replica.pending_joins == 0 {
+                            self.forget_group(key);
+                        }
+                    }
+                    let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
+                    self.refuse(conn, request, refusal.field(&group));
+                }
+                Message::Credit { bytes } => self.forwarded_bytes -= bytes,
+                Message::Published { conn, published } => {
+                    self.control(conn, |out| published.encode(out));
+                }
+                Message::PublishRefused { conn, request, code, limit } => {
+                    self.figures.refused += 1;
+                    let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
+                    self.refuse(conn, request, refusal);
+                }
+                Message::Announce { handle, segments, published } => {
+                    self.announced(handle, segments, published);
+                }
+                Message::Read { handle, from: seq } => self.reads.ask(from, handle, seq),
+                Message::History(history) => self.history_arrived(history),
+            }
+        }
+        if credit > 0 {
+            self.tell(from, Message::Credit { bytes: credit });
+        }
+    }
+
+    pub(super) fn tell(&mut self, shard: ShardId, message: Message) {
+        if let Some(peer) = self.mesh.peer(shard) {
+            peer.tell(message);
+        }
+    }
+
+    /// Puts a forwarded publish into the inbox. Returns the bytes to give credit for at once;
+    /// the rest is given when it leaves the inbox.
+    fn take_forward(&mut self, from: ShardId, forward: &Forward, arena: &[u8]) -> u64 {
+        let bytes = |range: &std::ops::Range<u32>| &arena[range.start as usize..range.end as usize];
+        let (name, payload) = (bytes(&forward.group), bytes(&forward.payload));
+        let origin = Origin { shard: from, conn: forward.conn, request: forward.request };
+        if let Err((code, limit)) = self.may_publish() {
+            self.refuse_publish(origin, code, limit);
+            return FORWARD_OVERHEAD + payload.len() as u64;
+        }
+        let Some(group) = self.owned_group(name) else {
+            self.refuse_publish(
+                origin,
+                ErrorCode::TooManyGroups,
+                u64::from(self.config.groups_max),
+            );
+            return FORWARD_OVERHEAD + payload.len() as u64;
+        };
+        let header = Header {
+            origin,
+            group: group as usize,
+            level: forward.level,
+            producer: forward.producer,
+            producer_seq: forward.producer_seq,
+        };
+        self.inbox.push(header, bytes(&forward.sender), payload);
+        0
+    }
+
+    fn peer_left(&mut self, from: ShardId, handle: Handle) {
+        let Some(&key) = self.by_handle.get(&handle) else { return };
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
+        if let Some(at) = sequencer.peers.iter().position(|peer| peer.shard == from) {
+            sequencer.peers[at].members -= 1;
+            if sequencer.peers[at].members == 0 {
+                sequencer.peers.swap_remove(at);
+            }
+        }
+        self.count_out(key);
+    }
+
+    /// The tail of a foreign group moved: the replica takes the owner's very bytes.
+    fn announced(&mut self, handle: Handle, segments: Vec<Announced>, published: Seq) {
+        let Some(&key) = self.by_handle.get(&handle) else { return };
+        let group = &mut self.groups[key as usize];
+        let before = segments.first().map_or(published, |first| Seq(first.first.0 - 1));
+        if before != group.published {
+            // The owner's tail moved on before this shard was told; members get the rest
+            // from the log.
+            self.tail_bytes -= group.tail.break_off();
+            group.published = before;
+            self.queue_scan(key);
+        }
+        for segment in segments {
+            let segment = Segment::new(segment.bytes, segment.first, segment.last, &self.pins);
+            self.push_tail(key, segment);
+        }
+    }
+
+    /// Stage 6: for every peer with room in its ring, the segments since its cursor in every
+    /// group that moved, and what else waits for it, as one batch.
+    pub(super) fn tell_peers(&mut self, io: &mut impl Io) {
+        for shard in (0..self.shards).map(ShardId) {
+            let Some(peer) = self.mesh.peer(shard) else { continue };
+            if !peer.has_output() {
+                continue;
+            }
+            if !peer.has_room() {
+                self.figures.mesh_full += 1;
+                continue;
+            }
+            let dirty = std::mem::take(&mut peer.dirty);
+            for &key in &dirty {
+                self.announce(shard, key);
+            }
+            if let Some(peer) = self.mesh.peer(shard) {
+                let mut dirty = dirty;
+                dirty.clear();
+                peer.dirty = dirty;
+                self.figures.mesh_batches += 1;
+                if peer.flush() == Some(true) {
+                    io.wake(shard);
+                }
+            }
+        }
+    }
+
+    /// Tells a peer of every segment of an owned group since its cursor.
+    fn announce(&mut self, shard: ShardId, key: u32) {
+        let Some(group) = self.groups.get_mut(key as usize) else { return };
+        let (handle, tail) = (group.handle, &group.tail);
+        let Role::Owner(sequencer) = &mut group.role else { return };
+        let Some(cursor) = sequencer.peers.iter_mut().find(|peer| peer.shard == shard) else {
+            return;
+        };
+        cursor.dirty = false;
+        let segments: Vec<_> = (cursor.next.max(tail.base())..tail.end())
+            .filter_map(|ordinal| tail.get(ordinal))
+            .map(|s| Announced { bytes: s.bytes().clone(), first: s.first(), last: s.last() })
+            .collect();
+        let moved = cursor.next != tail.end();
+        cursor.next = tail.end();
+        let published = group.published;
+        if moved {
+            self.tell(shard, Message::Announce { handle, segments, published });
+        }
+    }
+}

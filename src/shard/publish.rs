@@ -1,0 +1,132 @@
+//! Stage 5: what reached its level becomes visible. Tails move, replies are released.
+
+use super::Shard;
+use super::commit::{Reply, Run};
+use crate::fanout::SegmentRef;
+use crate::group::Role;
+use crate::mesh::Message;
+
+impl Shard {
+    /// Publishes the commit that is on disk, if one came back in this turn.
+    pub(super) fn publish(&mut self) {
+        if !self.in_flight.as_ref().is_some_and(|commit| commit.synced) {
+            return;
+        }
+        let Some(commit) = self.in_flight.take() else { return };
+        debug_assert_eq!(commit.number, self.log.synced());
+        for run in commit.runs {
+            let group = &mut self.groups[run.group as usize];
+            if let Some(sequencer) = group.sequencer() {
+                sequencer.synced = run.segment.last();
+                sequencer.index.note(run.segment.first(), commit.at);
+                if run.has_memory {
+                    sequencer.memory_marked = commit.at.segment;
+                }
+                if run.waits {
+                    sequencer.unsynced_durable -= 1;
+                }
+            }
+            if run.waits {
+                self.publish_run(run);
+            }
+        }
+        for reply in commit.replies {
+            self.reply(reply);
+        }
+    }
+
+    /// Publishes what has level memory and waits for nothing.
+    pub(super) fn publish_early(&mut self) {
+        if self.filling.early_replies.is_empty() {
+            return;
+        }
+        let mut groups = std::mem::take(&mut self.filling.groups);
+        groups.retain(|&key| {
+            let waits = self.groups[key as usize].sequencer().is_some_and(|s| s.staged.waits);
+            if !waits && let Some(run) = self.freeze(key) {
+                let segment = run.segment.clone();
+                self.filling.runs.push(run);
+                self.push_tail(key, segment);
+                self.make_peers_dirty(key);
+            }
+            waits
+        });
+        self.filling.groups = groups;
+        for reply in std::mem::take(&mut self.filling.early_replies) {
+            self.reply(reply);
+        }
+    }
+
+    fn publish_run(&mut self, run: Run) {
+        self.push_tail(run.group, run.segment);
+        self.make_peers_dirty(run.group);
+    }
+
+    /// Moves the tail of a group on this shard and queues the group for its local members.
+    pub(super) fn push_tail(&mut self, key: u32, segment: SegmentRef) {
+        let group = &mut self.groups[key as usize];
+        debug_assert_eq!(group.published.next(), segment.first());
+        self.tail_bytes += segment.bytes().len() as u64;
+        group.published = segment.last();
+        group.tail.push(segment);
+        self.tail_order.push_back(key);
+        self.queue_scan(key);
+        self.evict();
+    }
+
+    /// Has the local members of a group visited.
+    pub(super) fn queue_scan(&mut self, key: u32) {
+        let group = &mut self.groups[key as usize];
+        if group.members.is_empty() {
+            // Nobody to visit.
+        } else if group.scan.queued {
+            group.scan.again |= group.scan.next > 0;
+        } else {
+            group.scan.queued = true;
+            group.scan.next = 0;
+            self.queues.scans.push_back(key);
+        }
+    }
+
+    /// Keeps the tails of the shard within their bound: the oldest segment of all goes
+    /// first. One that is not on disk yet stays, since a member behind it could not be
+    /// served.
+    fn evict(&mut self) {
+        while self.tail_bytes > self.config.tail_bytes_max {
+            let Some(&key) = self.tail_order.front() else { break };
+            let Some(group) = self.groups.get_mut(key as usize) else {
+                self.tail_order.pop_front();
+                continue;
+            };
+            if let (Role::Owner(sequencer), Some(front)) = (&group.role, group.tail.front())
+                && front.last() > sequencer.synced
+            {
+                break;
+            }
+            self.tail_order.pop_front();
+            self.tail_bytes -= group.tail.evict().unwrap_or(0);
+        }
+    }
+
+    fn make_peers_dirty(&mut self, key: u32) {
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
+        for cursor in &mut sequencer.peers {
+            if !cursor.dirty
+                && let Some(peer) = self.mesh.peer(cursor.shard)
+            {
+                cursor.dirty = true;
+                peer.dirty.push(key);
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        let Reply { origin, published } = reply;
+        if origin.shard == self.id {
+            self.control(origin.conn, |out| published.encode(out));
+        } else {
+            let conn = origin.conn;
+            self.tell(origin.shard, Message::Published { conn, published });
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Control frames: the small answers that only one connection gets.
+
+use super::conn::{Conn, ConnState};
+use super::{ConnId, Shard};
+use crate::wire::{ErrorCode, ErrorFrame};
+
+/// A refusal: what an ERROR frame says beside its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusal<'a> {
+    pub code: ErrorCode,
+    pub limit: u64,
+    pub field: &'a [u8],
+    pub text: &'a str,
+}
+
+impl<'a> Refusal<'a> {
+    pub fn new(code: ErrorCode, text: &'a str) -> Self {
+        Self { code, limit: 0, field: b"", text }
+    }
+
+    pub fn limit(self, limit: u64) -> Self {
+        Self { limit, ..self }
+    }
+
+    pub fn field(self, field: &'a [u8]) -> Self {
+        Self { field, ..self }
+    }
+}
+
+/// The sentence for a refusal whose code alone came from another shard.
+pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::TooManyGroups => {
+            "the server holds as many groups as it may; leave unused groups or raise groups_max"
+        }
+        ErrorCode::TooManyMembers => {
+            "the group has as many members as it may; raise members_per_group_max"
+        }
+        ErrorCode::StorageFull => {
+            "the disk has no room for another log segment; the message was not accepted"
+        }
+        ErrorCode::StorageFailed => {
+            "the log of this group's shard failed; restart the server, then publish again"
+        }
+        ErrorCode::Indeterminate => {
+            "the log failed while the message was under way; after a restart look whether it is there"
+        }
+        ErrorCode::Draining => "the server is stopping; reconnect and publish again",
+        _ => "the request was refused",
+    }
+}
+
+impl Shard {
+    /// Lets `encode` append control frames for a connection, and has them written.
+    pub(super) fn control(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
+        let spare = &mut self.spare_control;
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
+        // The last frame of a connection is the fatal one; nothing follows it.
+        if conn.id != id || conn.state == ConnState::Closing {
+            return;
+        }
+        if conn.control.capacity() == 0
+            && let Some(buf) = spare.pop()
+        {
+            conn.control = buf;
+        }
+        encode(&mut conn.control);
+        self.make_ready(id.slot);
+    }
+
+    /// Answers a request with an ERROR; a fatal one is the last frame of the connection.
+    pub(super) fn refuse(&mut self, id: ConnId, request: u32, refusal: Refusal<'_>) {
+        let frame = ErrorFrame {
+            request,
+            code: refusal.code as u16,
+            limit: refusal.limit,
+            field: refusal.field,
+            text: refusal.text.as_bytes(),
+        };
+        self.control(id, |out| frame.encode(out));
+        if refusal.code.is_fatal() {
+            self.close_after_control(id);
+        }
+    }
+
+    /// Lets what waits in the control queue go out, then closes. The member is gone at once.
+    pub(super) fn close_after_control(&mut self, id: ConnId) {
+        self.leave_all(id);
+        let Some(conn) = self.conn(id) else { return };
+        if conn.state != ConnState::Closing {
+            conn.state = ConnState::Closing;
+            let partial = std::mem::take(&mut conn.partial);
+            self.figures.partial_bytes -= partial.len() as u64;
+        }
+        self.make_ready(id.slot);
+    }
+
+    /// Whether a connection must not be read for now.
+    pub(super) fn must_pause(&self, conn: &Conn) -> bool {
+        conn.throttled || conn.control.len() > self.config.control_bytes_max as usize
+    }
+}

@@ -1,0 +1,196 @@
+//! Stage 3: publishes get their place in their group's order.
+
+use super::commit::Reply;
+use super::conn::ConnState;
+use super::inbox::{Header, Origin};
+use super::peers::FORWARD_OVERHEAD;
+use super::replies::{Refusal, refusal_text};
+use super::{ConnId, Io, Shard};
+use crate::group;
+use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
+use crate::mesh::{Forward, Message};
+use crate::position::{Level, ShardId};
+use crate::wire::{ErrorCode, Publish, Published};
+
+/// Bytes of a commit that a run takes beside its messages, at most.
+const RUN_OVERHEAD: usize = 64 + GROUP_NAME_MAX;
+
+impl Shard {
+    /// Takes a PUBLISH from a connection: into the inbox, or on to the owner of its group.
+    pub(super) fn enqueue(&mut self, id: ConnId, publish: &Publish<'_>) {
+        let origin = Origin { shard: self.id, conn: id, request: publish.request };
+        let payload_max = u64::from(self.config.payload_max);
+        if publish.payload.len() as u64 > payload_max {
+            let text = format!("the payload has {} bytes; split it", publish.payload.len());
+            let refusal = Refusal::new(ErrorCode::PayloadTooLong, &text).limit(payload_max);
+            self.figures.refused += 1;
+            return self.refuse(id, publish.request, refusal);
+        }
+        if self.drain.is_some() {
+            return self.refuse_publish(origin, ErrorCode::Draining, 0);
+        }
+        if self.inbox.bytes() + self.forwarded_bytes > self.config.inbox_bytes_max {
+            self.throttle(id);
+        }
+        let level = publish.level.unwrap_or(self.config.level);
+        let owner = self.owner_of(publish.group);
+        if owner == self.id {
+            self.enqueue_local(origin, level, publish);
+        } else {
+            self.forward(owner, id, level, publish);
+        }
+    }
+
+    fn enqueue_local(&mut self, origin: Origin, level: Level, publish: &Publish<'_>) {
+        if let Err((code, limit)) = self.may_publish() {
+            return self.refuse_publish(origin, code, limit);
+        }
+        let Some(group) = self.owned_group(publish.group) else {
+            let max = u64::from(self.config.groups_max);
+            return self.refuse_publish(origin, ErrorCode::TooManyGroups, max);
+        };
+        let Some(Some(conn)) = self.conns.get(origin.conn.slot as usize) else { return };
+        let header = Header {
+            origin,
+            group: group as usize,
+            level,
+            producer: conn.producer,
+            producer_seq: publish.producer_seq,
+        };
+        self.inbox.push(header, &conn.member, publish.payload);
+    }
+
+    fn forward(&mut self, owner: ShardId, id: ConnId, level: Level, publish: &Publish<'_>) {
+        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        let Some(peer) = self.mesh.peer(owner) else { return };
+        let forward = Forward {
+            conn: id,
+            request: publish.request,
+            level,
+            producer: conn.producer,
+            producer_seq: publish.producer_seq,
+            group: peer.carry(publish.group),
+            sender: peer.carry(&conn.member),
+            payload: peer.carry(publish.payload),
+        };
+        peer.tell(Message::Forward(forward));
+        self.forwarded_bytes += FORWARD_OVERHEAD + publish.payload.len() as u64;
+    }
+
+    /// Backpressure: who publishes into a full inbox is not read until it has drained.
+    fn throttle(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if !conn.throttled {
+            conn.throttled = true;
+            self.throttled.push(id);
+            self.figures.throttled += 1;
+        }
+    }
+
+    /// Whether the log takes messages.
+    pub(super) fn may_publish(&self) -> Result<(), (ErrorCode, u64)> {
+        if self.log.is_poisoned() {
+            Err((ErrorCode::StorageFailed, 0))
+        } else if self.log.is_full() {
+            Err((ErrorCode::StorageFull, 0))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Tells a publisher, here or on another shard, that its message was not accepted.
+    pub(super) fn refuse_publish(&mut self, origin: Origin, code: ErrorCode, limit: u64) {
+        let Origin { shard, conn, request } = origin;
+        if shard == self.id {
+            self.figures.refused += 1;
+            self.refuse(conn, request, Refusal::new(code, refusal_text(code)).limit(limit));
+        } else {
+            self.tell(shard, Message::PublishRefused { conn, request, code, limit });
+        }
+    }
+
+    pub(super) fn can_sequence(&self) -> bool {
+        self.filling.staged_bytes < COMMIT_STAGED_MAX
+    }
+
+    /// Gives the publishes of the inbox their place, until the commit being filled is full.
+    pub(super) fn sequence(&mut self, io: &mut impl Io) {
+        let wall_ms = io.wall_ms();
+        while self.can_sequence() {
+            let Some((header, sender, payload)) = self.inbox.front() else { break };
+            let bytes = payload.len() as u64;
+            let group = &mut self.groups[header.group];
+            let (handle, epoch) = (group.handle, group.epoch);
+            let Some(sequencer) = group.sequencer() else {
+                self.inbox.pop();
+                continue;
+            };
+            // Level memory is shown before it is on disk only if nothing before it waits,
+            // and if the log already tells recovery that this group does so.
+            let shown_early = header.level == Level::Memory
+                && sequencer.unsynced_durable == 0
+                && !sequencer.staged.waits
+                && sequencer.memory_marked == self.log.active()
+                && !self.log.is_poisoned();
+            self.stamp = self.stamp.tick(wall_ms);
+            if sequencer.staged.count == 0 {
+                self.filling.groups.push(header.group as u32);
+                self.filling.staged_bytes += RUN_OVERHEAD;
+            }
+            let before = sequencer.staged.bytes();
+            let message = group::Message {
+                handle,
+                stamp: self.stamp,
+                node: self.node,
+                shard: self.id,
+                level: header.level,
+                producer: header.producer,
+                producer_seq: header.producer_seq,
+                sender,
+                payload,
+            };
+            let seq = sequencer.stage(&message, shown_early);
+            self.filling.staged_bytes += sequencer.staged.bytes() - before;
+            let published = Published {
+                request: header.origin.request,
+                epoch,
+                handle,
+                producer_seq: header.producer_seq,
+                seq,
+                level: if shown_early { Level::Memory } else { Level::Durable },
+            };
+            let reply = Reply { origin: header.origin, published };
+            if shown_early {
+                self.filling.early_replies.push(reply);
+            } else {
+                self.filling.replies.push(reply);
+            }
+            self.figures.messages += 1;
+            self.inbox.pop();
+            self.give_credit(header.origin.shard, bytes);
+        }
+        self.publish_early();
+        self.unthrottle(io);
+    }
+
+    pub(super) fn give_credit(&mut self, shard: ShardId, payload: u64) {
+        if shard != self.id {
+            self.tell(shard, Message::Credit { bytes: FORWARD_OVERHEAD + payload });
+        }
+    }
+
+    fn unthrottle(&mut self, io: &mut impl Io) {
+        let waiting = self.inbox.bytes() + self.forwarded_bytes;
+        if self.throttled.is_empty() || waiting > self.config.inbox_bytes_max / 2 {
+            return;
+        }
+        for id in std::mem::take(&mut self.throttled) {
+            if let Some(conn) = self.conn(id)
+                && conn.state == ConnState::Open
+            {
+                conn.throttled = false;
+                self.resume_if_possible(id, io);
+            }
+        }
+    }
+}

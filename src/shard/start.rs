@@ -1,0 +1,146 @@
+//! A shard's first state, from what recovery found.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+use twox_hash::XxHash3_64;
+
+use super::commit::Filling;
+use super::counters::{Counters, Figures};
+use super::drain::Control;
+use super::{Queues, Shard};
+use crate::config::ShardConfig;
+use crate::fanout::PinGauge;
+use crate::group::{Group, Role, Sequencer};
+use crate::mesh::Mesh;
+use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
+use crate::wal::{Log, Recovered, SegmentInfo};
+
+/// The segment that was created for this start, empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Active {
+    /// Its number.
+    pub number: SegmentNumber,
+    /// Its salt.
+    pub salt: u64,
+}
+
+/// Everything a shard starts from.
+#[derive(Debug)]
+pub struct ShardParts {
+    /// This shard.
+    pub id: ShardId,
+    /// The node.
+    pub node: NodeId,
+    /// Shards of the node.
+    pub shards: u16,
+    /// Seed of the hash that places groups, from the manifest.
+    pub hash_seed: u64,
+    /// Number of this start of the server, from the manifest.
+    pub start: Epoch,
+    /// No group has an epoch below this one, from the manifest.
+    pub epoch_floor: Epoch,
+    /// The same for groups that used level memory.
+    pub memory_epoch_floor: Epoch,
+    /// What the operator set.
+    pub config: ShardConfig,
+    /// Where figures are published.
+    pub counters: Arc<Counters>,
+    /// This shard's side of the mesh.
+    pub mesh: Mesh,
+    /// What the log holds.
+    pub recovered: Recovered,
+    /// Where the log goes on.
+    pub active: Active,
+    /// Orders of the control thread.
+    pub control: rtrb::Consumer<Control>,
+    /// Monotonic time.
+    pub now: Nanos,
+}
+
+/// The shard that owns the group `name`.
+#[must_use]
+pub fn owner_of(name: &[u8], hash_seed: u64, shards: u16) -> ShardId {
+    ShardId((XxHash3_64::oneshot_with_seed(hash_seed, name) % u64::from(shards.max(1))) as u16)
+}
+
+impl Shard {
+    /// A shard that goes on where its log ended.
+    ///
+    /// After damage all groups begin a new epoch, and after an unclean stop so do those that
+    /// used level memory, since what their members saw last may be lost: the manifest's
+    /// floors say so.
+    #[must_use]
+    pub fn new(parts: ShardParts) -> Self {
+        let ShardParts { recovered, config, .. } = parts;
+        let segments: BTreeMap<_, _> = recovered
+            .segments
+            .iter()
+            .map(|s| {
+                let info = SegmentInfo { salt: s.salt, used: s.bytes_used, newest_ms: s.newest_ms };
+                (s.number, info)
+            })
+            .collect();
+        let last_commit = CommitNumber(recovered.next_commit.0.saturating_sub(1));
+        let active = parts.active;
+        let log = Log::new(segments, active.number, active.salt, last_commit, config.segment_bytes);
+        let mut shard = Self {
+            id: parts.id,
+            node: parts.node,
+            shards: parts.shards,
+            hash_seed: parts.hash_seed,
+            start: parts.start,
+            counters: parts.counters,
+            figures: Figures::default(),
+            events: Vec::with_capacity(1024),
+            conns: Vec::new(),
+            groups: Slab::new(),
+            by_name: HashMap::new(),
+            by_handle: HashMap::new(),
+            groups_created: 0,
+            mesh: parts.mesh,
+            inbox: super::inbox::Inbox::default(),
+            forwarded_bytes: 0,
+            throttled: Vec::new(),
+            stamp: recovered.max_stamp,
+            filling: Filling::default(),
+            in_flight: None,
+            log,
+            reads: super::catch_up::Reads::default(),
+            queues: Queues::default(),
+            pins: PinGauge::default(),
+            tail_bytes: 0,
+            tail_order: VecDeque::new(),
+            writes_in_flight: 0,
+            parts: Vec::new(),
+            spare_control: Vec::new(),
+            wheel: super::wheel::Wheel::new(parts.now),
+            fired: Vec::new(),
+            sweep_at: None,
+            storage_retry_at: None,
+            retention_at: Some(parts.now),
+            control: parts.control,
+            drain: None,
+            config,
+        };
+        for group in recovered.groups {
+            let mut epoch = group.epoch.max(parts.epoch_floor);
+            if group.used_memory {
+                epoch = epoch.max(parts.memory_epoch_floor);
+            }
+            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let role = Role::Owner(Box::new(sequencer));
+            let mut restored = Group::new(group.name.clone(), group.handle, epoch, role);
+            restored.published = group.head;
+            let key = shard.groups.insert(restored) as u32;
+            shard.by_name.insert(group.name, key);
+            shard.by_handle.insert(group.handle, key);
+        }
+        shard
+    }
+
+    pub(super) fn owner_of(&self, name: &[u8]) -> ShardId {
+        owner_of(name, self.hash_seed, self.shards)
+    }
+}

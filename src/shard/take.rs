@@ -1,0 +1,313 @@
+//! Stage 1: what finished. Bytes become frames, frames become requests; writes that ended
+//! free their connection for the next.
+
+use tracing::debug;
+
+use super::conn::{Conn, ConnState};
+use super::replies::Refusal;
+use super::{ConnId, Event, Io, RecvEnd, Shard};
+use crate::wire::{self, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
+
+/// Control buffers kept for reuse.
+const SPARE_CONTROL_MAX: usize = 256;
+
+impl Shard {
+    pub(super) fn take(&mut self, io: &mut impl Io) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                Event::Accepted { conn } => self.accepted(conn, io),
+                Event::Received { conn, buf } => {
+                    self.received(conn, io.bytes(&buf), io.now());
+                    io.release(buf);
+                    self.pause_if_needed(conn, io);
+                }
+                Event::RecvEnded { conn, why } => self.recv_ended(conn, why, io),
+                Event::SendProgress { conn } => {
+                    let now = io.now();
+                    if let Some(conn) = self.conn(conn) {
+                        conn.progress_at = now;
+                    }
+                }
+                Event::Sent { conn, result } => self.sent(conn, result, io),
+                // The shard forgot the connection when it closed it.
+                Event::Closed { .. } => {}
+                Event::LogWritten { result, buf } => self.log_written(result, buf),
+                Event::LogRead { token, result } => self.history_read(token, result),
+                Event::JobDone { job, result } => self.job_done(job, result, io.now()),
+            }
+        }
+        self.events = events;
+    }
+
+    fn accepted(&mut self, id: ConnId, io: &mut impl Io) {
+        let slot = id.slot as usize;
+        if self.conns.len() <= slot {
+            self.conns.resize_with(slot + 1, || None);
+        }
+        self.conns[slot] = Some(Conn::new(id, io.now()));
+        self.figures.connections += 1;
+        if self.figures.connections > u64::from(self.config.connections_max) {
+            let text = "this shard holds as many connections as it may; try again later";
+            let refusal = Refusal::new(ErrorCode::TooManyConnections, text)
+                .limit(u64::from(self.config.connections_max));
+            self.refuse(id, 0, refusal);
+        } else if self.drain.is_some() {
+            let text = "the server is stopping; reconnect later";
+            self.refuse(id, 0, Refusal::new(ErrorCode::ShuttingDown, text));
+        }
+        self.wheel.arm(id, io.now().plus_ms(u64::from(self.config.handshake_timeout_ms)));
+    }
+
+    /// Cuts the bytes into frames. Only the end of an unfinished frame is copied.
+    fn received(&mut self, id: ConnId, bytes: &[u8], now: crate::position::Nanos) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.heard_at = now;
+        if conn.state == ConnState::Closing {
+            return;
+        }
+        if conn.partial.is_empty() {
+            let used = self.frames(id, bytes);
+            self.keep_partial(id, &bytes[used..]);
+        } else {
+            let mut whole = std::mem::take(&mut conn.partial);
+            self.figures.partial_bytes -= whole.len() as u64;
+            whole.extend_from_slice(bytes);
+            let used = self.frames(id, &whole);
+            whole.drain(..used);
+            if let Some(conn) = self.conn(id)
+                && conn.state != ConnState::Closing
+                && !whole.is_empty()
+            {
+                let bytes = whole.len() as u64;
+                conn.partial = whole;
+                self.figures.partial_bytes += bytes;
+            }
+        }
+    }
+
+    fn keep_partial(&mut self, id: ConnId, rest: &[u8]) {
+        if let Some(conn) = self.conn(id)
+            && conn.state != ConnState::Closing
+            && !rest.is_empty()
+        {
+            conn.partial.extend_from_slice(rest);
+            self.figures.partial_bytes += rest.len() as u64;
+        }
+    }
+
+    /// Handles every whole frame at the start of `bytes`; returns how many bytes they took.
+    fn frames(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+        let frame_max = self.config.frame_max();
+        let mut used = 0;
+        if self.conn(id).is_some_and(|conn| conn.state == ConnState::Opening) {
+            let seen = bytes.len().min(4);
+            if bytes[..seen] != wire::MAGIC[..seen] {
+                let text =
+                    "the connection did not open with FNFR; this port speaks the native encoding";
+                self.refuse(id, 0, Refusal::new(ErrorCode::BadMagic, text));
+                return bytes.len();
+            }
+            if seen < 4 {
+                return 0;
+            }
+            used = 4;
+            if let Some(conn) = self.conn(id) {
+                conn.state = ConnState::Greeting;
+            }
+        }
+        loop {
+            match wire::split(&bytes[used..], frame_max) {
+                Ok(Some((frame, len))) => {
+                    self.frame(id, frame);
+                    used += len;
+                }
+                Ok(None) => return used,
+                Err(error) => {
+                    let text = error.to_string();
+                    let refusal = match error {
+                        WireError::TooShort { .. } => Refusal::new(ErrorCode::FrameTooShort, &text),
+                        _ => Refusal::new(ErrorCode::FrameTooLong, &text).limit(frame_max as u64),
+                    };
+                    self.refuse(id, 0, refusal);
+                    return bytes.len();
+                }
+            }
+            if self.conn(id).is_none_or(|conn| conn.state == ConnState::Closing) {
+                return bytes.len();
+            }
+        }
+    }
+
+    fn frame(&mut self, id: ConnId, frame: wire::Frame<'_>) {
+        let decoded = match ClientFrame::decode(frame) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.malformed(id, frame, error),
+        };
+        let open = self.conn(id).is_some_and(|conn| conn.state == ConnState::Open);
+        match decoded {
+            ClientFrame::Hello(hello) if !open => self.hello(id, &hello),
+            _ if !open => {
+                let text = "the first frame of a connection must be HELLO";
+                self.refuse(id, 0, Refusal::new(ErrorCode::OutOfState, text));
+            }
+            ClientFrame::Hello(_) => {
+                let text = "HELLO came twice on one connection";
+                self.refuse(id, 0, Refusal::new(ErrorCode::OutOfState, text));
+            }
+            ClientFrame::Join(join) => self.join(id, &join),
+            ClientFrame::Leave(leave) => self.leave(id, &leave),
+            ClientFrame::Publish(publish) => self.enqueue(id, &publish),
+            ClientFrame::Ack(acks) => self.ack(id, &acks),
+            ClientFrame::Ping { token } => {
+                self.control(id, |out| ServerFrame::encode_pong(out, token));
+            }
+            ClientFrame::Unknown { kind } => {
+                let text = "this server does not know frames of this kind; see PROTOCOL.md";
+                let refusal = Refusal::new(ErrorCode::UnknownFrame, text).limit(u64::from(kind));
+                self.refuse(id, 0, refusal);
+            }
+        }
+    }
+
+    fn malformed(&mut self, id: ConnId, frame: wire::Frame<'_>, error: WireError) {
+        // Requests of JOIN, LEAVE and PUBLISH come first in the body, so that even a bad one
+        // can be answered by its number.
+        let request = match (frame.kind, frame.body.first_chunk::<4>()) {
+            (wire::kind::JOIN | wire::kind::LEAVE | wire::kind::PUBLISH, Some(number)) => {
+                u32::from_le_bytes(*number)
+            }
+            _ => 0,
+        };
+        let field = match error {
+            WireError::Malformed { field, .. } => field,
+            _ => "",
+        };
+        let text = error.to_string();
+        let refusal = Refusal::new(ErrorCode::Malformed, &text).field(field.as_bytes());
+        self.refuse(id, request, refusal);
+        if self.conn(id).is_some_and(|conn| conn.state != ConnState::Open) {
+            self.close_after_control(id);
+        }
+    }
+
+    fn hello(&mut self, id: ConnId, hello: &Hello<'_>) {
+        if hello.version_min > wire::VERSION || hello.version_max < wire::VERSION {
+            let text = format!(
+                "the client speaks versions {} to {}, this server speaks {}",
+                hello.version_min,
+                hello.version_max,
+                wire::VERSION
+            );
+            let refusal =
+                Refusal::new(ErrorCode::VersionUnsupported, &text).limit(u64::from(wire::VERSION));
+            return self.refuse(id, 0, refusal);
+        }
+        if hello.encoding != 0 {
+            let text = format!("encoding {} is not served; use 0, the native one", hello.encoding);
+            let refusal = Refusal::new(ErrorCode::EncodingUnsupported, &text).field(b"encoding");
+            return self.refuse(id, 0, refusal);
+        }
+        let welcome = Welcome {
+            version: wire::VERSION,
+            node: self.node,
+            shard: self.id,
+            heartbeat_ms: self.config.heartbeat_ms,
+            payload_max: self.config.payload_max,
+            frame_max: self.config.frame_max() as u32,
+            groups_per_member_max: self.config.groups_per_member_max,
+            ack_every: self.config.ack_every,
+            ack_interval_ms: self.config.ack_interval_ms,
+        };
+        if let Some(conn) = self.conn(id) {
+            conn.state = ConnState::Open;
+            conn.member = hello.member.into();
+            conn.producer = hello.producer;
+        }
+        self.control(id, |out| welcome.encode(out));
+    }
+
+    fn recv_ended(&mut self, id: ConnId, why: RecvEnd, io: &mut impl Io) {
+        let Some(conn) = self.conn(id) else { return };
+        match why {
+            RecvEnd::Paused => {
+                conn.recv_off = true;
+                self.resume_if_possible(id, io);
+            }
+            RecvEnd::Eof => self.close(id, io),
+            RecvEnd::Failed(errno) => {
+                debug!(slot = id.slot, errno, "connection failed");
+                self.close(id, io);
+            }
+        }
+    }
+
+    fn sent(&mut self, id: ConnId, result: Result<(), i32>, io: &mut impl Io) {
+        let spare = &mut self.spare_control;
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
+        if conn.id != id || !conn.in_flight {
+            return;
+        }
+        conn.in_flight = false;
+        self.writes_in_flight -= 1;
+        let closing = conn.state == ConnState::Closing;
+        if let Err(errno) = result {
+            debug!(slot = id.slot, errno, "write failed");
+            return self.close(id, io);
+        }
+        if spare.len() < SPARE_CONTROL_MAX {
+            let buf = io.control_buf();
+            if buf.capacity() > 0 {
+                spare.push(buf);
+            }
+        }
+        if closing && conn.control.is_empty() {
+            io.shutdown_write(id);
+            self.wheel.arm(id, io.now().plus_ms(1_000));
+            return;
+        }
+        if conn.has_output() {
+            self.make_ready(id.slot);
+        }
+        self.resume_if_possible(id, io);
+    }
+
+    fn pause_if_needed(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        if conn.id == id && !conn.paused && self.must_pause(conn) {
+            io.pause_recv(id);
+            if let Some(conn) = self.conn(id) {
+                conn.paused = true;
+            }
+        }
+    }
+
+    pub(super) fn resume_if_possible(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        if conn.id == id && conn.recv_off && !self.must_pause(conn) {
+            io.resume_recv(id);
+            let now = io.now();
+            if let Some(conn) = self.conn(id) {
+                conn.paused = false;
+                conn.recv_off = false;
+                conn.heard_at = now;
+            }
+        }
+    }
+
+    /// Ends a connection now: its memberships go, what is in flight is cancelled. Its slot
+    /// is free after [`Event::Closed`].
+    pub(super) fn close(&mut self, id: ConnId, io: &mut impl Io) {
+        self.leave_all(id);
+        let Some(conn) = self.conn(id) else { return };
+        let partial = conn.partial.len() as u64;
+        if conn.in_flight {
+            self.writes_in_flight -= 1;
+        }
+        // The box goes at once: later events of this name find nothing and are ignored.
+        self.conns[id.slot as usize] = None;
+        self.figures.partial_bytes -= partial;
+        self.figures.connections -= 1;
+        io.close(id);
+    }
+}

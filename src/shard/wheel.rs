@@ -1,0 +1,115 @@
+//! Timer wheel for connection deadlines. Entries are hints: when one fires the shard looks
+//! at the connection's real deadline and arms it again if that lies ahead, so that hearing
+//! from a member costs no wheel operation.
+
+use super::ConnId;
+use crate::position::Nanos;
+
+const TICK_NS: u64 = 50_000_000;
+const SLOTS: u64 = 512;
+
+/// Hashed wheel of [`SLOTS`] ticks; what lies further ahead fires early and is armed again.
+#[derive(Debug)]
+pub struct Wheel {
+    slots: Vec<Vec<ConnId>>,
+    /// Next tick to fire.
+    tick: u64,
+    armed: usize,
+    next: Option<u64>,
+}
+
+impl Wheel {
+    /// An empty wheel that starts at `now`.
+    #[must_use]
+    pub fn new(now: Nanos) -> Self {
+        let slots = (0..SLOTS).map(|_| Vec::new()).collect();
+        Self { slots, tick: now.0 / TICK_NS, armed: 0, next: None }
+    }
+
+    /// Fires `conn` at or after `at`, at the latest one horizon from now.
+    pub fn arm(&mut self, conn: ConnId, at: Nanos) {
+        let due = at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1);
+        self.slots[(due % SLOTS) as usize].push(conn);
+        self.armed += 1;
+        self.next = Some(self.next.map_or(due, |next| next.min(due)));
+    }
+
+    /// When the wheel wants to be looked at next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.next.map(|tick| Nanos(tick * TICK_NS))
+    }
+
+    /// Moves everything that is due at `now` into `fired`.
+    pub fn fire(&mut self, now: Nanos, fired: &mut Vec<ConnId>) {
+        let until = now.0 / TICK_NS;
+        let Some(next) = self.next.filter(|next| *next <= until) else {
+            if self.armed == 0 {
+                self.tick = self.tick.max(until);
+            }
+            return;
+        };
+        let last = until.min(next + SLOTS - 1);
+        for tick in next..=last {
+            fired.append(&mut self.slots[(tick % SLOTS) as usize]);
+        }
+        self.armed -= fired.len();
+        self.tick = until;
+        self.next =
+            (until + 1..until + SLOTS).find(|tick| !self.slots[(tick % SLOTS) as usize].is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    #[test]
+    fn nothing_fires_before_its_time_and_everything_within_a_tick_after_it() {
+        let mut wheel = Wheel::new(Nanos(0));
+        for i in 0..200 {
+            wheel.arm(conn(i), Nanos(u64::from(i) * 37 * MS));
+        }
+        let mut seen = 0;
+        for now in (0..9_000).step_by(10) {
+            let mut fired = Vec::new();
+            wheel.fire(Nanos(now * MS), &mut fired);
+            for c in &fired {
+                let due = u64::from(c.slot) * 37;
+                assert!(now >= due && now <= due + 110, "{due} fired at {now}");
+            }
+            seen += fired.len();
+        }
+        assert_eq!(seen, 200);
+        assert_eq!(wheel.deadline(), None);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_horizon_fires_early_not_never() {
+        let mut wheel = Wheel::new(Nanos(0));
+        wheel.arm(conn(1), Nanos(3_600_000 * MS));
+        let mut fired = Vec::new();
+        wheel.fire(wheel.deadline().unwrap_or_default(), &mut fired);
+        assert_eq!(fired.len(), 1);
+    }
+
+    #[test]
+    fn an_idle_wheel_that_slept_long_arms_in_the_future() {
+        let mut wheel = Wheel::new(Nanos(0));
+        let late = Nanos(86_400_000 * MS);
+        wheel.fire(late, &mut Vec::new());
+        wheel.arm(conn(1), late.plus_ms(100));
+        assert!(wheel.deadline().unwrap_or_default() >= late.plus_ms(100));
+        let mut fired = Vec::new();
+        wheel.fire(late.plus_ms(90), &mut fired);
+        assert!(fired.is_empty());
+        wheel.fire(late.plus_ms(200), &mut fired);
+        assert_eq!(fired.len(), 1);
+    }
+}

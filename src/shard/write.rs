@@ -1,0 +1,251 @@
+//! Stage 7: a slice of the run queues. Each connection that is served gets one write with
+//! everything between its cursors and the tails.
+
+use super::conn::Membership;
+use super::{Io, Shard};
+use crate::fanout::Part;
+use crate::group::{Group, Lag};
+use crate::limits::{SEND_PARTS_MAX, SENDS_PER_TURN};
+use crate::position::{Nanos, Seq};
+use crate::wire::{EpochStart, Gap};
+
+/// Groups visited without a write before the shard looks at its input again.
+const VISITS_PER_TURN: usize = 4096;
+
+/// What a membership put into a write.
+#[derive(Default)]
+struct Taken {
+    messages: u64,
+    bytes: usize,
+    gaps: u64,
+    /// It has more to send than went in.
+    more: bool,
+    /// It has to ask for history before it can go on.
+    ask: bool,
+    /// It came back from history to the tail.
+    caught_up: bool,
+    /// It fell off the tail.
+    fell_behind: bool,
+}
+
+impl Shard {
+    pub(super) fn write(&mut self, io: &mut impl Io) {
+        let mut sends = SENDS_PER_TURN;
+        // Half a slice at most goes to connections that wait with more while groups wait to
+        // be visited, so that neither starves the other.
+        let mut ready = if self.queues.scans.is_empty() { sends } else { sends / 2 };
+        while ready > 0
+            && let Some(slot) = self.queues.ready.pop_front()
+        {
+            let sent = usize::from(self.serve(slot, io));
+            ready -= sent;
+            sends -= sent;
+        }
+        let mut visits = VISITS_PER_TURN;
+        while sends > 0
+            && visits > 0
+            && let Some(key) = self.queues.scans.pop_front()
+        {
+            self.scan(key, &mut sends, &mut visits, io);
+        }
+    }
+
+    /// Visits the members of a group from where the last slice ended.
+    fn scan(&mut self, key: u32, sends: &mut usize, visits: &mut usize, io: &mut impl Io) {
+        loop {
+            let Some(group) = self.groups.get_mut(key as usize) else { return };
+            if !group.scan.queued {
+                return;
+            }
+            if *sends == 0 || *visits == 0 {
+                return self.queues.scans.push_front(key);
+            }
+            *visits -= 1;
+            let at = group.scan.next;
+            if at >= group.members.capacity() || group.members.is_empty() {
+                let again = std::mem::take(&mut group.scan.again);
+                group.scan.next = 0;
+                group.scan.queued = again;
+                if again {
+                    self.queues.scans.push_back(key);
+                }
+                return;
+            }
+            group.scan.next += 1;
+            let end = group.tail.end();
+            let Some(member) = group.members.get_mut(at) else { continue };
+            if member.dirty || !matches!(member.lag, Lag::Live) || member.next == end {
+                continue;
+            }
+            member.dirty = true;
+            let slot = member.conn;
+            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
+            conn.dirty.push_back(Membership { group: key, member: at as u32 });
+            if !conn.in_flight && !conn.queued {
+                *sends -= usize::from(self.serve(slot, io));
+            }
+        }
+    }
+
+    /// Writes what a connection has waiting; whether a write was started.
+    fn serve(&mut self, slot: u32, io: &mut impl Io) -> bool {
+        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
+        conn.queued = false;
+        if conn.in_flight {
+            return false;
+        }
+        let (id, now) = (conn.id, io.now());
+        let bytes_max = self.config.send_bytes_max as usize;
+        let mut bytes = conn.control.len();
+        let mut rounds = conn.dirty.len();
+        debug_assert!(self.parts.is_empty());
+        // One place stays free for the control frames, which go first.
+        while rounds > 0
+            && bytes < bytes_max
+            && self.parts.len() < SEND_PARTS_MAX - 1
+            && let Some(membership) = conn.dirty.pop_front()
+        {
+            rounds -= 1;
+            let group = &mut self.groups[membership.group as usize];
+            let room = bytes_max - bytes;
+            let taken = take(group, membership.member, room, &mut conn.control, &mut self.parts);
+            bytes += taken.bytes;
+            self.figures.deliveries += taken.messages;
+            self.figures.gaps += taken.gaps;
+            self.figures.catch_up_members += u64::from(taken.fell_behind);
+            self.figures.catch_up_members -= u64::from(taken.caught_up);
+            group.members[membership.member as usize].dirty = taken.more;
+            if taken.more {
+                conn.dirty.push_back(membership);
+            }
+            if taken.ask {
+                self.reads.wanted.push(membership);
+            }
+        }
+        if !conn.control.is_empty() {
+            self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
+        }
+        if self.parts.is_empty() {
+            // A chunk of history that held nothing: its member asks again in the next turn.
+            conn.queued = !conn.dirty.is_empty();
+            if conn.queued {
+                self.queues.ready.push_back(slot);
+            }
+            return false;
+        }
+        conn.in_flight = true;
+        conn.progress_at = now;
+        self.figures.writes += 1;
+        self.figures.write_bytes +=
+            self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
+        self.writes_in_flight += 1;
+        self.watch_stalls(now);
+        io.send(id, &mut self.parts);
+        debug_assert!(self.parts.is_empty());
+        true
+    }
+
+    /// Has unfinished writes looked at in time. Armed only while there are any.
+    fn watch_stalls(&mut self, now: Nanos) {
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(now.plus_ms(u64::from(self.config.stall_timeout_ms / 4)));
+        }
+    }
+
+    /// Puts a membership into its connection's list of those with something to send.
+    pub(super) fn mark_dirty(&mut self, membership: Membership) {
+        let member =
+            &mut self.groups[membership.group as usize].members[membership.member as usize];
+        if !member.dirty {
+            member.dirty = true;
+            if let Some(Some(conn)) = self.conns.get_mut(member.conn as usize) {
+                conn.dirty.push_back(membership);
+            }
+        }
+    }
+}
+
+/// Takes what a member gets next: a chunk of history if one is here, else segments of the
+/// tail up to `room` bytes, at least one.
+fn take(
+    group: &mut Group,
+    member: u32,
+    room: usize,
+    control: &mut Vec<u8>,
+    parts: &mut Vec<Part>,
+) -> Taken {
+    let mut taken = Taken::default();
+    let (handle, live_epoch, published) = (group.handle, group.epoch, group.published);
+    let tail = &group.tail;
+    let member = &mut group.members[member as usize];
+    match std::mem::replace(&mut member.lag, Lag::Live) {
+        Lag::Waiting => {
+            member.lag = Lag::Waiting;
+            return taken;
+        }
+        Lag::Behind => {
+            member.lag = Lag::Waiting;
+            taken.ask = true;
+            return taken;
+        }
+        Lag::Ready(chunk) => {
+            if let Some((from, to, reason)) = chunk.gap {
+                Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
+                taken.gaps += 1;
+                member.sent = to;
+            }
+            if let Some(segment) = &chunk.segment {
+                if member.epoch != chunk.epoch {
+                    EpochStart { epoch: chunk.epoch, handle, first: segment.first() }
+                        .encode(control);
+                    member.epoch = chunk.epoch;
+                }
+                member.sent = segment.last();
+                taken.messages += segment.last().0 - segment.first().0 + 1;
+                taken.bytes += segment.bytes().len();
+                parts.push(Part::Frames(segment.clone()));
+            }
+            let back = if member.sent == published {
+                Some(tail.end())
+            } else {
+                tail.ordinal_of(member.sent.next())
+            };
+            match back {
+                Some(next) => {
+                    member.next = next;
+                    taken.caught_up = true;
+                }
+                None => member.lag = Lag::Behind,
+            }
+            // An EPOCH for what follows must not overtake what was just taken, so the
+            // rest goes with the next write.
+            taken.more = !matches!(member.lag, Lag::Live) || member.next < tail.end();
+            return taken;
+        }
+        Lag::Live => {}
+    }
+    if member.next < tail.base() {
+        member.lag = Lag::Waiting;
+        taken.ask = true;
+        taken.fell_behind = true;
+        return taken;
+    }
+    while taken.bytes < room
+        && parts.len() < SEND_PARTS_MAX - 1
+        && let Some(segment) = tail.get(member.next)
+    {
+        if member.epoch != live_epoch {
+            EpochStart { epoch: live_epoch, handle, first: segment.first() }.encode(control);
+            member.epoch = live_epoch;
+        }
+        debug_assert_eq!(member.sent.next(), segment.first());
+        taken.messages += segment.last().0 - segment.first().0 + 1;
+        taken.bytes += segment.bytes().len();
+        parts.push(Part::Frames(segment.clone()));
+        member.sent = segment.last();
+        member.next += 1;
+    }
+    debug_assert!(member.acked <= member.sent && member.sent <= published.max(Seq(0)));
+    taken.more = member.next < tail.end();
+    taken
+}

@@ -1,0 +1,295 @@
+//! The live log of a shard: where the next commit goes, rotation, and what retention removes.
+//! It decides; the driver writes.
+
+use std::collections::BTreeMap;
+
+use super::LogPos;
+use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
+use crate::position::{CommitNumber, SegmentNumber};
+use crate::ring::LogBuf;
+
+/// What is known of a segment file.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentInfo {
+    /// Salt that its commits carry.
+    pub salt: u64,
+    /// Bytes that hold commits, header block included.
+    pub used: u64,
+    /// Unix milliseconds of its newest message.
+    pub newest_ms: u64,
+}
+
+/// Whether a commit can be written now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It can, there.
+    At(LogPos),
+    /// Not before the write in flight has ended or the next segment is there.
+    Wait,
+}
+
+/// The live log. `synced <= appended` always holds.
+#[derive(Debug)]
+pub struct Log {
+    segment_bytes: u64,
+    active: SegmentNumber,
+    offset: u64,
+    /// End of what is on disk in the active segment.
+    synced_end: u64,
+    segments: BTreeMap<SegmentNumber, SegmentInfo>,
+    next_segment: SegmentNumber,
+    spare: Option<(SegmentNumber, u64)>,
+    creating: bool,
+    full: bool,
+    poisoned: bool,
+    writing: bool,
+    appended: CommitNumber,
+    synced: CommitNumber,
+    buf: Option<LogBuf>,
+}
+
+impl Log {
+    /// A log that goes on after `last_commit` in the fresh segment `active`.
+    #[must_use]
+    pub fn new(
+        mut segments: BTreeMap<SegmentNumber, SegmentInfo>,
+        active: SegmentNumber,
+        salt: u64,
+        last_commit: CommitNumber,
+        segment_bytes: u64,
+    ) -> Self {
+        let header = LOG_BLOCK as u64;
+        segments.insert(active, SegmentInfo { salt, used: header, newest_ms: 0 });
+        Self {
+            segment_bytes,
+            active,
+            offset: header,
+            synced_end: header,
+            segments,
+            next_segment: SegmentNumber(active.0 + 1),
+            spare: None,
+            creating: false,
+            full: false,
+            poisoned: false,
+            writing: false,
+            appended: last_commit,
+            synced: last_commit,
+            buf: Some(LogBuf::with_capacity(COMMIT_BYTES_MAX)),
+        }
+    }
+
+    /// The segment that is written now.
+    #[must_use]
+    pub fn active(&self) -> SegmentNumber {
+        self.active
+    }
+
+    /// Number of the last commit handed to the disk.
+    #[must_use]
+    pub fn appended(&self) -> CommitNumber {
+        self.appended
+    }
+
+    /// Number of the last commit that is on disk.
+    #[must_use]
+    pub fn synced(&self) -> CommitNumber {
+        self.synced
+    }
+
+    /// Salt of a segment, and the end of what is on disk in it; a write in flight lies after.
+    #[must_use]
+    pub fn readable(&self, number: SegmentNumber) -> Option<(u64, u64)> {
+        let segment = self.segments.get(&number)?;
+        Some((segment.salt, if number == self.active { self.synced_end } else { segment.used }))
+    }
+
+    /// The segment after `number` that exists.
+    #[must_use]
+    pub fn segment_after(&self, number: SegmentNumber) -> Option<SegmentNumber> {
+        self.segments.range(SegmentNumber(number.0 + 1)..).next().map(|(number, _)| *number)
+    }
+
+    /// A write failed: nothing more is accepted, since only recovery can tell what is on disk.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// There is no room for another segment on disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether a write is in flight.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.writing
+    }
+
+    /// Finds room for a commit of `len` bytes, in the next segment if need be.
+    pub fn room(&mut self, len: usize) -> Room {
+        if self.writing || self.poisoned {
+            return Room::Wait;
+        }
+        if self.offset + len as u64 > self.segment_bytes {
+            let Some((number, salt)) = self.spare.take() else {
+                return Room::Wait;
+            };
+            self.active = number;
+            self.offset = LOG_BLOCK as u64;
+            self.synced_end = self.offset;
+            self.segments.insert(number, SegmentInfo { salt, used: self.offset, newest_ms: 0 });
+        }
+        Room::At(LogPos { segment: self.active, offset: self.offset })
+    }
+
+    /// The number and salt for the next commit, and the buffer to encode it into.
+    pub fn begin(&mut self) -> (CommitNumber, u64, LogBuf) {
+        let salt = self.segments.get(&self.active).map_or(0, |segment| segment.salt);
+        let buf = self.buf.take().unwrap_or_else(|| LogBuf::with_capacity(COMMIT_BYTES_MAX));
+        (CommitNumber(self.appended.0 + 1), salt, buf)
+    }
+
+    /// A commit of `len` bytes was handed to the disk at the place [`Log::room`] gave.
+    pub fn started(&mut self, len: usize, newest_ms: u64) {
+        debug_assert!(!self.writing);
+        self.writing = true;
+        self.appended = CommitNumber(self.appended.0 + 1);
+        self.offset += len as u64;
+        let offset = self.offset;
+        if let Some(segment) = self.segments.get_mut(&self.active) {
+            segment.used = offset;
+            segment.newest_ms = newest_ms;
+        }
+    }
+
+    /// The write ended. A failure poisons the log: the sync is never retried, because a
+    /// second one may succeed over pages that were dropped (Rebello et al., "Can
+    /// Applications Recover from fsync Failures?", ATC 2020).
+    pub fn finished(&mut self, ok: bool, buf: LogBuf) {
+        self.writing = false;
+        self.buf = Some(buf);
+        if ok {
+            self.synced = self.appended;
+            self.synced_end = self.offset;
+        } else {
+            self.poisoned = true;
+        }
+        debug_assert!(self.synced <= self.appended);
+    }
+
+    /// The segment to create now, if the log has no spare one and none is on its way.
+    pub fn wants_segment(&mut self) -> Option<(SegmentNumber, u64)> {
+        if self.spare.is_some() || self.creating || self.poisoned {
+            return None;
+        }
+        self.creating = true;
+        Some((self.next_segment, self.segment_bytes))
+    }
+
+    /// The job for the next segment ended.
+    pub fn segment_created(&mut self, number: SegmentNumber, salt: u64, ok: bool) {
+        self.creating = false;
+        self.full = !ok;
+        if ok {
+            self.spare = Some((number, salt));
+            self.next_segment = SegmentNumber(number.0 + 1);
+        }
+    }
+
+    /// Takes the sealed segments out that retention no longer keeps, oldest first.
+    pub fn expire(&mut self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> Vec<SegmentNumber> {
+        let mut total: u64 = self.segments.values().map(|segment| segment.used).sum();
+        let mut gone = Vec::new();
+        while let Some((&number, &segment)) = self.segments.first_key_value() {
+            let old = age_max_ms > 0 && segment.newest_ms.saturating_add(age_max_ms) < wall_ms;
+            if number == self.active || (total <= bytes_max && !old) {
+                break;
+            }
+            total -= segment.used;
+            self.segments.remove(&number);
+            gone.push(number);
+        }
+        gone
+    }
+
+    /// The oldest segment that is kept.
+    #[must_use]
+    pub fn oldest(&self) -> SegmentNumber {
+        self.segments.keys().next().copied().unwrap_or(self.active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: u64 = 10 * LOG_BLOCK as u64;
+
+    fn log() -> Log {
+        Log::new(BTreeMap::new(), SegmentNumber(1), 7, CommitNumber(0), BYTES)
+    }
+
+    fn write(log: &mut Log, blocks: usize, ms: u64) {
+        assert!(matches!(log.room(blocks * LOG_BLOCK), Room::At(_)));
+        let (_, _, buf) = log.begin();
+        log.started(blocks * LOG_BLOCK, ms);
+        log.finished(true, buf);
+    }
+
+    #[test]
+    fn one_write_is_in_flight_at_most() {
+        let mut log = log();
+        assert!(matches!(log.room(LOG_BLOCK), Room::At(_)));
+        let (number, _, buf) = log.begin();
+        assert_eq!(number, CommitNumber(1));
+        log.started(LOG_BLOCK, 1);
+        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        assert!(log.synced() < log.appended());
+        log.finished(true, buf);
+        assert_eq!(log.synced(), log.appended());
+    }
+
+    #[test]
+    fn a_full_segment_waits_for_the_spare_one() {
+        let mut log = log();
+        write(&mut log, 9, 1);
+        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        assert_eq!(log.wants_segment(), Some((SegmentNumber(2), BYTES)));
+        assert_eq!(log.wants_segment(), None);
+        log.segment_created(SegmentNumber(2), 9, false);
+        assert!(log.is_full());
+        assert_eq!(log.wants_segment(), Some((SegmentNumber(2), BYTES)));
+        log.segment_created(SegmentNumber(2), 9, true);
+        let at = LogPos { segment: SegmentNumber(2), offset: LOG_BLOCK as u64 };
+        assert_eq!(log.room(LOG_BLOCK), Room::At(at));
+    }
+
+    #[test]
+    fn a_failed_write_is_never_retried() {
+        let mut log = log();
+        assert!(matches!(log.room(LOG_BLOCK), Room::At(_)));
+        let (_, _, buf) = log.begin();
+        log.started(LOG_BLOCK, 1);
+        log.finished(false, buf);
+        assert!(log.is_poisoned());
+        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        assert_eq!(log.synced(), CommitNumber(0));
+    }
+
+    #[test]
+    fn retention_by_bytes_and_by_age_never_takes_the_active_segment() {
+        let mut log = log();
+        for number in 2..5 {
+            write(&mut log, 9, number * 1_000);
+            assert!(log.wants_segment().is_some());
+            log.segment_created(SegmentNumber(number), number, true);
+        }
+        write(&mut log, 9, 5_000);
+        assert_eq!(log.expire(BYTES * 3, 0, 0), vec![SegmentNumber(1)]);
+        assert_eq!(log.expire(u64::MAX, 1_000, 4_500), vec![SegmentNumber(2)]);
+        assert_eq!(log.expire(0, 1, u64::MAX), vec![SegmentNumber(3)]);
+        assert_eq!(log.oldest(), SegmentNumber(4));
+    }
+}

@@ -1,0 +1,376 @@
+//! The manifest of a data directory, and the lock that keeps it to one server.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+
+use super::create::sync_dir;
+use super::{FORMAT_VERSION, paths};
+use crate::limits::SHARDS_MAX;
+use crate::position::{Epoch, NodeId, ShardId};
+
+const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
+
+/// What holds for the whole data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Version of the format of everything in the directory.
+    pub format_version: u16,
+    /// The server's identity; random, not 0.
+    pub node: NodeId,
+    /// Number of shards.
+    pub shards: u16,
+    /// Seed of the hash that gives each group its shard; random.
+    pub hash_seed: u64,
+    /// Server starts so far, this one included: the node-wide epoch counter.
+    pub starts: Epoch,
+    /// Whether the server stopped in good order. In the value that [`Manifest::open`]
+    /// returns this is about the last stop; on disk it is false while a server runs.
+    pub clean: bool,
+    /// No group has an epoch below this one; raised when a log was damaged. 0 at first.
+    pub epoch_floor: Epoch,
+    /// The same for groups that used level `memory`; raised after an unclean stop.
+    pub memory_epoch_floor: Epoch,
+}
+
+/// An opened data directory. Its lock is held as long as this lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    manifest: Manifest,
+    _lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error(
+        "the data directory {} is in use by {}; stop that server or choose another directory",
+        path.display(), holder(*pid)
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The process, if the lock file names it.
+        pid: Option<u32>,
+    },
+    /// The manifest is not what a server writes.
+    #[error(
+        "the manifest {} is damaged: {why}; restore it from a backup, nothing was changed",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// There are logs but no manifest.
+    #[error(
+        "{} has no manifest.toml but has log segments in {}; restore the manifest from a \
+         backup, nothing was changed",
+        path.display(), shard_dir.display()
+    )]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+        /// A folder with segments.
+        shard_dir: PathBuf,
+    },
+    /// Another version of the format.
+    #[error(
+        "the data directory {} has format version {found}, this build reads and writes version \
+         {FORMAT_VERSION}; use the build that wrote it, or another directory",
+        path.display()
+    )]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// The version there is.
+        found: u64,
+    },
+    /// Another shard count.
+    #[error(
+        "the data directory {} was made for {found} shards and {asked} are asked for; the \
+         number cannot be changed yet, start with {found} or use another directory",
+        path.display()
+    )]
+    Shards {
+        /// The directory.
+        path: PathBuf,
+        /// The count there is.
+        found: u16,
+        /// The count asked for.
+        asked: u16,
+    },
+    /// A shard count that cannot be.
+    #[error("{asked} shards are asked for; choose a number from 1 to {SHARDS_MAX}")]
+    ShardsOutOfRange {
+        /// The count asked for.
+        asked: u16,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ManifestError {
+    let path = path.to_owned();
+    move |source| ManifestError::Io { action, path, source }
+}
+
+/// The manifest as it is in the file. Numbers that TOML cannot hold are strings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestFile {
+    format_version: u16,
+    node_id: u16,
+    shards: u16,
+    hash_seed: String,
+    starts: u32,
+    clean: bool,
+    epoch_floor: u32,
+    memory_epoch_floor: u32,
+}
+
+/// The one field that every version of the format has in the same place.
+#[derive(Deserialize)]
+struct VersionOnly {
+    format_version: u64,
+}
+
+impl Manifest {
+    /// Opens the data directory `path`, creating it if it is not there, takes its lock, and
+    /// counts one more start, durably. `shards` is the number asked for; `None` takes the
+    /// number the directory has, or one per core for a new one.
+    ///
+    /// # Errors
+    /// A [`ManifestError`] that says what is in the way and what to do.
+    pub fn open(path: &Path, shards: Option<u16>) -> Result<(DataDir, Self), ManifestError> {
+        if let Some(asked) = shards.filter(|n| !(1..=SHARDS_MAX).contains(&usize::from(*n))) {
+            return Err(ManifestError::ShardsOutOfRange { asked });
+        }
+        create_dir(path)?;
+        let lock = take_lock(path)?;
+        let manifest = match Self::read(path)? {
+            Some(manifest) => manifest,
+            None => Self::fresh(path, shards)?,
+        };
+        if let Some(asked) = shards.filter(|asked| *asked != manifest.shards) {
+            let found = manifest.shards;
+            return Err(ManifestError::Shards { path: path.to_owned(), found, asked });
+        }
+        for shard in 0..manifest.shards {
+            create_dir(&paths::shard_dir(path, ShardId(shard)))?;
+        }
+        let started = Self { starts: Epoch(manifest.starts.0 + 1), ..manifest };
+        let mut data = DataDir { path: path.to_owned(), manifest: started.clone(), _lock: lock };
+        data.manifest.clean = false;
+        data.store()?;
+        Ok((data, started))
+    }
+
+    /// Reads the manifest of `path` without a lock; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub fn read(path: &Path) -> Result<Option<Self>, ManifestError> {
+        let file_path = path.join(paths::MANIFEST);
+        let mut bytes = Vec::new();
+        match File::open(&file_path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened
+                .and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_end(&mut bytes))
+                .map_err(io_error("read", &file_path))?,
+        };
+        let damaged = |why: String| ManifestError::Damaged { path: file_path.clone(), why };
+        let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
+        let version: VersionOnly = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        if version.format_version != u64::from(FORMAT_VERSION) {
+            let found = version.format_version;
+            return Err(ManifestError::Version { path: path.to_owned(), found });
+        }
+        let file: ManifestFile = toml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        let hash_seed = u64::from_str_radix(&file.hash_seed, 16)
+            .map_err(|e| damaged(format!("hash_seed: {e}")))?;
+        if file.node_id == 0 || !(1..=SHARDS_MAX).contains(&usize::from(file.shards)) {
+            return Err(damaged("node_id or shards is out of range".to_owned()));
+        }
+        if file.starts == u32::MAX {
+            return Err(damaged("the counter of starts is used up".to_owned()));
+        }
+        Ok(Some(Self {
+            format_version: file.format_version,
+            node: NodeId(file.node_id),
+            shards: file.shards,
+            hash_seed,
+            starts: Epoch(file.starts),
+            clean: file.clean,
+            epoch_floor: Epoch(file.epoch_floor),
+            memory_epoch_floor: Epoch(file.memory_epoch_floor),
+        }))
+    }
+
+    fn fresh(path: &Path, shards: Option<u16>) -> Result<Self, ManifestError> {
+        for shard in 0..SHARDS_MAX as u16 {
+            let shard_dir = paths::shard_dir(path, ShardId(shard));
+            if has_segments(&shard_dir).map_err(io_error("list", &shard_dir))? {
+                return Err(ManifestError::Lost { path: path.to_owned(), shard_dir });
+            }
+        }
+        let random = random().map_err(io_error("read", Path::new(RANDOM)))?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            node: NodeId((random[0] as u16).max(1)),
+            shards: shards.unwrap_or(cores.min(SHARDS_MAX) as u16),
+            hash_seed: random[1],
+            starts: Epoch(0),
+            clean: true,
+            epoch_floor: Epoch(0),
+            memory_epoch_floor: Epoch(0),
+        })
+    }
+
+    fn to_toml(&self) -> String {
+        format!(
+            "# Written by the server. See WAL_FORMAT.md.\n\
+             format_version = {}\nnode_id = {}\nshards = {}\nhash_seed = \"{:016x}\"\n\
+             starts = {}\nclean = {}\nepoch_floor = {}\nmemory_epoch_floor = {}\n",
+            self.format_version,
+            self.node,
+            self.shards,
+            self.hash_seed,
+            self.starts,
+            self.clean,
+            self.epoch_floor,
+            self.memory_epoch_floor,
+        )
+    }
+}
+
+impl DataDir {
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of a shard's log; it exists.
+    #[must_use]
+    pub fn shard_dir(&self, shard: ShardId) -> PathBuf {
+        paths::shard_dir(&self.path, shard)
+    }
+
+    /// Says durably that all logs ended in good order.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`].
+    pub fn mark_clean(&mut self) -> Result<(), ManifestError> {
+        self.manifest.clean = true;
+        self.store()
+    }
+
+    /// Raises both floors durably, to `all` for every group and to `memory` for those that
+    /// used that level. Done before a shard serves, so that no later start falls back to an
+    /// epoch that ended.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`].
+    pub fn raise_epoch_floors(&mut self, all: Epoch, memory: Epoch) -> Result<(), ManifestError> {
+        self.manifest.epoch_floor = self.manifest.epoch_floor.max(all);
+        self.manifest.memory_epoch_floor = self.manifest.memory_epoch_floor.max(memory);
+        self.store()
+    }
+
+    /// Replaces the manifest in one step: whoever reads it finds the old or the new one whole.
+    fn store(&self) -> Result<(), ManifestError> {
+        let path = self.path.join(paths::MANIFEST);
+        let temporary = self.path.join("manifest.toml.tmp");
+        File::create(&temporary)
+            .and_then(|mut file| {
+                file.write_all(self.manifest.to_toml().as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(io_error("write", &temporary))?;
+        fs::rename(&temporary, &path)
+            .and_then(|()| sync_dir(&self.path))
+            .map_err(io_error("replace", &path))
+    }
+}
+
+/// Creates a directory and makes its name durable.
+fn create_dir(path: &Path) -> Result<(), ManifestError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(io_error("create the directory", path))?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent).map_err(io_error("sync the directory", parent))
+}
+
+fn take_lock(dir: &Path) -> Result<File, ManifestError> {
+    let path = dir.join(paths::LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io_error("open the lock file", &path))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let read = (&mut file).take(32).read_to_string(&mut text);
+            let pid = read.ok().and_then(|_| text.trim().parse().ok());
+            return Err(ManifestError::InUse { path: dir.to_owned(), pid });
+        }
+        Err(e) => return Err(io_error("lock", &path)(e.into())),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(io_error("write", &path))?;
+    Ok(file)
+}
+
+fn has_segments(shard_dir: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(shard_dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        if entry?.file_name().to_str().and_then(paths::segment_number).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+const RANDOM: &str = "/dev/urandom";
+
+fn random() -> io::Result<[u64; 2]> {
+    let mut bytes = [[0; 8]; 2];
+    let mut file = File::open(RANDOM)?;
+    file.read_exact(bytes.as_flattened_mut())?;
+    Ok(bytes.map(u64::from_le_bytes))
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! What recovery hands to the shard.
+
+use super::damage::{Damage, Torn};
+use super::index::GroupIndex;
+use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, Stamp};
+
+/// What a shard's log holds.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The groups, in the order of their last messages.
+    pub groups: Vec<RecoveredGroup>,
+    /// The segments that can be read, oldest first.
+    pub segments: Vec<RecoveredSegment>,
+    /// Number for the next commit.
+    pub next_commit: CommitNumber,
+    /// Number for the next segment, once the [`Recovered::unused`] ones are removed.
+    pub next_segment: SegmentNumber,
+    /// The largest stamp in the log.
+    pub max_stamp: Stamp,
+    /// The largest epoch in the log.
+    pub max_epoch: Epoch,
+    /// The last write, if it was interrupted.
+    pub torn: Option<Torn>,
+    /// What an interrupted write cannot explain. Unless it is empty, every group of this log
+    /// must get a new epoch.
+    pub damage: Vec<Damage>,
+    /// Segments at the end of the log that hold no commit: written ahead, or torn in their
+    /// first commit. The caller removes them before it creates [`Recovered::next_segment`].
+    pub unused: Vec<SegmentNumber>,
+    /// Segments of which nothing is used; `damage` says why. They stay until retention has
+    /// removed everything before them.
+    pub unusable: Vec<SegmentNumber>,
+    /// Messages in the log.
+    pub messages: u64,
+    /// Commits in the log.
+    pub commits: u64,
+}
+
+/// A group that has messages in the log.
+#[derive(Clone, Debug)]
+pub struct RecoveredGroup {
+    /// Its handle.
+    pub handle: Handle,
+    /// Its name.
+    pub name: Box<[u8]>,
+    /// Its epoch as of the last run.
+    pub epoch: Epoch,
+    /// Its oldest message that is kept.
+    pub first: Seq,
+    /// Its last message.
+    pub head: Seq,
+    /// Whether a message of level `memory` is in the log.
+    pub used_memory: bool,
+    /// Where its messages are.
+    pub index: GroupIndex,
+    /// Commit with its last message.
+    pub(super) last_commit: CommitNumber,
+}
+
+/// A segment that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredSegment {
+    /// Its number.
+    pub number: SegmentNumber,
+    /// Its salt.
+    pub salt: u64,
+    /// End of its last valid commit.
+    pub bytes_used: u64,
+    /// Unix time of its newest message, or of its creation.
+    pub newest_ms: u64,
+}

@@ -1,0 +1,231 @@
+//! `fanfare wal`: shows and checks a data directory. Takes no lock and changes nothing, so it
+//! works beside a running server.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::commit::Commit;
+use super::index::LogPos;
+use super::manifest::{Manifest, ManifestError};
+use super::recovered::Recovered;
+use super::recovery::{RecoveryError, recover, recover_with};
+use super::report::{Report, ShardReport, hex, text_or_hex};
+use super::run::Run;
+use super::source::DirSource;
+use super::{Damage, paths};
+use crate::position::{Level, ShardId};
+use crate::wire::{self, ServerFrame};
+
+/// A running server writes while this reads, which can look like damage. Real damage is still
+/// there when one looks again.
+const LOOKS: usize = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+const EXIT_DAMAGE: u8 = 1;
+const EXIT_FAILED: u8 = 2;
+
+/// Arguments of `fanfare wal`.
+#[derive(Debug, Args)]
+pub struct WalArgs {
+    #[command(subcommand)]
+    command: WalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum WalCommand {
+    /// Show what the logs of a data directory hold
+    Inspect {
+        /// The data directory
+        dir: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+        /// Print the messages of this group instead, one JSON object a line
+        #[arg(long, value_name = "GROUP", conflicts_with = "json")]
+        messages: Option<String>,
+    },
+    /// Check every byte of the logs; exit code 1 if there is damage
+    Verify {
+        /// The data directory
+        dir: PathBuf,
+        /// Print one JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Why the tool could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// There is no manifest.
+    #[error("{} has no manifest.toml; give the data directory of a server", .0.display())]
+    NoManifest(PathBuf),
+    /// A log could not be read.
+    #[error("shard {shard}: {source}")]
+    Recovery {
+        /// The shard.
+        shard: ShardId,
+        /// What stopped it.
+        source: RecoveryError,
+    },
+    /// The output could not be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the tool on standard output. Exit code 1 means damage, 2 that it could not look.
+#[must_use]
+pub fn run(args: &WalArgs) -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = match &args.command {
+        WalCommand::Inspect { dir, messages: Some(group), .. } => {
+            messages(dir, group.as_bytes(), &mut out).map(|()| true)
+        }
+        WalCommand::Inspect { dir, json, .. } => inspect(dir, *json, &mut out).map(|()| true),
+        WalCommand::Verify { dir, json } => verify(dir, *json, &mut out),
+    };
+    match done.and_then(|sound| Ok(out.flush().map(|()| sound)?)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_DAMAGE),
+        // Whoever read the output has seen enough.
+        Err(ToolError::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanfare wal: {error}");
+            let damaged = matches!(error, ToolError::Manifest(ManifestError::Damaged { .. }));
+            ExitCode::from(if damaged { EXIT_DAMAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+/// Writes what the directory holds to `out`.
+///
+/// # Errors
+/// A [`ToolError`]; damage in a log is none.
+pub fn inspect(dir: &Path, json: bool, out: &mut impl Write) -> Result<(), ToolError> {
+    Ok(report(dir, true)?.write(json, out)?)
+}
+
+/// Checks the directory, writes the findings to `out` and returns whether it is sound. A torn
+/// tail is.
+///
+/// # Errors
+/// A [`ToolError`]; damage in a log is none.
+pub fn verify(dir: &Path, json: bool, out: &mut impl Write) -> Result<bool, ToolError> {
+    let report = report(dir, false)?;
+    report.write(json, out)?;
+    Ok(report.sound)
+}
+
+/// Writes every message of `group` to `out`, one JSON object a line, oldest first.
+///
+/// # Errors
+/// A [`ToolError`]; damage in a log is none.
+pub fn messages(dir: &Path, group: &[u8], out: &mut impl Write) -> Result<(), ToolError> {
+    let manifest = manifest(dir)?;
+    let mut written = Ok(());
+    for shard in (0..manifest.shards).map(ShardId) {
+        let mut source = DirSource::new(&paths::shard_dir(dir, shard));
+        let mut show = |_: LogPos, _: &Commit<'_>, run: &Run<'_>| {
+            if run.group == group && written.is_ok() {
+                written = write_messages(run, out);
+            }
+        };
+        recover_with(&mut source, manifest.node, shard, &mut show)
+            .map_err(|source| ToolError::Recovery { shard, source })?;
+    }
+    Ok(written?)
+}
+
+fn manifest(dir: &Path) -> Result<Manifest, ToolError> {
+    Manifest::read(dir)?.ok_or_else(|| ToolError::NoManifest(dir.to_owned()))
+}
+
+fn report(dir: &Path, with_groups: bool) -> Result<Report, ToolError> {
+    let manifest = manifest(dir)?;
+    let shards = (0..manifest.shards)
+        .map(|shard| {
+            let recovered = look(dir, &manifest, ShardId(shard))?;
+            Ok(ShardReport::of(shard, &recovered, with_groups))
+        })
+        .collect::<Result<Vec<_>, ToolError>>()?;
+    Ok(Report::new(dir, &manifest, shards))
+}
+
+/// Reads the log of a shard; only damage that every look finds is reported.
+fn look(dir: &Path, manifest: &Manifest, shard: ShardId) -> Result<Recovered, ToolError> {
+    let mut source = DirSource::new(&paths::shard_dir(dir, shard));
+    let mut found = recover(&mut source, manifest.node, shard);
+    for _ in 1..LOOKS {
+        let before: Vec<Damage> = match &found {
+            Ok(recovered) if recovered.damage.is_empty() => break,
+            Ok(recovered) => recovered.damage.clone(),
+            // Retention removed a segment between listing and reading.
+            Err(RecoveryError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Vec::new()
+            }
+            Err(_) => break,
+        };
+        thread::sleep(LOOK_AGAIN);
+        let mut source = DirSource::new(&paths::shard_dir(dir, shard));
+        let first_look = found.is_err();
+        found = recover(&mut source, manifest.node, shard);
+        if let Ok(recovered) = &mut found
+            && !first_look
+        {
+            recovered.damage.retain(|damage| before.contains(damage));
+        }
+    }
+    found.map_err(|source| ToolError::Recovery { shard, source })
+}
+
+#[derive(Serialize)]
+struct MessageLine {
+    seq: u64,
+    epoch: u32,
+    stamp: u64,
+    sender: String,
+    producer: String,
+    producer_seq: u64,
+    level: Level,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_hex: Option<String>,
+}
+
+fn write_messages(run: &Run<'_>, out: &mut impl Write) -> io::Result<()> {
+    let mut rest = run.frames;
+    for meta in run.metas() {
+        let Ok(Some((frame, len))) = wire::split(rest, rest.len()) else { break };
+        let Ok(ServerFrame::Deliver(message)) = ServerFrame::decode(frame) else { break };
+        let text = str::from_utf8(message.payload).ok().map(str::to_owned);
+        let line = MessageLine {
+            seq: message.seq.0,
+            epoch: run.epoch.0,
+            stamp: message.stamp.0,
+            sender: text_or_hex(message.sender),
+            producer: hex(&meta.producer),
+            producer_seq: meta.producer_seq,
+            level: meta.level,
+            payload_hex: text.is_none().then(|| hex(message.payload)),
+            payload: text,
+        };
+        serde_json::to_writer(&mut *out, &line)?;
+        writeln!(out)?;
+        rest = &rest[len..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tool_tests.rs"]
+mod tests;

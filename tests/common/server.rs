@@ -1,0 +1,160 @@
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::wait_until;
+
+/// How to start a server: the shard count and what goes into its configuration file.
+#[derive(Clone)]
+pub struct Settings {
+    shards: u16,
+    toml: String,
+}
+
+impl Settings {
+    /// Settings for `shards` shards with small log segments, so that starts are quick.
+    pub fn shards(shards: u16) -> Self {
+        Self { shards, toml: String::new() }.set("segment_bytes", 8 << 20)
+    }
+
+    /// Sets a value of the shard configuration.
+    pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        writeln!(self.toml, "{name} = {value}").unwrap();
+        self
+    }
+}
+
+/// A server process with its own data directory, killed when dropped.
+pub struct Server {
+    child: Child,
+    addr: SocketAddr,
+    settings: Settings,
+    dir: TempDir,
+}
+
+impl Server {
+    pub fn start(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, addr) = spawn(&settings, dir.path());
+        Self { child, addr, settings, dir }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What the server has said on stderr, over all its starts.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.path().join("stderr")).unwrap()).into_owned()
+    }
+
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Ends the process the way a crash does.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self, at_most: Duration) -> ExitStatus {
+        let deadline = Instant::now() + at_most;
+        loop {
+            if let Some(status) = self.has_ended() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running after {at_most:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGTERM, and a clean end.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait(Duration::from_secs(20));
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Starts again on the same data directory. The process must have ended.
+    pub fn restart(&mut self) {
+        (self.child, self.addr) = spawn(&self.settings, self.dir.path());
+    }
+
+    /// The same with other settings.
+    pub fn restart_with(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.restart();
+    }
+
+    /// Resident memory of the process in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("last lines of the server:");
+            tail.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr) {
+    // The port may be taken by another test between looking and listening, so try again.
+    for _ in 0..5 {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let config = dir.join("fanfare.toml");
+        fs::write(&config, &settings.toml).unwrap();
+        let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .arg("serve")
+            .args(["--listen", &addr.to_string()])
+            .args(["--shards", &settings.shards.to_string()])
+            .arg("--data-dir")
+            .arg(dir.join("data"))
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut ended = false;
+        wait_until("starting the server", || {
+            ended = child.try_wait().unwrap().is_some();
+            ended || TcpStream::connect(addr).is_ok()
+        });
+        if !ended {
+            return (child, addr);
+        }
+    }
+    panic!("the server does not start:\n{}", fs::read_to_string(dir.join("stderr")).unwrap());
+}

@@ -1,0 +1,88 @@
+//! The golden bytes of WAL_FORMAT.md are what this build writes and reads.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use fanfare::limits::LOG_BLOCK;
+use fanfare::position::{
+    CommitNumber, Epoch, Handle, Level, NodeId, SegmentNumber, Seq, ShardId, Stamp,
+};
+use fanfare::ring::LogBuf;
+use fanfare::wal::{Meta, Run, SegmentHeader, decode_commit, encode_commit};
+use fanfare::wire::Deliver;
+
+const SALT: u64 = 0x1122_3344_5566_7788;
+const HANDLE: Handle = Handle(0x0030_0001_0000_0007);
+const CREATED_MS: u64 = 1_700_000_000_000;
+
+/// The block of bytes under the heading `golden <name>`.
+fn golden(name: &str) -> Vec<u8> {
+    let text = include_str!("../WAL_FORMAT.md");
+    let start = format!("```golden {name}\n");
+    let (_, rest) = text.split_once(&start).expect("the page has this block");
+    let (lines, _) = rest.split_once("```").unwrap();
+    let mut block = vec![0; LOG_BLOCK];
+    for line in lines.lines() {
+        let (bytes, _comment) = line.split_once(';').unwrap();
+        let (at, bytes) = bytes.strip_prefix('@').unwrap().split_once("  ").unwrap();
+        let at = usize::from_str_radix(at, 16).unwrap();
+        for (index, byte) in bytes.split_whitespace().enumerate() {
+            block[at + index] = u8::from_str_radix(byte, 16).unwrap();
+        }
+    }
+    block
+}
+
+#[test]
+fn the_segment_header_is_the_golden_one() {
+    let header = SegmentHeader {
+        node: NodeId(0x0102),
+        shard: ShardId(3),
+        number: SegmentNumber(42),
+        salt: SALT,
+        bytes: 32 << 20,
+        created_ms: CREATED_MS,
+    };
+    assert_eq!(SegmentHeader::decode(&golden("segment")), Ok(header));
+    assert_eq!(header.encode().to_vec(), golden("segment"));
+}
+
+#[test]
+fn the_commit_is_the_golden_one() {
+    let (mut metas, mut frames) = (Vec::new(), Vec::new());
+    let producer = std::array::from_fn(|i| 0xA0 + i as u8);
+    let stamp = |n: u64| Stamp((CREATED_MS + n) << 16);
+    let messages = [(1, Level::Durable, b"hi"), (2, Level::Memory, b"yo")];
+    for (n, level, payload) in messages {
+        Meta { producer, producer_seq: n, level }.encode(&mut metas);
+        Deliver {
+            handle: HANDLE,
+            seq: Seq(40 + n),
+            stamp: stamp(n),
+            node: NodeId(0x0102),
+            shard: ShardId(3),
+            sender: b"ann",
+            payload,
+        }
+        .encode(&mut frames);
+    }
+    let run = Run {
+        handle: HANDLE,
+        epoch: Epoch(5),
+        group: b"lobby",
+        first: Seq(41),
+        count: 2,
+        has_memory: true,
+        metas: &metas,
+        frames: &frames,
+    };
+    let mut buf = LogBuf::with_capacity(LOG_BLOCK);
+    encode_commit(&mut buf, CommitNumber(2), SALT, stamp(2), &[run]);
+    assert_eq!(buf.as_slice(), golden("commit"));
+
+    let golden = golden("commit");
+    let commit = decode_commit(&golden, SALT).unwrap();
+    assert_eq!(
+        (commit.number, commit.max_stamp, commit.total_len),
+        (CommitNumber(2), stamp(2), 4096)
+    );
+    assert_eq!(commit.runs().collect::<Vec<_>>(), [run]);
+}
