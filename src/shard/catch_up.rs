@@ -135,8 +135,10 @@ impl Shard {
 
     fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>, io: &mut impl Io) {
         let Some((salt, end)) = self.log.readable(read.segment) else {
-            // Retention took the segment while it was read.
-            return self.begin_read(read.shard, read.handle, read.from, io);
+            // Retention took the segment while it was read. Whoever asked waits for an answer
+            // to the place it asked for, which a gap may have moved.
+            let asked = read.gap.map_or(read.from, |(from, _, _)| from);
+            return self.begin_read(read.shard, read.handle, asked, io);
         };
         let buf = match result {
             Ok(buf) => buf,

@@ -221,11 +221,11 @@ impl Shard {
         let group = &mut self.groups[key as usize];
         let handle = group.handle;
         match &mut group.role {
-            Role::Owner(sequencer) => sequencer.members -= 1,
+            Role::Owner(_) => self.count_out(key),
             Role::Replica { owner } => {
                 let owner = *owner;
                 if group.members.is_empty() && group.pending_joins == 0 {
-                    self.drop_replica(key);
+                    self.forget_group(key);
                 }
                 if let Some(peer) = self.mesh.peer(owner) {
                     peer.tell(Message::Leave { handle });
@@ -234,8 +234,19 @@ impl Shard {
         }
     }
 
-    /// Forgets a group of another shard that no local member is in.
-    pub(super) fn drop_replica(&mut self, key: u32) {
+    /// Counts a member out on the owner. A group that never had a message leaves no trace,
+    /// so that joins of made-up names do not fill the table of groups.
+    pub(super) fn count_out(&mut self, key: u32) {
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
+        sequencer.members -= 1;
+        // A publish in the inbox holds the key of its group.
+        if sequencer.members == 0 && sequencer.sequenced == Seq(0) && self.inbox.is_empty() {
+            self.forget_group(key);
+        }
+    }
+
+    /// Forgets a group that no member of this shard is in.
+    pub(super) fn forget_group(&mut self, key: u32) {
         let mut group = self.groups.remove(key as usize);
         self.tail_bytes -= group.tail.break_off();
         self.by_name.remove(&group.name);

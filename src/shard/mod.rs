@@ -128,20 +128,37 @@ impl Shard {
         self.read_history(io); // chunks for members behind the tail
         self.expire(io); //     timers, stalls, retention
         self.report();
+        self.invariants();
         self.finish(io)
     }
 
     fn wait(&mut self, io: &mut impl Io) {
+        let until = self.may_wait_until();
+        io.wait(until, &mut self.events);
+        self.mesh.woken();
+    }
+
+    /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
+    /// Other shards wake this one from now on.
+    pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
         let has_work = !self.queues.ready.is_empty()
             || !self.queues.scans.is_empty()
             || (self.can_sequence() && !self.inbox.is_empty());
-        let until = if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
+        if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {
             self.next_deadline()
-        };
-        io.wait(until, &mut self.events);
-        self.mesh.woken();
+        }
+    }
+
+    /// Checks the stated order of positions, in debug builds.
+    fn invariants(&self) {
+        if cfg!(debug_assertions) {
+            debug_assert!(self.log.synced() <= self.log.appended());
+            for (_, group) in &self.groups {
+                group.invariants();
+            }
+        }
     }
 
     fn report(&mut self) {

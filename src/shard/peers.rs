@@ -73,7 +73,7 @@ impl Shard {
                         let replica = &mut self.groups[key as usize];
                         replica.pending_joins -= 1;
                         if replica.members.is_empty() && replica.pending_joins == 0 {
-                            self.drop_replica(key);
+                            self.forget_group(key);
                         }
                     }
                     let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
@@ -138,12 +138,13 @@ impl Shard {
     fn peer_left(&mut self, from: ShardId, handle: Handle) {
         let Some(&key) = self.by_handle.get(&handle) else { return };
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
-        sequencer.members -= 1;
-        let Some(at) = sequencer.peers.iter().position(|peer| peer.shard == from) else { return };
-        sequencer.peers[at].members -= 1;
-        if sequencer.peers[at].members == 0 {
-            sequencer.peers.swap_remove(at);
+        if let Some(at) = sequencer.peers.iter().position(|peer| peer.shard == from) {
+            sequencer.peers[at].members -= 1;
+            if sequencer.peers[at].members == 0 {
+                sequencer.peers.swap_remove(at);
+            }
         }
+        self.count_out(key);
     }
 
     /// The tail of a foreign group moved: the replica takes the owner's very bytes.

@@ -55,7 +55,8 @@ impl Shard {
     pub(super) fn control(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         let spare = &mut self.spare_control;
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
-        if conn.id != id {
+        // The last frame of a connection is the fatal one; nothing follows it.
+        if conn.id != id || conn.state == ConnState::Closing {
             return;
         }
         if conn.control.capacity() == 0

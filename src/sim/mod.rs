@@ -1,1 +1,30 @@
-//! See ARCHITECTURE.md.
+//! The second implementer of [`crate::shard::Io`]: several shards, their clients, clock,
+//! network and disks, run in one thread from one seed, with faults.
+//!
+//! ```text
+//!  Client ──► client_side ──► net::Link ──► server_side ──► io::ShardIo ◄──► Shard
+//!    │                                                          │
+//!    ▼                                                          ▼
+//!  Oracle                                                   disk::Disk
+//! ```
+//!
+//! [`World::run`] panics with the seed and the last events if a client saw something that the
+//! guarantees exclude.
+
+mod client;
+mod client_side;
+mod config;
+mod disk;
+mod io;
+mod net;
+mod node;
+mod oracle;
+mod rng;
+mod server_side;
+mod settle;
+mod trace;
+mod world;
+
+pub use config::{Trouble, WorldConfig};
+pub use trace::{Fault, Faults};
+pub use world::{Outcome, World};

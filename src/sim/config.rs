@@ -1,0 +1,82 @@
+//! What a world is like, and what goes wrong in it.
+
+use crate::config::ShardConfig;
+use crate::position::Level;
+
+/// Shares of chance are in millionths.
+#[derive(Clone, Debug)]
+pub struct WorldConfig {
+    /// Shards of the node.
+    pub shards: u16,
+    /// Clients.
+    pub clients: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Virtual time during which clients are active and things go wrong.
+    pub active_ms: u64,
+    /// Mean time between two actions of a client.
+    pub tick_ms: u64,
+    /// Share of publishes that ask for level memory.
+    pub memory_ppm: u32,
+    /// Share of clients that read slowly.
+    pub slow_ppm: u32,
+    /// Clients leave and join groups.
+    pub churn_ppm: u32,
+    /// What the operator set.
+    pub shard: ShardConfig,
+    /// What goes wrong.
+    pub trouble: Trouble,
+}
+
+/// Chances of trouble; all 0 is a good day.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble {
+    /// A client goes away, at each of its ticks.
+    pub disconnect_ppm: u32,
+    /// A client sends garbage, at each of its ticks.
+    pub garbage_ppm: u32,
+    /// A turn is followed by a long sleep.
+    pub stall_ppm: u32,
+    /// The wall clock jumps, at each turn.
+    pub clock_ppm: u32,
+    /// Mean time between two crashes; 0 is never.
+    pub crash_every_ms: u64,
+    /// Share of stops that are in good order instead.
+    pub drain_ppm: u32,
+    /// A segment cannot be created.
+    pub disk_full_ppm: u32,
+    /// A log write fails.
+    pub write_error_ppm: u32,
+    /// A log read fails.
+    pub read_error_ppm: u32,
+}
+
+impl WorldConfig {
+    /// A small world without trouble.
+    #[must_use]
+    pub fn calm(shards: u16) -> Self {
+        Self {
+            shards,
+            clients: 16,
+            groups: 5,
+            active_ms: 4_000,
+            tick_ms: 40,
+            memory_ppm: 0,
+            slow_ppm: 0,
+            churn_ppm: 10_000,
+            shard: ShardConfig {
+                heartbeat_ms: 1_000,
+                handshake_timeout_ms: 2_000,
+                stall_timeout_ms: 1_500,
+                drain_grace_ms: 500,
+                payload_max: 16 * 1024,
+                recv_buffers: 4,
+                recv_buffer_bytes: 2048,
+                segment_bytes: 512 * 1024,
+                level: Level::Durable,
+                ..ShardConfig::default()
+            },
+            trouble: Trouble::default(),
+        }
+    }
+}

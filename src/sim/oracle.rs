@@ -1,0 +1,240 @@
+//! What must be true, seen from the clients' side only.
+
+use std::collections::BTreeMap;
+
+use super::rng::{Rng, mix};
+use super::trace::{Fault, Faults, Note, Trace};
+use crate::position::{Handle, Level, Nanos, Seq, Stamp};
+use crate::wire::{Gap, GapReason};
+
+/// Names a message: group, epoch, sequence number.
+pub(super) type Name = (usize, u32, u64);
+
+/// What is wrong, in words.
+pub(super) type Violation = String;
+
+/// A message that some client sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub client: usize,
+    pub group: usize,
+    pub level: Level,
+    pub producer_seq: u64,
+    /// How often it was sent and not refused.
+    pub copies: u64,
+    /// Under how many names it was seen.
+    names: u64,
+}
+
+/// What is known of a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub id: u64,
+    pub handle: Handle,
+    /// A publisher was told that it is durable, or it was sent as durable and someone saw it.
+    pub durable: bool,
+    stamp: Option<Stamp>,
+}
+
+/// All that clients sent and saw.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub now: Nanos,
+    pub trace: Trace,
+    pub faults: Faults,
+    sent: Vec<Sent>,
+    pub known: BTreeMap<Name, Known>,
+    /// Last message of each group that retention took.
+    removed: BTreeMap<Handle, Seq>,
+    pub deliveries: u64,
+    pub acknowledged: u64,
+    /// Changes with everything that clients see.
+    pub digest: u64,
+}
+
+impl Oracle {
+    pub fn note(&mut self, note: Note) {
+        self.trace.note(self.now, note);
+    }
+
+    pub fn fault(&mut self, fault: Fault) {
+        self.faults.count(fault);
+    }
+
+    /// A new message; its payload follows from the number returned.
+    pub fn new_message(&mut self, client: usize, group: usize, level: Level, seq: u64) -> u64 {
+        self.sent.push(Sent { client, group, level, producer_seq: seq, copies: 0, names: 0 });
+        self.sent.len() as u64 - 1
+    }
+
+    pub fn message(&self, id: u64) -> &Sent {
+        &self.sent[id as usize]
+    }
+
+    /// The message goes to the server, perhaps again.
+    pub fn published_again(&mut self, id: u64) {
+        self.sent[id as usize].copies += 1;
+    }
+
+    /// The server says for certain that it did not take the message.
+    pub fn refused(&mut self, id: u64) -> Result<(), Violation> {
+        let sent = &mut self.sent[id as usize];
+        sent.copies -= 1;
+        if sent.names > sent.copies {
+            return Err(format!("message {id} was refused but someone has it"));
+        }
+        Ok(())
+    }
+
+    /// The server says that the message has this name.
+    pub fn answered(
+        &mut self,
+        name: Name,
+        handle: Handle,
+        id: u64,
+        level: Level,
+    ) -> Result<(), Violation> {
+        self.acknowledged += 1;
+        if level == Level::Memory {
+            self.fault(Fault::AnsweredEarly);
+            if self.message(id).level == Level::Durable {
+                return Err(format!("message {id} asked for durable and got memory"));
+            }
+        }
+        self.learn(name, handle, id, level == Level::Durable, None)
+    }
+
+    /// A member got a message. Returns its number.
+    pub fn delivered(
+        &mut self,
+        name: Name,
+        handle: Handle,
+        stamp: Stamp,
+        sender: &[u8],
+        payload: &[u8],
+    ) -> Result<u64, Violation> {
+        self.deliveries += 1;
+        let id = payload.first_chunk().map_or(u64::MAX, |id| u64::from_le_bytes(*id));
+        let Some(sent) = self.sent.get(id as usize) else {
+            return Err(format!("{name:?} has a payload that nobody sent"));
+        };
+        if payload != payload_of(id) {
+            return Err(format!("the payload of message {id} at {name:?} is changed"));
+        }
+        if sender != member_name(sent.client).as_slice() || sent.group != name.0 {
+            return Err(format!("message {id} at {name:?} has another sender or group"));
+        }
+        let durable = sent.level == Level::Durable;
+        self.learn(name, handle, id, durable, Some(stamp))?;
+        self.digest = mix(self.digest ^ mix(id ^ name.2 << 32) ^ self.now.0);
+        Ok(id)
+    }
+
+    fn learn(
+        &mut self,
+        name: Name,
+        handle: Handle,
+        id: u64,
+        durable: bool,
+        stamp: Option<Stamp>,
+    ) -> Result<(), Violation> {
+        if let Some(known) = self.known.get_mut(&name) {
+            if known.id != id {
+                return Err(format!("{name:?} is message {} and message {id}", known.id));
+            }
+            if known.handle != handle {
+                return Err(format!("{name:?} has handles {} and {handle}", known.handle));
+            }
+            if let (Some(a), Some(b)) = (known.stamp, stamp)
+                && a != b
+            {
+                return Err(format!("{name:?} has two stamps"));
+            }
+            known.stamp = known.stamp.or(stamp);
+            known.durable |= durable;
+            return Ok(());
+        }
+        let sent = &mut self.sent[id as usize];
+        sent.names += 1;
+        if sent.names > sent.copies {
+            return Err(format!(
+                "message {id} was sent {} times (refusals not counted), {name:?} is copy {}",
+                sent.copies, sent.names
+            ));
+        }
+        self.known.insert(name, Known { id, handle, durable, stamp });
+        Ok(())
+    }
+
+    /// Retention takes everything of the group up to `last`.
+    pub fn removes(&mut self, handle: Handle, last: Seq) {
+        let before = self.removed.entry(handle).or_default();
+        *before = last.max(*before);
+    }
+
+    fn removed(&self, handle: Handle) -> Seq {
+        self.removed.get(&handle).copied().unwrap_or_default()
+    }
+
+    /// A member is told that messages will not come.
+    pub fn gap(&mut self, gap: &Gap) -> Result<(), Violation> {
+        self.fault(Fault::Gap);
+        match gap.reason {
+            GapReason::Retention if gap.to <= self.removed(gap.handle) => Ok(()),
+            GapReason::Damaged if self.faults.of(Fault::ReadError) > 0 => Ok(()),
+            _ => Err(format!("retention went up to {}", self.removed(gap.handle))),
+        }
+    }
+
+    /// Compares what clients know with all that is there at the end; `crashed` says whether
+    /// memory may be lost.
+    pub fn read_back(
+        &mut self,
+        found: &BTreeMap<Name, u64>,
+        crashed: bool,
+    ) -> Result<(), Violation> {
+        let mut lost = 0;
+        for (name, known) in &self.known {
+            if found.get(name) == Some(&known.id) || Seq(name.2) <= self.removed(known.handle) {
+                continue;
+            }
+            if known.durable || !crashed {
+                return Err(format!(
+                    "message {} was known as {name:?} (durable: {}) and is not there any more",
+                    known.id, known.durable
+                ));
+            }
+            lost += 1;
+        }
+        for _ in 0..lost {
+            self.fault(Fault::MemoryLost);
+        }
+        Ok(())
+    }
+}
+
+/// The member id of a client.
+pub(super) fn member_name(client: usize) -> Vec<u8> {
+    format!("member-{client}").into_bytes()
+}
+
+/// The payload of a message: its number, then bytes that follow from it. Most are small, a
+/// few span many sectors, and some of those are zeros, which a torn write leaves too.
+pub(super) fn payload_of(id: u64) -> Vec<u8> {
+    let mut rng = Rng::new(mix(id));
+    let len = match rng.below(100) {
+        0..70 => rng.below(120),
+        70..90 => rng.below(1_000),
+        90..99 => rng.below(5_000),
+        _ => rng.below(14_000),
+    };
+    let mut payload = id.to_le_bytes().to_vec();
+    if rng.below(8) == 0 {
+        payload.resize(8 + len as usize, 0);
+    }
+    while payload.len() < 8 + len as usize {
+        payload.extend_from_slice(&rng.next().to_le_bytes());
+    }
+    payload.truncate(8 + len as usize);
+    payload
+}

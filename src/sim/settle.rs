@@ -1,0 +1,106 @@
+//! The end of a world: no more trouble, everyone finishes, and everything is read back.
+
+use super::client::{Client, Profile};
+use super::net::End;
+use super::trace::Note;
+use super::world::{Due, World};
+use crate::position::Nanos;
+
+/// Virtual time in which a world without trouble must come to rest.
+const SETTLE_MS: u64 = 20_000;
+const STEP_MS: u64 = 50;
+
+impl World {
+    pub(super) fn settle(&mut self) {
+        self.note(Note::Phase("trouble is over"));
+        self.calm = true;
+        // A failed log stays so until the node is started again.
+        if self.config.trouble.write_error_ppm > 0 && self.node.is_up() {
+            self.crash();
+        }
+        if !self.node.is_up() {
+            self.after(0, Due::Start);
+        }
+        for client in &mut self.clients {
+            client.sleeps_until = Nanos(0);
+        }
+        self.rest();
+        self.read_back("reading back", self.config.trouble.crash_every_ms > 0);
+        self.crash();
+        self.after(0, Due::Start);
+        self.rest();
+        self.read_back("reading back after the power was cut", true);
+    }
+
+    /// Runs until every client has all its answers and is where it wants to be.
+    fn rest(&mut self) {
+        let end = self.now.plus_ms(SETTLE_MS);
+        while self.now < end {
+            self.run_until(self.now.plus_ms(STEP_MS));
+            if self.clients.iter().all(Client::is_settled) {
+                return;
+            }
+        }
+        let stuck = self.clients.iter().find(|client| !client.is_settled());
+        panic!(
+            "no rest after {SETTLE_MS} ms: {}",
+            stuck.map(Client::waits_for).unwrap_or_default()
+        );
+    }
+
+    /// A client that was not there before reads every group from its first message. Then
+    /// every member must be where the groups end.
+    fn read_back(&mut self, phase: &'static str, crashed: bool) {
+        self.note(Note::Phase(phase));
+        let index = self.clients.len();
+        let profile = Profile {
+            window: 0,
+            publish_ppm: 0,
+            memory_ppm: 0,
+            churn_ppm: 0,
+            slow: false,
+            reader: true,
+        };
+        self.clients.push(Client::new(index, profile, self.config.groups));
+        self.after(0, Due::Tick { client: index });
+        self.rest();
+        let mut heads = vec![0; self.config.groups];
+        let end = self.now.plus_ms(SETTLE_MS);
+        loop {
+            self.run_until(self.now.plus_ms(STEP_MS));
+            let members = || self.clients.iter().flat_map(|c| c.heads().map(move |h| (c.index, h)));
+            for (_, (group, head)) in members() {
+                heads[group] = head.0.max(heads[group]);
+            }
+            for client in &self.clients {
+                for (head, view) in heads.iter_mut().zip(&client.views) {
+                    *head = view.head.0.max(*head);
+                }
+            }
+            let Some((client, (group, has))) =
+                members().find(|(_, (group, head))| head.0 < heads[*group])
+            else {
+                break;
+            };
+            assert!(
+                self.now < end,
+                "client {client} has group {group} up to {has}, it goes up to {}",
+                heads[group]
+            );
+        }
+        let found = std::mem::take(&mut self.clients[index].found);
+        let result = self.oracle.read_back(&found, crashed);
+        self.check(result);
+        // It leaves for good.
+        let reader = &mut self.clients[index];
+        reader.retired = true;
+        let link = reader.link;
+        reader.disconnected(Nanos(0));
+        if let Some(link) = link
+            && let Some(l) = self.links.get_mut(&link)
+        {
+            l.client_gone = true;
+            self.at(self.now, Due::UpEnds { link, end: End::Fin });
+        }
+    }
+}

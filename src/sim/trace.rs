@@ -1,0 +1,176 @@
+//! What happened last, for whoever has to understand a failing seed; and how often each fault
+//! was injected.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use crate::position::Nanos;
+
+/// Events kept, unless `FANFARE_TRACE` says otherwise.
+const KEPT: usize = 300;
+
+/// The last events of a world.
+#[derive(Debug)]
+pub(super) struct Trace {
+    kept: usize,
+    lines: VecDeque<(Nanos, Note)>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        let kept = std::env::var("FANFARE_TRACE").ok().and_then(|n| n.parse().ok());
+        Self { kept: kept.unwrap_or(KEPT).max(1), lines: VecDeque::new() }
+    }
+}
+
+/// One event worth reading.
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
+pub(super) enum Note {
+    Start { start: u32 },
+    Recovered { shard: usize, commits: u64, torn: bool, active: u64 },
+    Crash,
+    Connect { client: usize, link: u32, shard: usize },
+    ClientLeaves { client: usize, how: Fault },
+    Disconnected { client: usize },
+    ServerCloses { link: u32 },
+    Write { link: u32, parts: usize },
+    Commit { shard: usize, segment: u64, offset: u64, bytes: usize },
+    CommitDone { shard: usize, ok: bool },
+    Torn { shard: usize, there: usize, sectors: usize },
+    Job { shard: usize, ok: bool },
+    Joining { client: usize, group: usize, from: u64 },
+    Joined { client: usize, group: usize, epoch: u32, head: u64 },
+    Left { client: usize, group: usize },
+    Epoch { client: usize, group: usize, epoch: u32, first: u64 },
+    Deliver { client: usize, group: usize, seq: u64, id: u64 },
+    Gap { client: usize, group: usize, from: u64, to: u64 },
+    Publish { client: usize, group: usize, request: u32, id: u64 },
+    Published { client: usize, group: usize, request: u32, seq: u64, id: u64 },
+    Refused { client: usize, request: u32, code: u16 },
+    Fault(Fault),
+    Phase(&'static str),
+}
+
+impl Trace {
+    pub fn note(&mut self, at: Nanos, note: Note) {
+        if self.lines.len() == self.kept {
+            self.lines.pop_front();
+        }
+        self.lines.push_back((at, note));
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, note) in &self.lines {
+            writeln!(f, "{:>12.3} ms  {note:?}", at.0 as f64 / 1e6)?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A kind of trouble that a world can make, or a rare path that it wants to see taken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault { $($(#[$doc])* $name),* }
+
+        /// How often each kind happened.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Faults([u64; Fault::ALL.len()]);
+
+        impl Fault {
+            /// All kinds.
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+        }
+    };
+}
+
+faults! {
+    /// A frame reached the server in more than one piece.
+    SplitReceive,
+    /// The server got bytes of several sends at once.
+    MergedReceive,
+    /// A socket took only a part of a write.
+    ShortWrite,
+    /// A write waited for a client that did not read.
+    StalledWrite,
+    /// Bytes waited for a provided buffer.
+    NoReceiveBuffer,
+    /// The shard paused a connection.
+    Paused,
+    /// A client closed in good order.
+    ClientClosed,
+    /// A client reset its connection.
+    ClientReset,
+    /// A client vanished and the server was not told.
+    ClientVanished,
+    /// The server closed a connection.
+    ServerClosed,
+    /// A client said something that no client should.
+    Garbage,
+    /// A member did not read for long.
+    SlowReader,
+    /// A shard had no turn for long.
+    ShardStalled,
+    /// The wall clock jumped.
+    ClockJumped,
+    /// A member was told of a gap.
+    Gap,
+    /// A member was served from the log.
+    CatchUp,
+    /// A member saw an epoch change.
+    EpochChanged,
+    /// The node stopped at once.
+    Crash,
+    /// The node stopped in good order.
+    Drain,
+    /// A crash left a part of a log write.
+    TornWrite,
+    /// A crash met a job that was under way.
+    InterruptedJob,
+    /// There was no room for a segment.
+    DiskFull,
+    /// A publish was refused because there was no room.
+    RefusedFull,
+    /// A log write failed.
+    WriteError,
+    /// A publish was refused because the log had failed.
+    RefusedFailed,
+    /// A publish was answered by INDETERMINATE.
+    Indeterminate,
+    /// A log read failed.
+    ReadError,
+    /// A publish without an answer was sent again.
+    Republished,
+    /// A message was answered before it was on disk.
+    AnsweredEarly,
+    /// A crash took messages of level memory that someone had seen.
+    MemoryLost,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self([0; Fault::ALL.len()])
+    }
+}
+
+impl Faults {
+    pub(super) fn count(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    /// How often `fault` happened.
+    #[must_use]
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    /// Adds what happened in another world.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}

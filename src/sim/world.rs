@@ -1,0 +1,238 @@
+//! The world: virtual time, and what happens in it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use super::client::{Client, Profile};
+use super::config::WorldConfig;
+use super::net::{End, Link};
+use super::node::Node;
+use super::oracle::{Oracle, Violation};
+use super::rng::Rng;
+use super::trace::Note;
+use crate::position::Nanos;
+use crate::shard::Job;
+
+/// Something that is due at some time. Those of a node belong to one of its lives.
+#[derive(Debug)]
+pub(super) enum Due {
+    Turn { shard: usize },
+    TurnEnds { shard: usize },
+    Deadline { shard: usize, token: u64 },
+    LogWritten { shard: usize, failed: bool },
+    LogRead { shard: usize, token: u64, segment: u64, offset: u64, len: usize, failed: bool },
+    JobDone { shard: usize, job: Job, failed: bool },
+    Accept { link: u32 },
+    UpArrives { link: u32, count: usize },
+    UpEnds { link: u32, end: End },
+    Receive { link: u32 },
+    PauseTakesEffect { link: u32 },
+    KernelWrites { link: u32 },
+    Closed { link: u32 },
+    DownArrives { link: u32, count: usize },
+    DownEnds { link: u32, end: End },
+    ClientReads { link: u32 },
+    Tick { client: usize },
+    Stop,
+    Start,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: Nanos,
+    order: u64,
+    boot: u32,
+    due: Due,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// What came of a world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How often each fault happened.
+    pub faults: super::Faults,
+    /// Virtual time that passed.
+    pub virtual_ms: u64,
+    /// Messages that members got.
+    pub deliveries: u64,
+    /// Publishes that were answered.
+    pub acknowledged: u64,
+    /// Turns of all shards.
+    pub turns: u64,
+    /// The same for the same seed.
+    pub digest: u64,
+}
+
+/// One node, its clients, clock, network and disks, run from one seed.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    pub(super) config: WorldConfig,
+    pub(super) now: Nanos,
+    pub(super) rng: Rng,
+    heap: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    pub(super) node: Node,
+    pub(super) links: BTreeMap<u32, Link>,
+    pub(super) next_link: u32,
+    pub(super) clients: Vec<Client>,
+    pub(super) oracle: Oracle,
+    /// Trouble is over; everyone finishes what was begun.
+    pub(super) calm: bool,
+    pub(super) turns: u64,
+}
+
+impl World {
+    /// A world that `run` will bring to life.
+    #[must_use]
+    pub fn new(seed: u64, config: WorldConfig) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut clients = Vec::new();
+        for index in 0..config.clients {
+            let profile = Profile {
+                window: if rng.chance(700_000) { rng.between(1, 8) as usize } else { 0 },
+                publish_ppm: rng.between(20_000, 500_000) as u32,
+                memory_ppm: config.memory_ppm,
+                churn_ppm: config.churn_ppm,
+                slow: rng.chance(config.slow_ppm),
+                reader: false,
+            };
+            let mut client = Client::new(index, profile, config.groups);
+            for view in &mut client.views {
+                view.wanted = rng.flip();
+            }
+            clients.push(client);
+        }
+        let node = Node::new(config.shards, &mut rng);
+        Self {
+            seed,
+            now: Nanos(1_000_000_000),
+            rng,
+            heap: BinaryHeap::new(),
+            order: 0,
+            node,
+            links: BTreeMap::new(),
+            next_link: 0,
+            clients,
+            oracle: Oracle::default(),
+            calm: false,
+            turns: 0,
+            config,
+        }
+    }
+
+    /// Lives through the active time, lets everything settle, and reads everything back
+    /// twice: as it is, and after the power was cut.
+    ///
+    /// # Panics
+    /// If anything that must be true is not; the message has the seed and the last events.
+    pub fn run(&mut self) -> Outcome {
+        let start = self.now;
+        self.start_node();
+        for client in 0..self.clients.len() {
+            let after = self.rng.below(200_000_000);
+            self.after(after, Due::Tick { client });
+        }
+        if self.config.trouble.crash_every_ms > 0 {
+            self.plan_stop();
+        }
+        let end = start.plus_ms(self.config.active_ms);
+        self.run_until(end);
+        self.settle();
+        Outcome {
+            faults: self.oracle.faults.clone(),
+            virtual_ms: self.now.since(start) / 1_000_000,
+            deliveries: self.oracle.deliveries,
+            acknowledged: self.oracle.acknowledged,
+            turns: self.turns,
+            digest: self.oracle.digest,
+        }
+    }
+
+    pub(super) fn after(&mut self, nanos: u64, due: Due) {
+        self.at(Nanos(self.now.0 + nanos), due);
+    }
+
+    pub(super) fn at(&mut self, at: Nanos, due: Due) {
+        self.order += 1;
+        let (order, boot) = (self.order, self.node.boot);
+        self.heap.push(Reverse(Entry { at, order, boot, due }));
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.oracle.now = self.now;
+        self.oracle.note(note);
+    }
+
+    /// Stops the test if a check failed.
+    pub(super) fn check(&self, result: Result<(), Violation>) {
+        assert!(result.is_ok(), "{}", result.err().unwrap_or_default());
+    }
+
+    pub(super) fn run_until(&mut self, end: Nanos) {
+        while let Some(Reverse(next)) = self.heap.peek() {
+            if next.at > end {
+                break;
+            }
+            let Some(Reverse(entry)) = self.heap.pop() else { break };
+            self.now = self.now.max(entry.at);
+            self.oracle.now = self.now;
+            self.happens(entry);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happens(&mut self, entry: Entry) {
+        let alive = entry.boot == self.node.boot && self.node.is_up();
+        match entry.due {
+            Due::Accept { link } => self.accept(link),
+            Due::UpArrives { link, count } => self.up_arrives(link, count),
+            Due::UpEnds { link, end } => self.up_ends(link, end),
+            Due::Receive { link } => self.receive(link),
+            Due::PauseTakesEffect { link } => self.pause_takes_effect(link),
+            Due::KernelWrites { link } => self.kernel_writes(link),
+            Due::Closed { link } => self.closed(link),
+            Due::DownArrives { link, count } => self.down_arrives(link, count),
+            Due::DownEnds { link, end } => self.down_ends(link, end),
+            Due::ClientReads { link } => self.client_reads(link),
+            Due::Tick { client } => self.tick(client),
+            Due::Start => self.start_node(),
+            Due::Stop if alive => self.stop(),
+            Due::Turn { shard } if alive => self.turn(shard),
+            Due::TurnEnds { shard } if alive => self.turn_ends(shard),
+            Due::Deadline { shard, token } if alive => self.deadline(shard, token),
+            Due::LogWritten { shard, failed } if alive => self.log_written(shard, failed),
+            Due::LogRead { shard, token, segment, offset, len, failed } if alive => {
+                self.log_read(shard, token, segment, offset, len, failed);
+            }
+            Due::JobDone { shard, job, failed } if alive => self.job_done(shard, job, failed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for World {
+    /// A panic anywhere below a world, also in the engine itself, shows the seed.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.oracle.trace);
+            eprintln!("the last events are above; replay with FANFARE_SEED={}", self.seed);
+        }
+    }
+}
