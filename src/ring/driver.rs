@@ -33,6 +33,9 @@ const SQ_ENTRIES: u32 = 256;
 /// Completions that may wait; more than these are kept by the kernel.
 const CQ_ENTRIES: u32 = 8192;
 
+/// A driver that is dropped waits this long for what is in flight.
+const DROP_MAX_MS: u64 = 10_000;
+
 /// What a driver is made of.
 pub struct DriverConfig {
     /// The shard it serves.
@@ -336,6 +339,13 @@ impl Driver {
         unsafe { self.push(opcode::Nop::new().build(), Op::Ignore, NO_CONN) };
     }
 
+    /// Whether the kernel still holds something of this driver.
+    fn is_busy(&self) -> bool {
+        self.conns.live > 0
+            || matches!(self.accept, Accept::Armed | Accept::Stopping)
+            || self.writes.in_flight() + self.log.in_flight() > 0
+    }
+
     /// How long the coming enter may block.
     fn block(&self, until: Option<Nanos>) -> Block {
         if !self.pending.is_empty() {
@@ -538,16 +548,19 @@ impl Io for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // What waits for a peer is cancelled. A disk write or read cannot be; its memory must
-        // not go before the disk is done with it.
-        self.uring.cancel_all();
-        let deadline = clock().plus_ms(10_000);
+        // What the kernel still holds when the ring goes would be given back at some later
+        // time: the listener's address, sockets, and, worst, memory that a disk writes to.
+        self.stop_accepting();
+        for id in self.conns.open() {
+            self.close(id);
+        }
+        let deadline = clock().plus_ms(DROP_MAX_MS);
         let mut events = Vec::new();
-        while self.writes.in_flight() + self.log.in_flight() > 0 && clock() < deadline {
+        while self.is_busy() && clock() < deadline {
             self.wait(Some(clock().plus_ms(10)), &mut events);
             for event in events.drain(..) {
-                if let Event::Received { buf, .. } = event {
-                    self.release(buf);
+                if let Event::Accepted { conn } = event {
+                    self.close(conn);
                 }
             }
         }
