@@ -1,2 +1,53 @@
-//! x
-fn main() {}
+//! `loadgen`: publishes to a Fanfare server, verifies every delivery to every member, and
+//! records latency histograms.
+//!
+//! The modules in the order of a run:
+//!
+//! ```text
+//!  args ─► spawn (server process) ─► plan (who publishes what to whom)
+//!                                        │
+//!                       control ─► worker (one thread, one ring)
+//!                          │          ├─ connect    sockets, HELLO and JOIN
+//!                          │          ├─ publisher  open or closed loop
+//!                          │          ├─ member     one connection's bytes, verified against
+//!                          │          │  stream     what the group must look like
+//!                          │          └─ record     histograms
+//!                          ▼
+//!                       report, hdr_files, proc (CPU and memory)
+//! ```
+#![deny(unsafe_code)]
+
+mod args;
+mod clock;
+mod connect;
+mod control;
+mod error;
+mod hdr_files;
+mod member;
+mod payload;
+mod plan;
+mod proc;
+mod publisher;
+mod record;
+mod report;
+mod session;
+mod spawn;
+mod stream;
+mod violation;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    match control::run(&cli.workload) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
+///
+/// Exit codes: 0 everything verified; 1 a message was lost, duplicated, reordered or damaged,
+/// or a publish was not answered; 2 the run could not be made.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub workload: Workload,
+}
+
+/// The workloads.
+#[derive(Debug, Subcommand)]
+pub enum Workload {
+    /// One group, many members.
+    Fanout(Options),
+    /// Many groups, members and publishers spread over them.
+    Groups(GroupOptions),
+    /// Join members and let them idle: join latency, memory per member, idle CPU.
+    Connect(Options),
+    /// A long run over groups of very different sizes, with interval lines.
+    Soak(GroupOptions),
+}
+
+impl Workload {
+    /// Name as on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fanout(_) => "fanout",
+            Self::Groups(_) => "groups",
+            Self::Connect(_) => "connect",
+            Self::Soak(_) => "soak",
+        }
+    }
+
+    /// The options that all workloads have.
+    pub fn options(&self) -> &Options {
+        match self {
+            Self::Fanout(o) | Self::Connect(o) => o,
+            Self::Groups(g) | Self::Soak(g) => &g.options,
+        }
+    }
+}
+
+/// Options of the workloads with several groups.
+#[derive(Debug, Args)]
+pub struct GroupOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// Number of groups.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub groups: u32,
+    /// Groups that each member joins.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub groups_per_member: u32,
+}
+
+/// Options of every workload.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Members that read and verify.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub members: u32,
+    /// Publishers; each is a connection of its own that joins no group.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub publishers: u32,
+    /// Extra members that read nothing from the first publish on. They are not verified and
+    /// no broadcast waits for them.
+    #[arg(long, default_value_t = 0)]
+    pub stalled: u32,
+    /// Bytes of each message.
+    #[arg(long, default_value_t = 128, conflicts_with = "payload_file",
+          value_parser = clap::value_parser!(u32).range(1..=fanfare::limits::PAYLOAD_MAX as i64))]
+    pub payload: u32,
+    /// Messages to publish, one a line, over and over.
+    #[arg(long)]
+    pub payload_file: Option<PathBuf>,
+    /// Closed loop: broadcasts in flight in each group; one is in flight until every member
+    /// has it [default: 64 for fanout, 1 for groups].
+    #[arg(long, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub window: Option<u32>,
+    /// Open loop: broadcasts per second over all groups, on a fixed schedule [default: 100
+    /// for soak]. For connect: joins per second.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Measured time, e.g. 500ms, 5s, 2m, 1h [default: 5s, soak 1h].
+    #[arg(long, value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Time before that which is verified but not part of the figures.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub warmup: Duration,
+    /// How long after the end a message may still arrive before it counts as lost.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+    /// Level to ask for [default: left to the server].
+    #[arg(long, value_enum)]
+    pub level: Option<LevelArg>,
+    /// Each member acknowledges after this many messages; 0 never.
+    #[arg(long, default_value_t = 0)]
+    pub ack_every: u32,
+
+    /// The server.
+    #[arg(long, default_value = "127.0.0.1:7400", conflicts_with = "spawn")]
+    pub addr: SocketAddr,
+    /// Process to take CPU time and memory from, when the server was not spawned.
+    #[arg(long, conflicts_with = "spawn")]
+    pub server_pid: Option<u32>,
+    /// Start a server in a temporary directory, and stop it afterwards.
+    #[arg(long)]
+    pub spawn: bool,
+    /// Shards of the spawned server.
+    #[arg(long, default_value_t = 1)]
+    pub shards: u16,
+    /// Cores of the spawned server, e.g. 0 or 0,1.
+    #[arg(long)]
+    pub server_cores: Option<String>,
+    /// Further argument for the spawned server; may be repeated.
+    #[arg(long, allow_hyphen_values = true)]
+    pub server_arg: Vec<String>,
+    /// The server's binary [default: `fanfare` beside this one].
+    #[arg(long)]
+    pub server_bin: Option<PathBuf>,
+    /// Where the spawned server's temporary data directory is made [default: the system's].
+    #[arg(long)]
+    pub server_data_parent: Option<PathBuf>,
+
+    /// Threads; members are spread over them, publishers are on the first.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
+    /// Cores for the threads [default: the last ones].
+    #[arg(long, value_delimiter = ',')]
+    pub cores: Vec<usize>,
+    /// Receive buffers of each thread, a power of two.
+    #[arg(long, default_value_t = 64)]
+    pub recv_buffers: u16,
+    /// Bytes of each of them.
+    #[arg(long, default_value_t = 64 * 1024)]
+    pub recv_buffer_bytes: u32,
+
+    /// Names of groups start with this [default: one made for the run].
+    #[arg(long)]
+    pub group_prefix: Option<String>,
+    /// Write the results as JSON; `-` is standard output and silences the table.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write percentile distributions to PREFIX.<what>.hgrm.
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Write an HdrHistogram interval log.
+    #[arg(long, value_name = "FILE")]
+    pub hlog: Option<PathBuf>,
+    /// Length of an interval in it.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub interval: Duration,
+}
+
+/// Levels by name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LevelArg {
+    /// On disk before anyone sees it.
+    Durable,
+    /// Delivered at once.
+    Memory,
+}
+
+impl From<LevelArg> for fanfare::position::Level {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Durable => Self::Durable,
+            LevelArg::Memory => Self::Memory,
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit `{unit}`; use us, ms, s, m or h, e.g. 5s")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no time; use e.g. 5s"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|e| format!("`{text}`: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(parse_duration("1.5m").unwrap(), Duration::from_secs(90));
+        assert_eq!(parse_duration("7").unwrap(), Duration::from_secs(7));
+        assert!(parse_duration("5 parsecs").is_err());
+    }
+}

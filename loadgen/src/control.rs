@@ -1,0 +1,493 @@
+//! A run from start to end, and what its threads share.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+use std::thread;
+use std::time::Duration;
+
+use core_affinity::CoreId;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::Workload;
+use crate::clock::{MILLI, SECOND, now_ns};
+use crate::connect::check_open_files;
+use crate::error::LoadError;
+use crate::hdr_files;
+use crate::plan::Plan;
+use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu_ns};
+use crate::record::{Histograms, Measured};
+use crate::report::{self, Report};
+use crate::spawn::Server;
+use crate::violation::{Kind, Violations};
+use crate::worker::{Outcome, Worker, slots_of_thread};
+
+/// Time between the decision to start and the first broadcast, for all threads to hear of it.
+const START_DELAY_NS: u64 = 30 * MILLI;
+/// After a finding the run goes on this long, to tell late messages from lost ones.
+const FAILED_DRAIN_NS: u64 = SECOND;
+/// Memory is read this long after the last join, when buffers of the handshakes are gone.
+const SETTLE: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(20);
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Members join; whoever has joined waits.
+    Join,
+    /// Publishers publish.
+    Run,
+    /// What was published arrives.
+    Drain,
+    /// Over.
+    Stop,
+}
+
+/// Latencies of one thread in one interval.
+pub struct Interval {
+    /// Number of the interval, from 0 at the start of the measured time.
+    pub number: u64,
+    /// The latencies.
+    pub histograms: Box<Histograms>,
+}
+
+/// Counters of one thread.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct ThreadCounters {
+    /// Its kernel id, for its CPU time.
+    pub tid: AtomicI32,
+    /// Messages verified.
+    pub deliveries: AtomicU64,
+}
+
+/// What threads share beside the plan.
+pub struct Shared {
+    /// The server.
+    pub addr: SocketAddr,
+    /// Number of workers.
+    pub threads: usize,
+    /// Connections that are ready.
+    pub joined: AtomicU64,
+    /// Threads all of whose connections are.
+    pub joined_threads: AtomicUsize,
+    /// Messages published.
+    pub published: AtomicU64,
+    /// Those with a PUBLISHED.
+    pub answered: AtomicU64,
+    /// Those that every reader has.
+    pub completed: AtomicU64,
+    /// A thread found something wrong.
+    pub failed: AtomicBool,
+    /// Group of each completed broadcast, for the closed loop.
+    pub completed_groups: (Sender<u32>, Receiver<u32>),
+    /// Finished intervals.
+    pub intervals: Sender<Interval>,
+    phase: AtomicU8,
+    start: AtomicU64,
+    from: AtomicU64,
+    to: AtomicU64,
+    counters: Vec<ThreadCounters>,
+    publishers_asleep: AtomicBool,
+    waker: Option<UnixStream>,
+}
+
+impl Shared {
+    fn new(
+        addr: SocketAddr,
+        threads: usize,
+        waker: Option<UnixStream>,
+    ) -> (Self, Receiver<Interval>) {
+        let (intervals, finished) = unbounded();
+        let shared = Self {
+            addr,
+            threads,
+            joined: AtomicU64::new(0),
+            joined_threads: AtomicUsize::new(0),
+            published: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            completed_groups: unbounded(),
+            intervals,
+            phase: AtomicU8::new(Phase::Join as u8),
+            start: AtomicU64::new(0),
+            from: AtomicU64::new(0),
+            to: AtomicU64::new(0),
+            counters: (0..threads).map(|_| ThreadCounters::default()).collect(),
+            publishers_asleep: AtomicBool::new(false),
+            waker,
+        };
+        (shared, finished)
+    }
+
+    /// Where the run is.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Join,
+            1 => Phase::Run,
+            2 => Phase::Drain,
+            _ => Phase::Stop,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Time of the first broadcast, and the measured time.
+    pub fn schedule(&self) -> (u64, Measured) {
+        let of = |time: &AtomicU64| time.load(Ordering::Relaxed);
+        (of(&self.start), Measured { from: of(&self.from), to: of(&self.to) })
+    }
+
+    /// Counters of a thread.
+    pub fn thread(&self, index: usize) -> &ThreadCounters {
+        &self.counters[index]
+    }
+
+    fn deliveries(&self) -> u64 {
+        self.counters.iter().map(|c| c.deliveries.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Called by the publishers' thread before it looks for completions and waits.
+    pub fn fall_asleep(&self) {
+        self.publishers_asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Called by the publishers' thread after it waited.
+    pub fn wake_up(&self) {
+        self.publishers_asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Called by another thread after it completed a broadcast.
+    pub fn wake_publishers(&self) {
+        fence(Ordering::SeqCst);
+        if self.publishers_asleep.swap(false, Ordering::SeqCst)
+            && let Some(mut waker) = self.waker.as_ref()
+        {
+            // When the socket is full there is a wake-up on its way already.
+            let _ = waker.write(&[1]);
+        }
+    }
+}
+
+/// CPU time and deliveries at one moment.
+#[derive(Clone, Default)]
+pub struct Sample {
+    /// When.
+    pub at: u64,
+    /// Of the server.
+    pub server: Option<Cpu>,
+    /// Of each worker.
+    pub threads: Vec<u64>,
+    /// Verified so far.
+    pub deliveries: u64,
+    /// Completed so far.
+    pub completed: u64,
+}
+
+/// What was seen from outside the threads.
+#[derive(Default)]
+pub struct Observed {
+    /// Start of the measured time.
+    pub from: Sample,
+    /// End of the measured time.
+    pub to: Sample,
+    /// Server memory before the first member, after the last, at the end.
+    pub memory: [Option<Memory>; 3],
+    /// Largest server memory during the run.
+    pub memory_max: u64,
+    /// Kernel memory before the first member and after the last.
+    pub kernel: [KernelMemory; 2],
+    /// Time in which all joined.
+    pub join_ns: u64,
+    /// The run was ended early, by a signal or by a finding.
+    pub cut_short: bool,
+}
+
+/// Makes the run and reports it. Returns whether everything was as it should be.
+pub fn run(workload: &Workload) -> Result<bool, LoadError> {
+    let o = workload.options();
+    if o.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+        return Err(LoadError::Usage("--rate must be above 0".to_owned()));
+    }
+    if o.interval.is_zero() {
+        return Err(LoadError::Usage("--interval must be above 0".to_owned()));
+    }
+    // Monotonic time and process id make it unique on a machine, which is all it needs.
+    let run_id = now_ns().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(std::process::id());
+    let plan = Plan::new(workload, run_id)?;
+    let threads = usize::from(o.threads);
+    check_open_files(u64::from(slots_of_thread(&plan, threads)) + 64)?;
+
+    // The server first: what is pinned below would be inherited.
+    let server = if o.spawn { Some(Server::start(o)?) } else { None };
+    let addr = server.as_ref().map_or(o.addr, |s| s.addr);
+    let watched = server.as_ref().map(Server::pid).or(o.server_pid).map(|pid| Watched { pid });
+    let cores = cores(&o.cores, threads)?;
+    core_affinity::set_for_current(cores[0]);
+
+    let (wake, woken) = if threads > 1 {
+        let (a, b) = UnixStream::pair().map_err(LoadError::file("socketpair"))?;
+        a.set_nonblocking(true).map_err(LoadError::file("socketpair"))?;
+        (Some(a), Some(b))
+    } else {
+        (None, None)
+    };
+    let (shared, intervals) = Shared::new(addr, threads, wake);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
+    }
+
+    let control = Control { workload, plan: &plan, shared: &shared, watched, stop: &stop };
+    let mut woken = woken;
+    let (observed, outcomes) = thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (index, core) in cores.iter().copied().enumerate() {
+            let waker = woken.take_if(|_| index == 0);
+            let (plan, shared) = (&plan, &shared);
+            workers.push(scope.spawn(move || {
+                core_affinity::set_for_current(core);
+                let tid = rustix::thread::gettid().as_raw_nonzero().get();
+                shared.thread(index).tid.store(tid, Ordering::Relaxed);
+                let outcome = Worker::new(index, workload, plan, shared, waker)
+                    .and_then(Worker::run)
+                    .map(|outcome| (index, outcome));
+                if outcome.is_err() {
+                    shared.enter(Phase::Stop);
+                }
+                outcome
+            }));
+        }
+        let observed = control.conduct();
+        shared.enter(Phase::Stop);
+        let outcomes: Vec<_> =
+            workers.into_iter().map(|w| w.join().unwrap_or(Err(LoadError::Panicked))).collect();
+        (observed, outcomes)
+    });
+    // The first cause counts, not that the others were told to stop.
+    let mut failures = Vec::new();
+    let mut done = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(outcome) => done.push(outcome),
+            Err(LoadError::Interrupted) => failures.push(LoadError::Interrupted),
+            Err(error) => failures.insert(0, error),
+        }
+    }
+    if let Some(first) = failures.into_iter().next() {
+        return Err(first);
+    }
+    let Some(observed) = observed else { return Err(LoadError::Interrupted) };
+    let memory_at_end = watched.and_then(Watched::memory);
+    let command = server.as_ref().map(|s| s.command.clone());
+    let stopped = server.map_or(Ok(()), Server::stop);
+
+    let (mut total, violations) = merge(done, &plan);
+    total.violations = violations;
+    let mut observed = observed;
+    observed.memory[2] = memory_at_end;
+    if let Some(path) = &o.hlog {
+        hdr_files::write_hlog(path, intervals.try_iter().collect(), o.interval)?;
+    }
+    if let Some(prefix) = &o.hgrm {
+        hdr_files::write_hgrm(prefix, &total.histograms)?;
+    }
+    let verified = Report::new(workload, &plan, &shared, &observed, &total, command);
+    report::print(&verified, &total.histograms, o.json.as_deref())?;
+    stopped?;
+    Ok(verified.passed)
+}
+
+/// Puts the threads' results together and compares the orders they saw.
+fn merge(outcomes: Vec<(usize, Outcome)>, plan: &Plan) -> (Outcome, Violations) {
+    let mut total = Outcome {
+        histograms: Histograms::new(),
+        violations: Violations::default(),
+        verified: 0,
+        digests: Vec::new(),
+        held_back: 0,
+    };
+    let mut violations = Violations::default();
+    let mut first_of_group = vec![None; plan.groups.len()];
+    for (thread, outcome) in outcomes {
+        total.histograms.merge(&outcome.histograms);
+        total.verified += outcome.verified;
+        total.held_back += outcome.held_back;
+        let clean = outcome.violations.total() == 0;
+        violations.merge(outcome.violations);
+        for (group, head, last, digest) in outcome.digests {
+            let seen = (head, last, digest);
+            let (other, expected) = *first_of_group[group as usize].get_or_insert((thread, seen));
+            if clean && expected != seen && violations.total() == 0 {
+                violations.add(Kind::Reordered, 1, || {
+                    format!(
+                        "members on thread {thread} saw {} in another order than those on thread {other}",
+                        plan.groups[group as usize].name
+                    )
+                });
+            }
+        }
+    }
+    (total, violations)
+}
+
+/// Cores for the threads: those named, else the last ones, so that a server on the first
+/// ones is not disturbed.
+fn cores(named: &[usize], threads: usize) -> Result<Vec<CoreId>, LoadError> {
+    let there = core_affinity::get_core_ids().unwrap_or_default();
+    if there.is_empty() {
+        return Err(LoadError::Usage("the cores of this machine cannot be read".to_owned()));
+    }
+    if let Some(missing) = named.iter().find(|id| there.iter().all(|core| core.id != **id)) {
+        let ids: Vec<usize> = there.iter().map(|core| core.id).collect();
+        return Err(LoadError::Usage(format!("--cores {missing}: this process may use {ids:?}")));
+    }
+    let chosen: Vec<CoreId> = if named.is_empty() {
+        there[there.len().saturating_sub(threads)..].to_vec()
+    } else {
+        named.iter().map(|id| CoreId { id: *id }).collect()
+    };
+    Ok((0..threads).map(|i| chosen[i % chosen.len()]).collect())
+}
+
+struct Control<'a> {
+    workload: &'a Workload,
+    plan: &'a Plan,
+    shared: &'a Shared,
+    watched: Option<Watched>,
+    stop: &'a AtomicBool,
+}
+
+impl Control<'_> {
+    /// Takes the threads through the phases. `None` if they never began.
+    fn conduct(&self) -> Option<Observed> {
+        let mut seen = Observed::default();
+        seen.memory[0] = self.watched.and_then(Watched::memory);
+        seen.kernel[0] = kernel_memory();
+        let begun = now_ns();
+        self.wait_for_members()?;
+        seen.join_ns = now_ns() - begun;
+        thread::sleep(SETTLE);
+        seen.memory[1] = self.watched.and_then(Watched::memory);
+        seen.kernel[1] = kernel_memory();
+
+        let o = self.workload.options();
+        let duration = o.duration.unwrap_or(match self.workload {
+            Workload::Soak(_) => Duration::from_secs(3600),
+            _ => Duration::from_secs(5),
+        });
+        let start = now_ns() + START_DELAY_NS;
+        let from = start + o.warmup.as_nanos() as u64;
+        let to = from + duration.as_nanos() as u64;
+        self.shared.start.store(start, Ordering::Relaxed);
+        self.shared.from.store(from, Ordering::Relaxed);
+        self.shared.to.store(to, Ordering::Relaxed);
+        self.shared.enter(Phase::Run);
+        seen.cut_short = !self.until(from, "warm-up", &mut seen.memory_max);
+        seen.from = self.sample();
+        if !seen.cut_short {
+            seen.cut_short = !self.until(to, "measuring", &mut seen.memory_max);
+        }
+        seen.to = self.sample();
+        self.shared.enter(Phase::Drain);
+        self.drain(o.drain_timeout.as_nanos() as u64);
+        Some(seen)
+    }
+
+    fn wait_for_members(&self) -> Option<()> {
+        let all = u64::from(self.plan.members + self.plan.stalled + self.plan.publishers);
+        let bar = progress(all, "joining [{bar:30}] {pos}/{len} {msg}");
+        while self.shared.joined_threads.load(Ordering::Acquire) < self.shared.threads {
+            if self.stop.load(Ordering::Relaxed) || self.shared.phase() == Phase::Stop {
+                bar.finish_and_clear();
+                return None;
+            }
+            bar.set_position(self.shared.joined.load(Ordering::Relaxed));
+            thread::sleep(TICK);
+        }
+        bar.finish_and_clear();
+        Some(())
+    }
+
+    /// Waits until `end`; false if the run cannot go on until then.
+    fn until(&self, end: u64, what: &'static str, memory_max: &mut u64) -> bool {
+        let begin = now_ns();
+        let bar = progress(end.saturating_sub(begin) / MILLI, "{msg} [{bar:30}] {percent}%");
+        let (mut at, mut before) = (begin, self.shared.deliveries());
+        let mut whole = true;
+        loop {
+            let now = now_ns();
+            if now >= end {
+                break;
+            }
+            let gone = self.stop.load(Ordering::Relaxed)
+                || self.shared.failed.load(Ordering::Relaxed)
+                || self.shared.phase() == Phase::Stop;
+            if gone {
+                whole = false;
+                break;
+            }
+            if now > at + SECOND / 2 {
+                let deliveries = self.shared.deliveries();
+                let rate = (deliveries - before) as f64 * 1e9 / (now - at) as f64;
+                bar.set_position((now - begin) / MILLI);
+                bar.set_message(format!("{what} {}/s", report::count(rate)));
+                if let Some(memory) = self.watched.and_then(Watched::memory) {
+                    *memory_max = (*memory_max).max(memory.resident);
+                }
+                (at, before) = (now, deliveries);
+            }
+            thread::sleep(TICK.min(Duration::from_nanos(end - now)));
+        }
+        bar.finish_and_clear();
+        whole
+    }
+
+    fn drain(&self, timeout_ns: u64) {
+        let begin = now_ns();
+        loop {
+            let of = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+            let published = of(&self.shared.published);
+            let whole =
+                of(&self.shared.completed) >= published && of(&self.shared.answered) >= published;
+            let failed = self.shared.failed.load(Ordering::Relaxed);
+            let limit = if failed { FAILED_DRAIN_NS.min(timeout_ns) } else { timeout_ns };
+            let waited = now_ns() - begin;
+            // Also when all is complete: a message too many may be right behind.
+            if (whole && !failed && waited > 50 * MILLI) || waited > limit {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn sample(&self) -> Sample {
+        let of = |c: &ThreadCounters| thread_cpu_ns(c.tid.load(Ordering::Relaxed));
+        Sample {
+            at: now_ns(),
+            server: self.watched.and_then(Watched::cpu),
+            threads: self.shared.counters.iter().map(of).collect(),
+            deliveries: self.shared.deliveries(),
+            completed: self.shared.completed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn progress(len: u64, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(len);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,108 @@
+//! Files that the tools around HdrHistogram read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+
+use crate::control::Interval;
+use crate::error::LoadError;
+use crate::record::Histograms;
+
+/// Latencies are recorded in ns; files show them in ms, as is usual for them.
+const NS_PER_MS: f64 = 1e6;
+
+/// The percentile distribution of `histogram` in the text format of HdrHistogram.
+pub fn distribution(histogram: &Histogram<u64>, ticks_per_half: u32) -> String {
+    let mut out = format!(
+        "{:>12} {:>14} {:>12} {:>16}\n\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    );
+    for v in histogram.iter_quantiles(ticks_per_half) {
+        let value = v.value_iterated_to() as f64 / NS_PER_MS;
+        let (quantile, count) =
+            (v.quantile_iterated_to(), histogram.count_between(0, v.value_iterated_to()));
+        let _ = if quantile < 1.0 {
+            writeln!(
+                out,
+                "{value:12.6} {quantile:14.12} {count:12} {:16.2}",
+                1.0 / (1.0 - quantile)
+            )
+        } else {
+            writeln!(out, "{value:12.6} {quantile:14.12} {count:12}")
+        };
+    }
+    let (mean, deviation) = (histogram.mean() / NS_PER_MS, histogram.stdev() / NS_PER_MS);
+    let max = histogram.max() as f64 / NS_PER_MS;
+    let _ = writeln!(out, "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]");
+    let _ = writeln!(out, "#[Max     = {max:12.6}, Total count    = {:12}]", histogram.len());
+    let _ = writeln!(out, "#[Buckets = {:12}, SubBuckets     = {:12}]", histogram.buckets(), 2048);
+    out
+}
+
+/// Writes the distribution of each latency that was recorded to a file of its own.
+pub fn write_hgrm(prefix: &Path, histograms: &Histograms) -> Result<(), LoadError> {
+    for (what, pair) in histograms.each() {
+        for (kind, histogram) in [("", &pair.uncorrected), ("-corrected", &pair.corrected)] {
+            if histogram.is_empty() {
+                continue;
+            }
+            let mut name = prefix.as_os_str().to_owned();
+            name.push(format!(".{what}{kind}.hgrm"));
+            let path = PathBuf::from(name);
+            fs::write(&path, distribution(histogram, 5)).map_err(LoadError::file(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes an interval log, format 2: a tagged line per interval and latency.
+pub fn write_hlog(
+    path: &Path,
+    intervals: Vec<Interval>,
+    length: Duration,
+) -> Result<(), LoadError> {
+    let mut by_number: BTreeMap<u64, Histograms> = BTreeMap::new();
+    for interval in intervals {
+        by_number
+            .entry(interval.number)
+            .or_insert_with(Histograms::new)
+            .merge(&interval.histograms);
+    }
+    let mut out = Vec::new();
+    let mut serializer = V2DeflateSerializer::new();
+    let failed =
+        |e: String| LoadError::File { path: path.to_owned(), source: std::io::Error::other(e) };
+    let ended = std::time::SystemTime::now();
+    let spanned = by_number.last_key_value().map_or(0, |(last, _)| *last as u32 + 1);
+    let start = ended.checked_sub(length * spanned).unwrap_or(ended);
+    {
+        let mut log = IntervalLogWriterBuilder::new()
+            .add_comment("[Histogram log format version 1.3]")
+            .add_comment("Latencies of loadgen, recorded in ns, maxima in ms")
+            .with_start_time(start)
+            .with_base_time(start)
+            .with_max_value_divisor(NS_PER_MS)
+            .begin_log_with(&mut out, &mut serializer)
+            .map_err(|e| failed(e.to_string()))?;
+        for (number, histograms) in &by_number {
+            let at = length.mul_f64(*number as f64);
+            for (what, pair) in histograms.each() {
+                for (kind, histogram) in [("", &pair.uncorrected), ("-corrected", &pair.corrected)]
+                {
+                    let name = format!("{what}{kind}");
+                    if !histogram.is_empty() {
+                        log.write_histogram(histogram, at, length, Tag::new(&name))
+                            .map_err(|e| failed(e.to_string()))?;
+                    }
+                }
+            }
+        }
+    }
+    fs::write(path, out).map_err(LoadError::file(path))
+}

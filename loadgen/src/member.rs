@@ -1,0 +1,355 @@
+//! One member's connection: from received bytes to verified messages.
+
+use std::collections::BTreeSet;
+
+use fanfare::limits::FRAME_MAX;
+use fanfare::wire::{Deliver, FRAME_HEADER, ServerFrame, kind, split};
+
+use crate::plan::Plan;
+use crate::stream::{Cursor, Stream};
+use crate::violation::{Kind, Violations};
+
+/// Longest frame that is accepted from a server, after the length field.
+const SERVER_FRAME_MAX: usize = FRAME_MAX + 4096;
+/// Missing messages that are remembered per member to tell late from lost.
+const MISSING_MAX: usize = 100_000;
+/// A buffer for a cut frame that is larger than this is not kept.
+const CARRY_KEEP_MAX: usize = 4096;
+
+/// A member's place in one group.
+pub struct Subscription {
+    /// Number by which frames name the group.
+    pub handle: u64,
+    /// Index of the thread's stream of it.
+    pub stream: u32,
+    /// Where the member is.
+    pub cursor: Cursor,
+    /// Epoch, for acknowledgements.
+    pub epoch: u32,
+    /// Last acknowledged message.
+    pub acked: u64,
+    /// Set once something was wrong; from then on the bytes are only explained.
+    astray: Option<Box<Astray>>,
+}
+
+struct Astray {
+    next: u64,
+    missing: BTreeSet<u64>,
+}
+
+impl Subscription {
+    /// A member that has just joined the group of `stream`, which is the thread's `index`-th.
+    pub fn new(stream: &Stream, index: u32, epoch: u32) -> Self {
+        let cursor = stream.start();
+        Self {
+            handle: stream.handle,
+            stream: index,
+            cursor,
+            epoch,
+            acked: stream.head,
+            astray: None,
+        }
+    }
+
+    /// Whether the member has left the path of the others.
+    pub fn is_astray(&self) -> bool {
+        self.astray.is_some()
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Reads and is verified.
+    Reader,
+    /// Joins, then reads nothing.
+    Stalled,
+    /// Publishes, in no group.
+    Publisher,
+}
+
+/// One member, or a publisher, which is a member of no group.
+pub struct Member {
+    /// What it is for.
+    pub role: Role,
+    /// Its number among members or among publishers.
+    pub number: u32,
+    /// Slot in the ring.
+    pub slot: u32,
+    /// It has its WELCOME and all JOINED.
+    pub ready: bool,
+    /// Groups it asked for.
+    pub wanted: usize,
+    /// When it connected, and when it should have.
+    pub started: u64,
+    /// See `started`.
+    pub intended: u64,
+    /// The groups it is in.
+    pub groups: Vec<Subscription>,
+    /// Messages since the last acknowledgement.
+    pub unacked: u32,
+    /// The start of a frame whose end has not come yet.
+    carry: Vec<u8>,
+}
+
+/// What members of a thread are verified against, and what was found.
+pub struct Verifier<'a> {
+    /// The run.
+    pub plan: &'a Plan,
+    /// The groups of this thread.
+    pub streams: Vec<Stream>,
+    /// Streams with arrivals that were not taken yet.
+    pub touched: Vec<u32>,
+    /// Findings.
+    pub violations: Violations,
+}
+
+/// Bytes that are no frames: the connection cannot go on.
+pub struct FramingLost;
+
+impl Member {
+    /// A connection on `slot` that has sent HELLO and a JOIN of `wanted` groups.
+    pub fn new(role: Role, number: u32, slot: u32, wanted: usize) -> Self {
+        Self {
+            role,
+            number,
+            slot,
+            ready: false,
+            wanted,
+            started: 0,
+            intended: 0,
+            groups: Vec::new(),
+            unacked: 0,
+            carry: Vec::new(),
+        }
+    }
+
+    /// Its name, as the server knows it.
+    pub fn name(&self) -> String {
+        match self.role {
+            Role::Publisher => Plan::publisher_name(self.number),
+            Role::Reader | Role::Stalled => Plan::member_name(self.number),
+        }
+    }
+
+    /// Takes bytes as they came; calls `control` for each frame that is not a DELIVER.
+    pub fn receive(
+        &mut self,
+        mut bytes: &[u8],
+        cx: &mut Verifier<'_>,
+        control: &mut dyn FnMut(&mut Self, &mut Verifier<'_>, ServerFrame<'_>),
+    ) -> Result<(), FramingLost> {
+        if !self.carry.is_empty() {
+            let Some(rest) = self.complete_carried(bytes) else { return Ok(()) };
+            bytes = rest;
+            let mut frame = std::mem::take(&mut self.carry);
+            self.frames(&frame, cx, control)?;
+            if frame.capacity() <= CARRY_KEEP_MAX {
+                frame.clear();
+                self.carry = frame;
+            }
+        }
+        let taken = self.frames(bytes, cx, control)?;
+        self.carry.extend_from_slice(&bytes[taken..]);
+        Ok(())
+    }
+
+    /// Moves the end of the cut frame from `bytes` to it. Returns what is left of `bytes`
+    /// when the frame is whole, or known to be none.
+    fn complete_carried<'b>(&mut self, mut bytes: &'b [u8]) -> Option<&'b [u8]> {
+        self.carry_up_to(4, &mut bytes)?;
+        let len = self.carry.first_chunk::<4>().map_or(0, |len| u32::from_le_bytes(*len) as usize);
+        if len <= SERVER_FRAME_MAX {
+            self.carry_up_to(4 + len, &mut bytes)?;
+        }
+        Some(bytes)
+    }
+
+    fn carry_up_to(&mut self, wanted: usize, bytes: &mut &[u8]) -> Option<()> {
+        let missing = wanted.saturating_sub(self.carry.len());
+        let (head, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.carry.extend_from_slice(head);
+        *bytes = rest;
+        (head.len() == missing).then_some(())
+    }
+
+    /// Takes all whole frames at the start of `bytes` and returns their length.
+    fn frames(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Verifier<'_>,
+        control: &mut dyn FnMut(&mut Self, &mut Verifier<'_>, ServerFrame<'_>),
+    ) -> Result<usize, FramingLost> {
+        let mut at = 0;
+        loop {
+            let rest = &bytes[at..];
+            let followed = self.follow(rest, cx);
+            if followed > 0 {
+                at += followed;
+                continue;
+            }
+            let (frame, len) = match split(rest, SERVER_FRAME_MAX) {
+                Ok(Some(whole)) => whole,
+                Ok(None) => return Ok(at),
+                Err(e) => {
+                    let name = self.name();
+                    cx.violations.add(Kind::Corrupt, 1, || format!("{name} got no frame: {e}"));
+                    return Err(FramingLost);
+                }
+            };
+            match ServerFrame::decode(frame) {
+                Ok(ServerFrame::Deliver(d)) => self.deliver(&rest[..len], &d, cx),
+                Ok(ServerFrame::Gap(gap)) => self.gap(gap.handle.0, gap.from.0, gap.to.0, cx),
+                Ok(other) => control(self, cx, other),
+                Err(e) => {
+                    let name = self.name();
+                    cx.violations.add(Kind::Corrupt, 1, || format!("{name}: {e}"));
+                }
+            }
+            at += len;
+        }
+    }
+
+    /// The usual case: the bytes are those that others got before.
+    fn follow(&mut self, bytes: &[u8], cx: &mut Verifier<'_>) -> usize {
+        let Some(index) = self.subscription_of(bytes) else { return 0 };
+        let group = &mut self.groups[index];
+        if group.astray.is_some() {
+            return 0;
+        }
+        let stream = &mut cx.streams[group.stream as usize];
+        let before = group.cursor.seq;
+        let was_touched = stream.is_touched();
+        let taken = stream.follow(&mut group.cursor, bytes);
+        if taken > 0 {
+            self.unacked += (group.cursor.seq - before) as u32;
+            if !was_touched {
+                cx.touched.push(group.stream);
+            }
+        }
+        taken
+    }
+
+    /// Which group the frame at the start of `bytes` is for, if it is a DELIVER.
+    fn subscription_of(&self, bytes: &[u8]) -> Option<usize> {
+        let (header, rest) = bytes.split_first_chunk::<FRAME_HEADER>()?;
+        let handle = u64::from_le_bytes(*rest.first_chunk::<8>()?);
+        if header[4] != kind::DELIVER {
+            return None;
+        }
+        self.groups.iter().position(|g| g.handle == handle)
+    }
+
+    /// A DELIVER that is new to this thread, or not what others got.
+    fn deliver(&mut self, raw: &[u8], d: &Deliver<'_>, cx: &mut Verifier<'_>) {
+        let name = self.name();
+        let Some(group) = self.groups.iter_mut().find(|g| g.handle == d.handle.0) else {
+            cx.violations.add(Kind::Corrupt, 1, || {
+                format!("{name} got seq {} of group {} and is not in it", d.seq, d.handle)
+            });
+            return;
+        };
+        let stream = &mut cx.streams[group.stream as usize];
+        let expected = group.cursor.seq;
+        if group.astray.is_none() && d.seq.0 == expected && group.cursor == stream.end() {
+            let was_touched = stream.is_touched();
+            match stream.lead(cx.plan, &mut group.cursor, raw, d) {
+                Ok(()) => {
+                    self.unacked += 1;
+                    if !was_touched {
+                        cx.touched.push(group.stream);
+                    }
+                }
+                Err((kind, text)) => {
+                    cx.violations.add(kind, 1, || format!("{name}: {text}"));
+                    group.astray =
+                        Some(Box::new(Astray { next: expected + 1, missing: BTreeSet::new() }));
+                }
+            }
+            return;
+        }
+        let astray = group
+            .astray
+            .get_or_insert_with(|| Box::new(Astray { next: expected, missing: BTreeSet::new() }));
+        let group_name = &cx.plan.groups[stream.group as usize].name;
+        astray.explain(&name, group_name, raw, d.seq.0, stream, &mut cx.violations);
+    }
+
+    fn gap(&mut self, handle: u64, from: u64, to: u64, cx: &mut Verifier<'_>) {
+        let name = self.name();
+        let n = to.saturating_sub(from).saturating_add(1);
+        cx.violations.add(Kind::Lost, n, || {
+            format!("{name}: the server announced a gap in group {handle:016x}, seq {from} to {to}")
+        });
+        if let Some(group) = self.groups.iter_mut().find(|g| g.handle == handle) {
+            group.astray =
+                Some(Box::new(Astray { next: to.saturating_add(1), missing: BTreeSet::new() }));
+        }
+    }
+
+    /// Counts what never came, when the run is over.
+    pub fn finish(&self, cx: &mut Verifier<'_>) {
+        let name = self.name();
+        for group in &self.groups {
+            let stream = &cx.streams[group.stream as usize];
+            let end = stream.end().seq;
+            let group_name = &cx.plan.groups[stream.group as usize].name;
+            let (next, missing) = match &group.astray {
+                Some(astray) => (
+                    astray.next,
+                    astray.missing.first().copied().zip(Some(astray.missing.len() as u64)),
+                ),
+                None => (group.cursor.seq, None),
+            };
+            if let Some((first, n)) = missing {
+                cx.violations.add(Kind::Lost, n, || {
+                    format!("{name} never got seq {first} of {group_name}, {n} in all")
+                });
+            }
+            if next < end {
+                cx.violations.add(Kind::Lost, end - next, || {
+                    format!("{name} got {group_name} up to seq {} of {}", next - 1, end - 1)
+                });
+            }
+        }
+    }
+}
+
+impl Astray {
+    /// Says how message `seq` differs from what should have come.
+    fn explain(
+        &mut self,
+        member: &str,
+        group: &str,
+        raw: &[u8],
+        seq: u64,
+        stream: &Stream,
+        violations: &mut Violations,
+    ) {
+        if seq < self.next {
+            let (kind, what) = if self.missing.remove(&seq) {
+                (Kind::Reordered, "late, after")
+            } else {
+                (Kind::Duplicate, "again, after")
+            };
+            let last = self.next - 1;
+            violations
+                .add(kind, 1, || format!("{member} got seq {seq} of {group} {what} seq {last}"));
+            return;
+        }
+        let room = MISSING_MAX.saturating_sub(self.missing.len()) as u64;
+        let skipped = seq - self.next;
+        self.missing.extend(self.next..self.next + skipped.min(room));
+        if skipped > room {
+            violations.add(Kind::Lost, skipped - room, || {
+                format!("{member} got seq {seq} of {group} where {} should be", self.next)
+            });
+        }
+        self.next = seq + 1;
+        if stream.frame(seq).is_some_and(|others| others != raw) {
+            violations.add(Kind::Corrupt, 1, || {
+                format!("{member} got other bytes for seq {seq} of {group} than another member")
+            });
+        }
+    }
+}

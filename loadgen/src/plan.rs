@@ -1,0 +1,265 @@
+//! Who is in which group, who publishes to it, and the table of messages in flight that the
+//! threads share.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use fanfare::position::Level;
+
+use crate::args::{Options, Workload};
+use crate::error::LoadError;
+use crate::payload::{Key, Payloads};
+
+/// Messages in flight over all channels that the table is made for.
+const SLOTS_TOTAL: usize = 1 << 20;
+/// Messages in flight of one channel, at most.
+const SLOTS_PER_CHANNEL_MAX: usize = 1 << 16;
+
+/// How members are spread over groups.
+#[derive(Clone, Copy)]
+enum Spread {
+    /// All in group 0.
+    One,
+    /// Evenly.
+    Even {
+        /// Groups of each member.
+        per_member: u32,
+    },
+    /// As in [`Spread::Even`], but every second member is also in group 0.
+    Mixed {
+        /// Groups of each member beside that.
+        per_member: u32,
+    },
+}
+
+/// A run, as all threads see it.
+pub struct Plan {
+    /// Identity of the run.
+    pub run_id: u64,
+    /// All groups.
+    pub groups: Vec<Group>,
+    /// All pairs of a publisher and a group it publishes to.
+    pub channels: Vec<Channel>,
+    /// Members that read.
+    pub members: u32,
+    /// Members that do not.
+    pub stalled: u32,
+    /// Publishers.
+    pub publishers: u32,
+    /// What is published.
+    pub payloads: Payloads,
+    /// Level asked for.
+    pub level: Option<Level>,
+    spread: Spread,
+}
+
+/// A group.
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Members that read, over all threads.
+    pub readers: u32,
+    /// Its channels, by publisher, ascending.
+    pub channels: Vec<u32>,
+}
+
+/// What one publisher publishes to one group: numbered from 1.
+pub struct Channel {
+    /// The group.
+    pub group: u32,
+    /// The publisher.
+    pub publisher: u32,
+    /// Messages given to the connection.
+    pub published: AtomicU64,
+    /// Messages that every reader has. They complete in order.
+    pub completed: AtomicU64,
+    /// All messages up to this one have their PUBLISHED.
+    pub answered: AtomicU64,
+    slots: Box<[Slot]>,
+}
+
+/// A message in flight.
+#[derive(Default)]
+pub struct Slot {
+    /// When it was due.
+    pub intended: AtomicU64,
+    /// When it was sent.
+    pub sent: AtomicU64,
+    /// Place in the group, once somebody knows it.
+    pub seq: AtomicU64,
+    /// Readers that do not have it yet.
+    pub remaining: AtomicU32,
+}
+
+impl Channel {
+    /// The slot of message `producer_seq`.
+    pub fn slot(&self, producer_seq: u64) -> &Slot {
+        &self.slots[producer_seq as usize & (self.slots.len() - 1)]
+    }
+
+    /// Messages that may be in flight.
+    pub fn capacity(&self) -> u64 {
+        self.slots.len() as u64
+    }
+}
+
+impl Plan {
+    /// Plans a run.
+    pub fn new(workload: &Workload, run_id: u64) -> Result<Self, LoadError> {
+        let o = workload.options();
+        let (group_count, spread) = match workload {
+            Workload::Fanout(_) | Workload::Connect(_) => (1, Spread::One),
+            Workload::Groups(g) => (g.groups, Spread::Even { per_member: g.groups_per_member }),
+            Workload::Soak(g) => (g.groups, Spread::Mixed { per_member: g.groups_per_member }),
+        };
+        if let Spread::Even { per_member } | Spread::Mixed { per_member } = spread
+            && per_member >= group_count.max(2)
+        {
+            return Err(LoadError::Usage(format!(
+                "--groups-per-member {per_member} needs more than {group_count} --groups"
+            )));
+        }
+        let publishers = if matches!(workload, Workload::Connect(_)) { 0 } else { o.publishers };
+        let payloads = match &o.payload_file {
+            Some(path) => Payloads::from_file(path)?,
+            None => Payloads::generated(run_id, o.payload as usize),
+        };
+        let prefix = o.group_prefix.clone().unwrap_or_else(|| format!("lg-{:08x}", run_id as u32));
+        let mut plan = Self {
+            run_id,
+            groups: (0..group_count)
+                .map(|g| Group { name: format!("{prefix}-{g}"), readers: 0, channels: Vec::new() })
+                .collect(),
+            channels: Vec::new(),
+            members: o.members,
+            stalled: o.stalled,
+            publishers,
+            payloads,
+            level: o.level.map(Level::from),
+            spread,
+        };
+        for member in 0..o.members {
+            for group in plan.groups_of(member) {
+                plan.groups[group as usize].readers += 1;
+            }
+        }
+        if let Some(empty) = plan.groups.iter().position(|g| g.readers == 0) {
+            return Err(LoadError::Usage(format!(
+                "group {empty} of {group_count} has no member; use more --members or fewer --groups"
+            )));
+        }
+        plan.add_channels(o);
+        Ok(plan)
+    }
+
+    fn add_channels(&mut self, o: &Options) {
+        if self.publishers == 0 {
+            return;
+        }
+        let groups = self.groups.len() as u32;
+        let count = groups.max(self.publishers);
+        let window = o.window.unwrap_or(64) as usize;
+        let slots = (SLOTS_TOTAL / count as usize)
+            .next_power_of_two()
+            .clamp(256, SLOTS_PER_CHANNEL_MAX)
+            .max((2 * window).next_power_of_two());
+        for i in 0..count {
+            let (publisher, group) = (i % self.publishers, i % groups);
+            self.groups[group as usize].channels.push(self.channels.len() as u32);
+            self.channels.push(Channel {
+                group,
+                publisher,
+                published: AtomicU64::new(0),
+                completed: AtomicU64::new(0),
+                answered: AtomicU64::new(0),
+                slots: (0..slots).map(|_| Slot::default()).collect(),
+            });
+        }
+    }
+
+    /// The groups that `member` joins.
+    pub fn groups_of(&self, member: u32) -> Vec<u32> {
+        let groups = self.groups.len() as u32;
+        match self.spread {
+            Spread::One => vec![0],
+            Spread::Even { per_member } => {
+                (0..per_member).map(|j| (member * per_member + j) % groups).collect()
+            }
+            Spread::Mixed { .. } if groups == 1 => vec![0],
+            Spread::Mixed { per_member } => {
+                let big = (member.is_multiple_of(2)).then_some(0);
+                let small = (0..per_member).map(|j| 1 + (member * per_member + j) % (groups - 1));
+                big.into_iter().chain(small).collect()
+            }
+        }
+    }
+
+    /// The channel of a group on which the sender with this member id publishes.
+    pub fn channel_of_sender(&self, group: u32, sender: &[u8]) -> Option<u32> {
+        let digits = sender.strip_prefix(b"p")?;
+        let publisher: u32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        let channels = &self.groups[group as usize].channels;
+        let at = channels
+            .binary_search_by_key(&publisher, |c| self.channels[*c as usize].publisher)
+            .ok()?;
+        Some(channels[at])
+    }
+
+    /// The key of a message in flight.
+    pub fn key(&self, channel: u32, producer_seq: u64) -> Key {
+        let slot = self.channels[channel as usize].slot(producer_seq);
+        Key { channel, producer_seq, intended: slot.intended.load(Ordering::Relaxed) }
+    }
+
+    /// Name of a member, as the server knows it.
+    pub fn member_name(member: u32) -> String {
+        format!("m{member:06}")
+    }
+
+    /// Name of a publisher, as the server knows it.
+    pub fn publisher_name(publisher: u32) -> String {
+        format!("p{publisher:06}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    fn plan(line: &str) -> Plan {
+        Plan::new(&Cli::parse_from(line.split(' ')).workload, 1).unwrap()
+    }
+
+    #[test]
+    fn every_publisher_and_every_group_has_a_channel() {
+        for line in [
+            "loadgen groups --groups 7 --publishers 3 --members 20",
+            "loadgen groups --groups 3 --publishers 7 --members 20 --groups-per-member 2",
+            "loadgen soak --groups 5 --publishers 5 --members 20",
+        ] {
+            let plan = plan(line);
+            assert!(plan.groups.iter().all(|g| !g.channels.is_empty()));
+            for p in 0..plan.publishers {
+                assert!(plan.channels.iter().any(|c| c.publisher == p));
+            }
+            for (i, c) in plan.channels.iter().enumerate() {
+                let name = Plan::publisher_name(c.publisher);
+                assert_eq!(plan.channel_of_sender(c.group, name.as_bytes()), Some(i as u32));
+            }
+        }
+    }
+
+    #[test]
+    fn no_member_joins_a_group_twice() {
+        let plan = plan("loadgen soak --groups 6 --members 100 --groups-per-member 5");
+        for m in 0..plan.members {
+            let mut groups = plan.groups_of(m);
+            groups.sort_unstable();
+            let len = groups.len();
+            groups.dedup();
+            assert_eq!(groups.len(), len);
+        }
+    }
+}

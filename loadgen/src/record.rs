@@ -1,0 +1,104 @@
+//! Latency histograms.
+
+use hdrhistogram::Histogram;
+
+/// Longest latency that is told apart; longer ones count as this.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+
+/// One latency, measured from the actual and from the intended start.
+pub struct Pair {
+    /// From when it was sent.
+    pub uncorrected: Histogram<u64>,
+    /// From when it should have been sent.
+    pub corrected: Histogram<u64>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self { uncorrected: histogram(), corrected: histogram() }
+    }
+
+    /// Counts `n` events at `now`.
+    pub fn record(&mut self, sent: u64, intended: u64, now: u64, n: u64) {
+        self.uncorrected.saturating_record_n(now.saturating_sub(sent), n);
+        self.corrected.saturating_record_n(now.saturating_sub(intended), n);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        // Same bounds on both sides, so neither can fail.
+        let _ = self.uncorrected.add(&other.uncorrected);
+        let _ = self.corrected.add(&other.corrected);
+    }
+}
+
+#[allow(clippy::expect_used, reason = "constant bounds; a test makes one")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("bounds are valid")
+}
+
+/// All histograms of a thread, of an interval, or of a run.
+pub struct Histograms {
+    /// Send to arrival at one member, once per member.
+    pub delivery: Pair,
+    /// Send to PUBLISHED.
+    pub ack: Pair,
+    /// Send to arrival at the last member.
+    pub completion: Pair,
+    /// Connect to last JOINED.
+    pub join: Pair,
+}
+
+impl Histograms {
+    /// Empty ones.
+    pub fn new() -> Self {
+        Self { delivery: Pair::new(), ack: Pair::new(), completion: Pair::new(), join: Pair::new() }
+    }
+
+    /// Adds the counts of another thread.
+    pub fn merge(&mut self, other: &Self) {
+        self.delivery.merge(&other.delivery);
+        self.ack.merge(&other.ack);
+        self.completion.merge(&other.completion);
+        self.join.merge(&other.join);
+    }
+
+    /// Name and pair of each.
+    pub fn each(&self) -> [(&'static str, &Pair); 4] {
+        [
+            ("delivery", &self.delivery),
+            ("ack", &self.ack),
+            ("completion", &self.completion),
+            ("join", &self.join),
+        ]
+    }
+}
+
+/// Which messages count: those that were due in the measured time.
+#[derive(Clone, Copy, Default)]
+pub struct Measured {
+    /// First nanosecond.
+    pub from: u64,
+    /// First nanosecond after it.
+    pub to: u64,
+}
+
+impl Measured {
+    /// Whether a message that was due at `intended` counts.
+    pub fn covers(self, intended: u64) -> bool {
+        (self.from..self.to).contains(&intended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn corrected_latency_includes_the_wait_before_the_send() {
+        let mut h = Histograms::new();
+        h.delivery.record(2_000, 1_000, 5_000, 7);
+        assert_eq!(h.delivery.uncorrected.max() / 10, 300);
+        assert_eq!(h.delivery.corrected.max() / 10, 400);
+        assert_eq!(h.delivery.corrected.len(), 7);
+    }
+}

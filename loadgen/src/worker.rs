@@ -1,0 +1,484 @@
+//! One thread: its ring, its connections, and the round that everything happens in.
+
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare::ring::{ClientEvent, ClientRing};
+
+use crate::args::{Options, Workload};
+use crate::clock::{MILLI, SECOND, now_ns};
+use crate::connect;
+use crate::control::{Interval, Phase, Shared};
+use crate::error::LoadError;
+use crate::member::{Member, Role, Verifier};
+use crate::plan::Plan;
+use crate::publisher::{Pace, Publishers};
+use crate::record::{Histograms, Measured};
+use crate::session::{Session, acknowledge};
+use crate::stream::{Cursor, Stream};
+use crate::violation::{Kind, Violations};
+
+/// Connections of one thread that have not joined yet.
+const JOINING_MAX: usize = 128;
+/// Joining gives up when nothing came for this long.
+const JOIN_TIMEOUT_S: u64 = 15;
+/// Longest sleep, so that a change of phase is seen.
+const SLEEP_MAX_NS: u64 = 20 * MILLI;
+/// Bytes that all streams of a thread keep before it looks for what can go.
+const STREAMS_BYTES: usize = 64 << 20;
+
+/// What a thread has at the end.
+pub struct Outcome {
+    /// Latencies of the whole run.
+    pub histograms: Histograms,
+    /// Findings.
+    pub violations: Violations,
+    /// Messages verified, warm-up included.
+    pub verified: u64,
+    /// Per stream: group, head, last message, fingerprint.
+    pub digests: Vec<(u32, u64, u64, u64)>,
+    /// Times that a publisher had to wait for room.
+    pub held_back: u64,
+}
+
+/// A worker thread.
+pub struct Worker<'a> {
+    index: usize,
+    workload: &'a Workload,
+    options: &'a Options,
+    plan: &'a Plan,
+    shared: &'a Shared,
+    ring: ClientRing,
+    members: Vec<Option<Box<Member>>>,
+    verifier: Verifier<'a>,
+    session: Session<'a>,
+    publishers: Option<Publishers>,
+    publisher_slots: Vec<u32>,
+    measured: Measured,
+    /// Latencies of the current interval.
+    interval: Histograms,
+    interval_number: u64,
+    total: Histograms,
+    verified: u64,
+    ack_due: Vec<u32>,
+}
+
+impl<'a> Worker<'a> {
+    /// Sets the thread up; must be called on it, because the ring belongs to it.
+    pub fn new(
+        index: usize,
+        workload: &'a Workload,
+        plan: &'a Plan,
+        shared: &'a Shared,
+        waker: Option<UnixStream>,
+    ) -> Result<Self, LoadError> {
+        let options = workload.options();
+        // Wake at the time asked for: the default slack of 50 us would delay every send.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        let slots = slots_of_thread(plan, shared.threads);
+        let mut ring = ClientRing::new(slots, options.recv_buffers, options.recv_buffer_bytes)
+            .map_err(LoadError::Ring)?;
+        let mut members = Vec::new();
+        members.resize_with(slots as usize, || None);
+        if let Some(waker) = waker {
+            // Its bytes only end a wait; no member is on this slot.
+            ring.attach(OwnedFd::from(waker)).map_err(LoadError::Ring)?;
+        }
+        Ok(Self {
+            index,
+            workload,
+            options,
+            plan,
+            shared,
+            ring,
+            members,
+            verifier: Verifier {
+                plan,
+                streams: Vec::new(),
+                touched: Vec::new(),
+                violations: Violations::default(),
+            },
+            session: Session::new(plan),
+            publishers: None,
+            publisher_slots: Vec::new(),
+            measured: Measured::default(),
+            interval: Histograms::new(),
+            interval_number: 0,
+            total: Histograms::new(),
+            verified: 0,
+            ack_due: Vec::new(),
+        })
+    }
+
+    /// The whole life of the thread.
+    pub fn run(mut self) -> Result<Outcome, LoadError> {
+        self.join()?;
+        self.shared.joined_threads.fetch_add(1, Ordering::AcqRel);
+        loop {
+            match self.shared.phase() {
+                Phase::Join => {}
+                Phase::Run | Phase::Drain if self.measured.to == 0 => self.begin(),
+                Phase::Run | Phase::Drain => {}
+                Phase::Stop => break,
+            }
+            self.round()?;
+        }
+        Ok(self.finish())
+    }
+
+    fn join(&mut self) -> Result<(), LoadError> {
+        let mine = self.connections();
+        let rate = match self.workload {
+            Workload::Connect(o) => o.rate,
+            _ => None,
+        };
+        let start = now_ns();
+        let (mut opened, mut joined, mut progress) = (0, 0, start);
+        while self.session.joined < mine.len() {
+            if self.shared.phase() == Phase::Stop {
+                return Err(LoadError::Interrupted);
+            }
+            let now = now_ns();
+            let due = |nth: u32| {
+                rate.map_or(now, |r| start + (f64::from(nth) * SECOND as f64 / r) as u64)
+            };
+            while let Some((role, number, nth)) = mine.get(opened).copied()
+                && due(nth) <= now
+                && (rate.is_some() || opened - self.session.joined < JOINING_MAX)
+            {
+                self.open(role, number, nth, rate.map(|_| due(nth)))?;
+                opened += 1;
+                if rate.is_none() && opened % JOINING_MAX == 0 {
+                    break;
+                }
+            }
+            let next = mine.get(opened).filter(|_| rate.is_some()).map(|c| due(c.2));
+            self.wait(next.map_or(SLEEP_MAX_NS, |at| at.saturating_sub(now)))?;
+            if let Some(refused) = self.session.refused.take() {
+                return Err(refused);
+            }
+            if self.session.joined > joined {
+                self.shared
+                    .joined
+                    .fetch_add((self.session.joined - joined) as u64, Ordering::Relaxed);
+                (joined, progress) = (self.session.joined, now);
+            }
+            if opened == mine.len() && now > progress + JOIN_TIMEOUT_S * SECOND {
+                return Err(LoadError::JoinTimeout {
+                    joined,
+                    wanted: mine.len(),
+                    seconds: JOIN_TIMEOUT_S,
+                    addr: self.shared.addr,
+                });
+            }
+        }
+        for member in self.members.iter().flatten().filter(|m| m.role == Role::Stalled) {
+            self.ring.pause_recv(member.slot);
+        }
+        self.total.merge(&self.session.histograms);
+        Ok(())
+    }
+
+    /// The connections of this thread: role, number, and number among all connections.
+    fn connections(&self) -> Vec<(Role, u32, u32)> {
+        let plan = self.plan;
+        let readers = (0..plan.members).map(|m| (Role::Reader, m, m));
+        let stalled = (plan.members..plan.members + plan.stalled).map(|m| (Role::Stalled, m, m));
+        let mine = |c: &(Role, u32, u32)| c.2 as usize % self.shared.threads == self.index;
+        let mut all: Vec<_> = readers.chain(stalled).filter(mine).collect();
+        if self.index == 0 {
+            let after = plan.members + plan.stalled;
+            all.extend((0..plan.publishers).map(|p| (Role::Publisher, p, after + p)));
+        }
+        all
+    }
+
+    fn open(
+        &mut self,
+        role: Role,
+        number: u32,
+        nth: u32,
+        due: Option<u64>,
+    ) -> Result<(), LoadError> {
+        let groups = match role {
+            Role::Publisher => Vec::new(),
+            Role::Reader | Role::Stalled => self.plan.groups_of(number),
+        };
+        let started = now_ns();
+        let socket = connect::connect(self.shared.addr, nth)?;
+        let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
+        let mut member = Member::new(role, number, slot, groups.len());
+        member.started = started;
+        member.intended = due.unwrap_or(started);
+        self.members[slot as usize] = Some(Box::new(member));
+        if role == Role::Publisher {
+            self.publisher_slots.push(slot);
+        }
+        let frames = connect::first_frames(self.plan, role, number, &groups);
+        self.ring.send(slot, Bytes::from(frames));
+        Ok(())
+    }
+
+    /// The run starts: the schedule is known now.
+    fn begin(&mut self) {
+        let (start, measured) = self.shared.schedule();
+        self.measured = measured;
+        if self.index != 0 || self.plan.publishers == 0 {
+            return;
+        }
+        let groups = self.plan.groups.len() as u32;
+        let pace = match (self.workload, self.options.rate, self.options.window) {
+            (_, Some(rate), _) => Pace::rate(rate, start),
+            (_, _, Some(window)) => Pace::window(window, groups, start),
+            (Workload::Fanout(_), _, _) => Pace::window(64, groups, start),
+            (Workload::Soak(_), _, _) => Pace::rate(100.0, start),
+            _ => Pace::window(1, groups, start),
+        };
+        self.publishers =
+            Some(Publishers::new(self.plan, pace, std::mem::take(&mut self.publisher_slots)));
+    }
+
+    /// Publish what is due, send what else is due, take what came.
+    fn round(&mut self) -> Result<(), LoadError> {
+        let now = now_ns();
+        let mut wake = now + SLEEP_MAX_NS;
+        let running = self.shared.phase() == Phase::Run;
+        if let Some(publishers) = &mut self.publishers
+            && running
+        {
+            while let Ok(group) = self.shared.completed_groups.1.try_recv() {
+                publishers.completed(group, now);
+            }
+            let start = self.shared.schedule().0;
+            let ring = &mut self.ring;
+            let more = now >= start
+                && publishers.publish(self.plan, self.shared, ring, now, self.measured.to);
+            if more {
+                wake = now;
+            }
+            let due = publishers.next_due().unwrap_or(wake).max(start);
+            // A due broadcast that is held back waits for an event, not for the clock.
+            wake = wake.min(if due > now || more { due } else { now + MILLI });
+        }
+        self.session.ping(now, &mut self.ring);
+        wake = wake.min(self.session.next_ping().unwrap_or(wake));
+        for slot in std::mem::take(&mut self.ack_due) {
+            if let Some(member) = &mut self.members[slot as usize] {
+                acknowledge(member, &mut self.ring);
+            }
+        }
+        self.roll_interval(now);
+        let timeout = wake.saturating_sub(now_ns());
+        if self.publishers.is_some() && self.shared.threads > 1 {
+            self.shared.fall_asleep();
+            // Looked at after the flag was set, so that no completion is missed.
+            let some = !self.shared.completed_groups.1.is_empty();
+            let waited = self.wait(if some { 0 } else { timeout });
+            self.shared.wake_up();
+            return waited;
+        }
+        self.wait(timeout)
+    }
+
+    fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
+        let Self { ring, members, verifier, session, ack_due, options, .. } = self;
+        session.now = 0;
+        let timeout = Some(Duration::from_nanos(timeout_ns));
+        let mut lost_framing = Vec::new();
+        ring.wait(timeout, &mut |event| {
+            // All that this call reports had come when it began.
+            if session.now == 0 {
+                session.now = now_ns();
+            }
+            match event {
+                ClientEvent::Received { slot, bytes } => {
+                    let Some(member) = &mut members[slot as usize] else { return };
+                    if member.role == Role::Stalled && member.ready {
+                        return;
+                    }
+                    let before = member.unacked;
+                    let taken = member.receive(bytes, verifier, &mut |member, verifier, frame| {
+                        session.frame(member, verifier, frame);
+                    });
+                    if taken.is_err() {
+                        lost_framing.push(slot);
+                    }
+                    let every = options.ack_every;
+                    if every > 0 && member.unacked >= every && before < every {
+                        ack_due.push(slot);
+                    }
+                }
+                ClientEvent::Sent { .. } => {}
+                ClientEvent::Closed { slot, error } => {
+                    if let Some(member) = members[slot as usize].take() {
+                        closed(&member, error, session, verifier);
+                    }
+                }
+            }
+        })
+        .map_err(LoadError::Ring)?;
+        for slot in lost_framing {
+            self.ring.close(slot);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Turns what was received in one wait into latencies and completed broadcasts.
+    fn settle(&mut self) {
+        let (plan, shared) = (self.plan, self.shared);
+        let Self { verifier, measured, interval, session, .. } = self;
+        let now = session.now;
+        let mut deliveries = 0;
+        let mut completed = 0;
+        for index in verifier.touched.drain(..) {
+            let stream = &mut verifier.streams[index as usize];
+            stream.take_arrivals(|arrival| {
+                let channel = &plan.channels[arrival.channel as usize];
+                let slot = channel.slot(arrival.producer_seq);
+                let sent = slot.sent.load(Ordering::Relaxed);
+                let intended = slot.intended.load(Ordering::Relaxed);
+                let counts = measured.covers(intended);
+                deliveries += u64::from(arrival.members);
+                if counts {
+                    interval.delivery.record(sent, intended, now, u64::from(arrival.members));
+                }
+                let before = slot.remaining.fetch_sub(arrival.members, Ordering::AcqRel);
+                if before == arrival.members {
+                    if counts {
+                        interval.completion.record(sent, intended, now, 1);
+                    }
+                    completed += 1;
+                    channel.completed.fetch_add(1, Ordering::AcqRel);
+                    let _ = shared.completed_groups.0.send(channel.group);
+                }
+            });
+            if stream.is_long((STREAMS_BYTES / plan.groups.len()).clamp(16 << 10, 1 << 20))
+                && let Some(slowest) = slowest(stream, &self.members)
+            {
+                stream.trim(slowest);
+            }
+        }
+        if let Some(publishers) = &mut self.publishers {
+            for answer in session.answers.drain(..) {
+                let record = (*measured, &mut *interval);
+                publishers.answered(plan, shared, answer, now, record, &mut verifier.violations);
+            }
+        }
+        if deliveries > 0 {
+            self.verified += deliveries;
+            shared.thread(self.index).deliveries.store(self.verified, Ordering::Relaxed);
+        }
+        if completed > 0 {
+            shared.completed.fetch_add(completed, Ordering::Relaxed);
+            if self.index != 0 {
+                shared.wake_publishers();
+            }
+        }
+        if verifier.violations.total() > 0 {
+            shared.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands an interval over when it is past, if anybody wants them.
+    fn roll_interval(&mut self, now: u64) {
+        if self.options.hlog.is_none() || self.measured.to == 0 || now < self.measured.from {
+            return;
+        }
+        let length = self.options.interval.as_nanos().max(1) as u64;
+        let number = (now - self.measured.from) / length;
+        if number > self.interval_number {
+            self.hand_over_interval();
+            self.interval_number = number;
+        }
+    }
+
+    fn hand_over_interval(&mut self) {
+        let histograms = std::mem::replace(&mut self.interval, Histograms::new());
+        self.total.merge(&histograms);
+        if self.options.hlog.is_some() {
+            let interval =
+                Interval { number: self.interval_number, histograms: Box::new(histograms) };
+            let _ = self.shared.intervals.send(interval);
+        }
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.hand_over_interval();
+        let (plan, index, verifier) = (self.plan, self.index, &mut self.verifier);
+        for member in self.members.iter().flatten().filter(|m| m.role == Role::Reader) {
+            member.finish(verifier);
+        }
+        for stream in &verifier.streams {
+            let group = &plan.groups[stream.group as usize];
+            let end = stream.end().seq;
+            for (nth, id) in group.channels.iter().enumerate() {
+                let channel = &plan.channels[*id as usize];
+                let answered = channel.answered.load(Ordering::Acquire);
+                let seen = stream.seen(nth);
+                if seen < answered && !stream.readers.is_empty() {
+                    let lost = (answered - seen) * stream.readers.len() as u64;
+                    verifier.violations.add(Kind::Lost, lost, || {
+                        format!(
+                            "{} acknowledged messages of {} came to no member of {} on thread {} after seq {}",
+                            answered - seen,
+                            Plan::publisher_name(channel.publisher),
+                            group.name,
+                            index,
+                            end - 1
+                        )
+                    });
+                }
+            }
+        }
+        if let Some(publishers) = &self.publishers {
+            publishers.finish(plan, &mut verifier.violations);
+        }
+        Outcome {
+            digests: verifier
+                .streams
+                .iter()
+                .filter(|s| !s.readers.is_empty())
+                .map(|s| (s.group, s.head, s.end().seq - 1, s.digest))
+                .collect(),
+            violations: std::mem::take(&mut verifier.violations),
+            histograms: self.total,
+            verified: self.verified,
+            held_back: self.publishers.map_or(0, |p| p.held_back),
+        }
+    }
+}
+
+fn closed(member: &Member, error: Option<i32>, session: &mut Session<'_>, cx: &mut Verifier<'_>) {
+    let why = error.map_or_else(
+        || "by the server".to_owned(),
+        |errno| std::io::Error::from_raw_os_error(errno).to_string(),
+    );
+    let said = session.last_words.as_deref().unwrap_or("no reason given");
+    if !member.ready {
+        let text = format!("connection closed {why}, {said}");
+        session.refused.get_or_insert(LoadError::Refused { who: member.name(), text });
+    } else if member.role != Role::Stalled {
+        let name = member.name();
+        cx.violations.add(Kind::Closed, 1, || format!("{name}: connection closed {why}, {said}"));
+    }
+}
+
+/// Where the slowest member of a stream is.
+fn slowest(stream: &Stream, members: &[Option<Box<Member>>]) -> Option<Cursor> {
+    let of = |slot: &u32| {
+        let member = members[*slot as usize].as_ref()?;
+        member.groups.iter().find(|g| g.handle == stream.handle).map(|g| g.cursor)
+    };
+    // A member that is gone fails the run, so nobody waits for it here.
+    stream.readers.iter().filter_map(of).min_by_key(|cursor| cursor.seq)
+}
+
+/// Slots that the ring of one thread needs.
+pub fn slots_of_thread(plan: &Plan, threads: usize) -> u32 {
+    (plan.members + plan.stalled).div_ceil(threads as u32) + plan.publishers + 2
+}
