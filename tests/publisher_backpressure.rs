@@ -59,7 +59,7 @@ fn a_publisher_that_does_not_read_its_answers_is_not_read() {
 
 #[test]
 fn a_flood_through_a_small_inbox_loses_nothing_on_either_shard() {
-    let settings = Settings::shards(2).set("inbox_bytes_max", 128 * 1024);
+    let settings = Settings::shards(2).set("inbox_bytes_max", 300_000);
     let server = Server::start(settings);
     let before = server.rss_kib();
     // Four groups, so that both shards own some and forward for others.
