@@ -142,14 +142,11 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
         return Err(first);
     }
     let Some(observed) = observed else { return Err(LoadError::Interrupted) };
-    let memory_at_end = watched.and_then(Watched::memory);
     let command = server.as_ref().map(|s| s.command.clone());
     let stopped = server.map_or(Ok(()), Server::stop);
 
     let (mut total, violations) = merge(done, &plan);
     total.violations = violations;
-    let mut observed = observed;
-    observed.memory[2] = memory_at_end;
     if let Some(path) = &o.hlog {
         hdr_files::write_hlog(path, intervals.try_iter().collect(), o.interval)?;
     }
@@ -252,6 +249,8 @@ impl Control<'_> {
         seen.to = self.sample();
         self.shared.enter(Phase::Drain);
         self.drain(o.drain_timeout.as_nanos() as u64);
+        // Before the members go, and what the server holds for them with them.
+        seen.memory[2] = self.watched.and_then(Watched::memory);
         Some(seen)
     }
 

@@ -299,7 +299,7 @@ impl<'a> Report<'a> {
         row(
             "kernel bytes per member",
             format!(
-                "{:.0} slab, {:.0} in TCP queues (both ends of each connection)",
+                "{:.0} slab, {:.0} in TCP queues (of the whole machine, both ends of each connection)",
                 self.kernel_slab_bytes_per_member, self.kernel_tcp_bytes_per_member
             ),
         );
