@@ -1,5 +1,15 @@
 //! What an operator may set, with defaults that need no configuration.
 
+mod args;
+mod error;
+mod keys;
+mod load;
+mod print;
+
+pub use args::ServeArgs;
+pub use error::ConfigError;
+pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -42,6 +52,9 @@ pub struct ShardConfig {
     pub control_bytes_max: u32,
     /// SO_SNDBUF of member sockets (the kernel doubles it).
     pub socket_send_buffer: u32,
+    /// TCP_NOTSENT_LOWAT of member sockets: the kernel takes no more than this beyond what is
+    /// on its way. 0 leaves the system's value.
+    pub socket_notsent_lowat: u32,
     /// Provided receive buffers per shard, a power of two.
     pub recv_buffers: u16,
     /// Bytes of each of them.
@@ -79,6 +92,7 @@ impl Default for ShardConfig {
             send_bytes_max: 256 * 1024,
             control_bytes_max: 64 * 1024,
             socket_send_buffer: 256 * 1024,
+            socket_notsent_lowat: 0,
             recv_buffers: 1024,
             recv_buffer_bytes: 8 * 1024,
             segment_bytes: 32 << 20,

@@ -77,7 +77,8 @@ fn every_message_is_there_from_any_start_live_from_the_log_and_after_restarts() 
 
 #[test]
 fn history_that_retention_removed_is_a_gap_also_after_a_restart() {
-    let settings = Settings::shards(1).set("retention_bytes", 16 << 20);
+    let settings =
+        Settings::shards(1).set("retention_bytes", 16 << 20).set("tail_bytes_max", 1 << 20);
     let mut server = Server::start(settings);
     let mut publisher = Client::open(&server, "publisher");
     let count = 4_000u64;

@@ -43,7 +43,9 @@ fn a_publisher_that_does_not_read_its_answers_is_not_read() {
     common::wait_until("the flood to be stopped", || {
         std::thread::sleep(Duration::from_millis(500));
         let now = sent.load(Ordering::Relaxed);
-        std::mem::replace(&mut before, now) == now
+        // The kernel still merges small segments in its receive queue and so lets a few hundred
+        // a second in; the engine reads tens of thousands.
+        now - std::mem::replace(&mut before, now) < 1_000
     });
     assert!(before < count / 2, "{before} publishes went in without one answer read");
 

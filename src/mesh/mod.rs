@@ -38,6 +38,12 @@ pub struct Mesh {
 /// Builds the mesh of `shards` shards, one side each.
 #[must_use]
 pub fn mesh(shards: u16) -> Vec<Mesh> {
+    mesh_of(shards, MESH_RING_ENTRIES)
+}
+
+/// As [`mesh`], with rings of `entries`: small ones are full often.
+#[must_use]
+pub fn mesh_of(shards: u16, entries: usize) -> Vec<Mesh> {
     let count = usize::from(shards);
     let sleepers: Vec<_> = (0..count).map(|_| Arc::new(Sleeper::default())).collect();
     let undrained = Arc::new(AtomicUsize::new(count));
@@ -48,7 +54,7 @@ pub fn mesh(shards: u16) -> Vec<Mesh> {
         let mut row = Vec::new();
         for (b, inbound) in from.iter_mut().enumerate() {
             row.push((a != b).then(|| {
-                let (producer, consumer) = RingBuffer::new(MESH_RING_ENTRIES);
+                let (producer, consumer) = RingBuffer::new(entries);
                 inbound[a] = Some(consumer);
                 producer
             }));
@@ -125,7 +131,7 @@ impl Peer {
         // filled it before its own fence, so it is seen here. A look before the pop could
         // miss a push in between, and nobody would wake that producer.
         fence(Ordering::SeqCst);
-        let was_full = self.from.slots() >= MESH_RING_ENTRIES - 1;
+        let was_full = self.from.slots() + 1 >= self.from.buffer().capacity();
         Some(Received { batch, producer_asleep: was_full && self.sleeper.notify() })
     }
 

@@ -91,6 +91,12 @@ impl Conns {
         (conn.state != State::Free && same).then_some((id, conn))
     }
 
+    /// The connections that are not being closed.
+    pub fn open(&self) -> Vec<ConnId> {
+        let open = self.slots.iter().enumerate().filter(|(_, conn)| conn.state == State::Open);
+        open.map(|(i, c)| ConnId { slot: i as u32, generation: c.generation }).collect()
+    }
+
     /// The current entry of a slot.
     pub fn slot(&mut self, slot: u32) -> Option<&mut Conn> {
         self.slots.get_mut(slot as usize)

@@ -1,14 +1,18 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
 //! the load generator. All unsafe code of the project is in this folder.
 
+mod bare;
 mod buffers;
 mod client;
 mod cold;
 mod complete;
 mod conn;
 mod driver;
+mod driver_config;
+mod driver_io;
 mod log_buf;
 mod log_io;
+mod mirror;
 mod probe;
 mod token;
 mod uring;
@@ -18,9 +22,11 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
+pub use bare::{BareEvent, BareRing};
 pub use client::{ClientEvent, ClientRing};
 pub use cold::{ColdError, ColdExecutor, ColdHandle, SegmentHeaderFn};
-pub use driver::{Driver, DriverConfig, DriverCounters, DriverError};
+pub use driver::Driver;
+pub use driver_config::{DriverConfig, DriverCounters, DriverError};
 pub use log_buf::LogBuf;
 pub use probe::{KernelFeatures, ProbeError};
 pub use waker::Waker;

@@ -660,6 +660,20 @@ fn deadline_ends_a_wait() {
 }
 
 #[test]
+fn dropped_driver_has_let_go_of_address_and_sockets() {
+    let mut rig = Rig::new();
+    let mut clients: Vec<_> = (0..SIZES.connections).map(|_| rig.connect().0).collect();
+    let addr = rig.addr;
+    drop(rig);
+    for client in &mut clients {
+        client.set_nonblocking(true).unwrap();
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    }
+    let error = TcpStream::connect(addr).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED));
+}
+
+#[test]
 fn driver_dropped_with_writes_in_flight_leaves_memory_alone() {
     for _ in 0..3 {
         let mut rig = Rig::new();

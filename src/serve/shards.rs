@@ -4,25 +4,20 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::recover::{first_segment, raise_epochs, recover, segment_header};
+use crate::config::ShardConfig;
+use crate::mesh::{Mesh, mesh};
+use crate::position::ShardId;
+use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
+use crate::shard::counters::{Counters, Figures};
+use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
+use crate::wal::{DataDir, Manifest, ManifestError, Recovered, RecoveryError};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::{info, warn};
-
-use crate::config::ShardConfig;
-use crate::limits::{LOG_BLOCK, SEGMENT_BYTES_MIN};
-use crate::mesh::{Mesh, mesh};
-use crate::position::{Epoch, NodeId, SegmentNumber, ShardId};
-use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
-use crate::shard::counters::{Counters, Figures};
-use crate::shard::{Active, Control, Io, Job, Shard, ShardParts, Turn};
-use crate::wal::{
-    self, DataDir, DirSource, Manifest, ManifestError, Recovered, RecoveryError, SegmentHeader,
-};
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -182,96 +177,6 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
     Ok(Shards { data, lines, threads, _cold: cold })
 }
 
-fn recover(log_dir: &Path, manifest: &Manifest, id: ShardId) -> Result<Recovered, ServeError> {
-    let log = |source| ServeError::Log { shard: id, path: log_dir.to_owned(), source };
-    std::fs::create_dir_all(log_dir).map_err(log)?;
-    wal::create::remove_temporaries(log_dir).map_err(log)?;
-    let recovered = wal::recover(&mut DirSource::new(log_dir), manifest.node, id)
-        .map_err(|source| ServeError::Recovery { shard: id, source })?;
-    if let Some(torn) = &recovered.torn {
-        info!(
-            shard = id.0,
-            ?torn,
-            "the last write was cut off by the crash; nothing of it was acknowledged"
-        );
-    }
-    for damage in &recovered.damage {
-        warn!(
-            shard = id.0,
-            ?damage,
-            "the log is damaged here; its messages are announced as missing"
-        );
-    }
-    if !recovered.damage.is_empty() {
-        let kept = wal::quarantine(log_dir, &recovered.damage).map_err(log)?;
-        warn!(shard = id.0, ?kept, "damaged segments were kept for you");
-    }
-    wal::create::remove_segments(log_dir, &recovered.unused).map_err(log)?;
-    // Files that cannot be used go when retention has passed them; quarantine keeps a link.
-    let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
-    let passed: Vec<_> = recovered.unusable.iter().copied().filter(|n| *n < oldest).collect();
-    wal::create::remove_segments(log_dir, &passed).map_err(log)?;
-    for segment in &recovered.segments {
-        wal::create::truncate_sealed(log_dir, segment.number, segment.bytes_used).map_err(log)?;
-    }
-    Ok(recovered)
-}
-
-/// New epochs for whoever may have lost messages, durable before anyone is told.
-fn raise_epochs(
-    data: &mut DataDir,
-    mut manifest: Manifest,
-    recovered: &[Recovered],
-) -> Result<Manifest, ServeError> {
-    let damaged = recovered.iter().any(|log| !log.damage.is_empty());
-    let highest = recovered.iter().map(|log| log.max_epoch).max().unwrap_or_default();
-    let epoch = manifest.starts.max(Epoch(highest.0 + u32::from(highest >= manifest.starts)));
-    let all = if damaged { epoch } else { manifest.epoch_floor };
-    let memory = if manifest.clean { manifest.memory_epoch_floor } else { epoch };
-    if all != manifest.epoch_floor || memory != manifest.memory_epoch_floor {
-        data.raise_epoch_floors(all, memory)?;
-    }
-    manifest.epoch_floor = all;
-    manifest.memory_epoch_floor = memory;
-    Ok(manifest)
-}
-
-fn first_segment(
-    log_dir: &Path,
-    manifest: &Manifest,
-    shard: ShardId,
-    recovered: &Recovered,
-    config: &ShardConfig,
-) -> io::Result<Active> {
-    let number = SegmentNumber(recovered.next_segment.0.max(1));
-    let salt = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
-    let bytes = config.segment_bytes.max(SEGMENT_BYTES_MIN);
-    let created_ms = unix_ms();
-    let header = SegmentHeader { node: manifest.node, shard, number, salt, bytes, created_ms };
-    wal::create::create_segment_blocking(log_dir, &header, bytes)?;
-    Ok(Active { number, salt })
-}
-
-/// The first block of a segment that the cold executor creates.
-fn segment_header(node: NodeId, shard: ShardId, job: &Job) -> [u8; LOG_BLOCK] {
-    match job {
-        Job::CreateSegment { number, salt, bytes } => SegmentHeader {
-            node,
-            shard,
-            number: *number,
-            salt: *salt,
-            bytes: *bytes,
-            created_ms: unix_ms(),
-        }
-        .encode(),
-        Job::RemoveSegments { .. } => [0; LOG_BLOCK],
-    }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 /// SO_REUSEPORT would let a second server share the port silently.
 fn probe_port(address: SocketAddr) -> Result<(), ServeError> {
     if address.port() == 0 {
@@ -294,6 +199,9 @@ fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> 
     // Accepted sockets inherit these.
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(config.socket_send_buffer as usize)?;
+    if config.socket_notsent_lowat > 0 {
+        socket.set_tcp_notsent_lowat(config.socket_notsent_lowat)?;
+    }
     socket.bind(&address.into())?;
     // The kernel caps it at net.core.somaxconn.
     socket.listen(i32::MAX)?;
@@ -376,6 +284,9 @@ fn run(
     // The sender goes away without a word if another shard could not start.
     let Ok(peers) = fds.recv() else { return false };
     driver.set_peers(peers);
+    // The limit of open files may leave room for fewer than configured.
+    let connections_max = driver.connections_max();
+    let config = ShardConfig { connections_max, ..seed.config };
     let mut shard = Shard::new(ShardParts {
         id,
         node: seed.manifest.node,
@@ -384,7 +295,7 @@ fn run(
         start: seed.manifest.starts,
         epoch_floor: seed.manifest.epoch_floor,
         memory_epoch_floor: seed.manifest.memory_epoch_floor,
-        config: seed.config,
+        config,
         counters: seed.counters,
         mesh: seed.mesh,
         recovered: seed.recovered,

@@ -59,7 +59,9 @@ pub struct Conn {
     pub memberships: SmallVec<[Membership; 1]>,
     /// Memberships that have something to send, served in turn.
     pub dirty: VecDeque<Membership>,
-    /// When the last byte came.
+    /// JOINs that other shards have not answered; they count against the groups it may be in.
+    pub joining: u32,
+    /// When the last byte came; before HELLO, when it was accepted.
     pub heard_at: Nanos,
     /// When the write in flight last made progress.
     pub progress_at: Nanos,
@@ -83,6 +85,7 @@ impl Conn {
             control: Vec::new(),
             memberships: SmallVec::new(),
             dirty: VecDeque::new(),
+            joining: 0,
             heard_at: now,
             progress_at: now,
         })

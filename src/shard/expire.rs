@@ -61,6 +61,10 @@ impl Shard {
             ConnState::Closing => self.close(id, io),
             ConnState::Opening | ConnState::Greeting => {
                 // Counted from the accept, so that a byte now and then does not help.
+                let due = conn.heard_at.plus_ms(handshake_ms);
+                if due > now {
+                    return self.wheel.arm(id, due);
+                }
                 let text = "HELLO did not come in time";
                 let refusal = Refusal::new(ErrorCode::HandshakeTimeout, text).limit(handshake_ms);
                 self.refuse(id, 0, refusal);

@@ -80,10 +80,11 @@ impl Inbox {
         }
     }
 
-    /// Bytes that wait.
+    /// Bytes that wait, with what each publish takes beside its own.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        (self.arena.len() - self.consumed) as u64
+        let entries = self.entries.len() * size_of::<Entry>();
+        (self.arena.len() - self.consumed + entries) as u64
     }
 
     /// Whether nothing waits.

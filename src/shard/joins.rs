@@ -28,7 +28,7 @@ impl Shard {
     fn join_one(&mut self, id: ConnId, request: u32, entry: JoinEntry<'_>) {
         let max = self.config.groups_per_member_max;
         let Some(conn) = self.conn(id) else { return };
-        if conn.memberships.len() >= max as usize {
+        if conn.memberships.len() + conn.joining as usize >= max as usize {
             let text = "the member is in as many groups as it may be; leave one first";
             let refusal =
                 Refusal::new(ErrorCode::TooManyGroupsPerMember, text).limit(u64::from(max));
@@ -65,6 +65,9 @@ impl Shard {
             self.groups[key as usize].pending_joins += 1;
             let group = entry.group.into();
             peer.tell(Message::Join { conn: id, request, group, start: entry.start });
+            if let Some(conn) = self.conn(id) {
+                conn.joining += 1;
+            }
         }
     }
 
@@ -129,6 +132,13 @@ impl Shard {
             }
         }
         Ok(head)
+    }
+
+    /// Another shard has answered a JOIN of this connection.
+    pub(super) fn join_answered(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            conn.joining -= 1;
+        }
     }
 
     /// Puts a member whose join was accepted on the tail, or behind it if it wants history.

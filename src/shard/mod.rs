@@ -121,8 +121,8 @@ impl Shard {
         self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
         self.drain_mesh(io); // what other shards forwarded, announced, asked for
         self.sequence(io); //   inbox -> group seq -> staged for the next commit
-        self.commit(io); //     at most one log write in flight, covering all that was staged
         self.publish(); //      what is on disk: tails move, replies are released
+        self.commit(io); //     then the next log write, covering all that was staged
         self.tell_peers(io); // peer rings get segments and replies
         self.write(io); //      a slice of the run queues, one write per member
         self.read_history(io); // chunks for members behind the tail

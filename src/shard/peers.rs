@@ -57,6 +57,7 @@ impl Shard {
                 }
                 Message::Leave { handle } => self.peer_left(from, handle),
                 Message::Joined { conn, request, group, start, handle, epoch, head } => {
+                    self.join_answered(conn);
                     let Some(&key) = self.by_name.get(&group) else { continue };
                     let replica = &mut self.groups[key as usize];
                     if replica.handle != handle {
@@ -69,6 +70,7 @@ impl Shard {
                     self.add_member(conn, key, Accepted { request, start, head });
                 }
                 Message::JoinRefused { conn, request, group, code, limit } => {
+                    self.join_answered(conn);
                     if let Some(&key) = self.by_name.get(&group) {
                         let replica = &mut self.groups[key as usize];
                         replica.pending_joins -= 1;

@@ -56,13 +56,16 @@ impl Shard {
             let text = "the server is stopping; reconnect later";
             self.refuse(id, 0, Refusal::new(ErrorCode::ShuttingDown, text));
         }
-        self.wheel.arm(id, io.now().plus_ms(u64::from(self.config.handshake_timeout_ms)));
+        let first_look_ms = match 2 * u64::from(self.config.heartbeat_ms) {
+            0 => u64::from(self.config.handshake_timeout_ms),
+            silence_ms => silence_ms.min(u64::from(self.config.handshake_timeout_ms)),
+        };
+        self.wheel.arm(id, io.now().plus_ms(first_look_ms));
     }
 
     /// Cuts the bytes into frames. Only the end of an unfinished frame is copied.
     fn received(&mut self, id: ConnId, bytes: &[u8], now: crate::position::Nanos) {
         let Some(conn) = self.conn(id) else { return };
-        conn.heard_at = now;
         if conn.state == ConnState::Closing {
             return;
         }
@@ -83,6 +86,12 @@ impl Shard {
                 conn.partial = whole;
                 self.figures.partial_bytes += bytes;
             }
+        }
+        // Not before HELLO: dripping bytes must not move the handshake deadline.
+        if let Some(conn) = self.conn(id)
+            && conn.state == ConnState::Open
+        {
+            conn.heard_at = now;
         }
     }
 
@@ -171,21 +180,13 @@ impl Shard {
     }
 
     fn malformed(&mut self, id: ConnId, frame: wire::Frame<'_>, error: WireError) {
-        // Requests of JOIN, LEAVE and PUBLISH come first in the body, so that even a bad one
-        // can be answered by its number.
-        let request = match (frame.kind, frame.body.first_chunk::<4>()) {
-            (wire::kind::JOIN | wire::kind::LEAVE | wire::kind::PUBLISH, Some(number)) => {
-                u32::from_le_bytes(*number)
-            }
-            _ => 0,
-        };
         let field = match error {
             WireError::Malformed { field, .. } => field,
             _ => "",
         };
         let text = error.to_string();
         let refusal = Refusal::new(ErrorCode::Malformed, &text).field(field.as_bytes());
-        self.refuse(id, request, refusal);
+        self.refuse(id, frame.request(), refusal);
         if self.conn(id).is_some_and(|conn| conn.state != ConnState::Open) {
             self.close_after_control(id);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::oracle::{Name, Oracle, Violation, member_name, payload_of};
+use super::oracle::{Name, Oracle, Violation, member_name};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
@@ -305,7 +305,7 @@ impl Client {
             level: Some(sent.level),
             producer_seq: sent.producer_seq,
             group: &group_name(pending.group),
-            payload: &payload_of(pending.id),
+            payload: &sent.payload,
         }
         .encode(&mut self.out);
         self.publishes.insert(request, pending);

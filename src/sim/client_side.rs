@@ -54,6 +54,10 @@ impl World {
         let c = &mut self.clients[client];
         c.link = Some(link);
         c.connected(self.now);
+        if !self.calm && self.rng.chance(self.config.trouble.mute_ppm) {
+            self.oracle.fault(Fault::Mute);
+            c.out.clear();
+        }
         let accepted = self.rng.between(50_000, 2_000_000);
         if let Some(l) = self.links.get_mut(&link) {
             l.up.after(Nanos(self.now.0 + accepted));

@@ -22,6 +22,8 @@ pub struct WorldConfig {
     pub slow_ppm: u32,
     /// Clients leave and join groups.
     pub churn_ppm: u32,
+    /// Entries of each ring between two shards.
+    pub mesh_entries: usize,
     /// What the operator set.
     pub shard: ShardConfig,
     /// What goes wrong.
@@ -35,12 +37,16 @@ pub struct Trouble {
     pub disconnect_ppm: u32,
     /// A client sends garbage, at each of its ticks.
     pub garbage_ppm: u32,
+    /// A client says nothing after it has connected.
+    pub mute_ppm: u32,
     /// A turn is followed by a long sleep.
     pub stall_ppm: u32,
     /// The wall clock jumps, at each turn.
     pub clock_ppm: u32,
     /// Mean time between two crashes; 0 is never.
     pub crash_every_ms: u64,
+    /// A stop while a log write is in flight or has just ended, at each write.
+    pub crash_at_write_ppm: u32,
     /// Share of stops that are in good order instead.
     pub drain_ppm: u32,
     /// A segment cannot be created.
@@ -64,6 +70,7 @@ impl WorldConfig {
             memory_ppm: 0,
             slow_ppm: 0,
             churn_ppm: 10_000,
+            mesh_entries: 64,
             shard: ShardConfig {
                 heartbeat_ms: 1_000,
                 handshake_timeout_ms: 2_000,

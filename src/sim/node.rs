@@ -18,7 +18,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const ENOENT: i32 = 2;
 /// Turns in a row in which nothing came from outside. A shard that has nothing to do sleeps.
-const IDLE_TURNS_MAX: u32 = 20_000;
+const IDLE_TURNS_MAX: u32 = 3_000;
 
 /// One running shard.
 #[derive(Debug)]
@@ -122,8 +122,9 @@ impl World {
         if unclean {
             self.node.memory_epoch_floor = start;
         }
-        for (mesh, (index, (recovered, active))) in
-            mesh::mesh(shards).into_iter().zip(recovered.into_iter().enumerate())
+        for (mesh, (index, (recovered, active))) in mesh::mesh_of(shards, self.config.mesh_entries)
+            .into_iter()
+            .zip(recovered.into_iter().enumerate())
         {
             let counters = Arc::<Counters>::default();
             let (control, orders) = rtrb::RingBuffer::new(4);
@@ -200,9 +201,8 @@ impl World {
         self.note(Note::Crash);
         for (index, running) in std::mem::take(&mut self.node.shards).into_iter().enumerate() {
             let figures = running.counters.load();
-            for _ in 0..figures.catch_up_reads {
-                self.oracle.fault(Fault::CatchUp);
-            }
+            self.oracle.faults.count_many(Fault::CatchUp, figures.catch_up_reads);
+            self.oracle.faults.count_many(Fault::MeshFull, figures.mesh_full);
             let disk = &mut self.node.disks[index];
             if let Some((_, there, sectors)) = disk.tear_write(&mut self.rng) {
                 if there > 0 && there < sectors {
@@ -341,6 +341,11 @@ impl World {
                 let failed = !self.calm && self.rng.chance(self.config.trouble.write_error_ppm);
                 let after = self.disk_time();
                 self.after(after, Due::LogWritten { shard, failed });
+                // The time around the end of a write is the best one to stop at.
+                if !self.calm && self.rng.chance(self.config.trouble.crash_at_write_ppm) {
+                    let stop = self.rng.below(after + 300_000);
+                    self.after(stop, Due::Stop);
+                }
             }
             Request::ReadLog(token, segment, offset, len) => {
                 let failed = !self.calm && self.rng.chance(self.config.trouble.read_error_ppm);

@@ -20,6 +20,7 @@ pub(super) struct Sent {
     pub group: usize,
     pub level: Level,
     pub producer_seq: u64,
+    pub payload: Vec<u8>,
     /// How often it was sent and not refused.
     pub copies: u64,
     /// Under how many names it was seen.
@@ -63,8 +64,18 @@ impl Oracle {
 
     /// A new message; its payload follows from the number returned.
     pub fn new_message(&mut self, client: usize, group: usize, level: Level, seq: u64) -> u64 {
-        self.sent.push(Sent { client, group, level, producer_seq: seq, copies: 0, names: 0 });
-        self.sent.len() as u64 - 1
+        let id = self.sent.len() as u64;
+        let payload = payload_of(id);
+        self.sent.push(Sent {
+            client,
+            group,
+            level,
+            producer_seq: seq,
+            payload,
+            copies: 0,
+            names: 0,
+        });
+        id
     }
 
     pub fn message(&self, id: u64) -> &Sent {
@@ -118,7 +129,7 @@ impl Oracle {
         let Some(sent) = self.sent.get(id as usize) else {
             return Err(format!("{name:?} has a payload that nobody sent"));
         };
-        if payload != payload_of(id) {
+        if payload != sent.payload {
             return Err(format!("the payload of message {id} at {name:?} is changed"));
         }
         if sender != member_name(sent.client).as_slice() || sent.group != name.0 {
@@ -206,9 +217,7 @@ impl Oracle {
             }
             lost += 1;
         }
-        for _ in 0..lost {
-            self.fault(Fault::MemoryLost);
-        }
+        self.faults.count_many(Fault::MemoryLost, lost);
         Ok(())
     }
 }
@@ -220,7 +229,7 @@ pub(super) fn member_name(client: usize) -> Vec<u8> {
 
 /// The payload of a message: its number, then bytes that follow from it. Most are small, a
 /// few span many sectors, and some of those are zeros, which a torn write leaves too.
-pub(super) fn payload_of(id: u64) -> Vec<u8> {
+fn payload_of(id: u64) -> Vec<u8> {
     let mut rng = Rng::new(mix(id));
     let len = match rng.below(100) {
         0..70 => rng.below(120),

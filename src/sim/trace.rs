@@ -112,6 +112,10 @@ faults! {
     Garbage,
     /// A member did not read for long.
     SlowReader,
+    /// A ring between two shards was full.
+    MeshFull,
+    /// A client connected and said nothing.
+    Mute,
     /// A shard had no turn for long.
     ShardStalled,
     /// The wall clock jumped.
@@ -159,6 +163,10 @@ impl Default for Faults {
 impl Faults {
     pub(super) fn count(&mut self, fault: Fault) {
         self.0[fault as usize] += 1;
+    }
+
+    pub(super) fn count_many(&mut self, fault: Fault, times: u64) {
+        self.0[fault as usize] += times;
     }
 
     /// How often `fault` happened.

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,25 +10,37 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::wait_until;
+use super::client::hello_bytes;
+use super::{SOON, wait_until};
 
 /// How to start a server: the shard count and what goes into its configuration file.
 #[derive(Clone)]
 pub struct Settings {
     shards: u16,
-    toml: String,
+    values: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// Settings for `shards` shards with small log segments, so that starts are quick.
+    /// Settings for `shards` shards with small log segments and tables, so that starts are
+    /// quick and many servers fit beside each other.
     pub fn shards(shards: u16) -> Self {
-        Self { shards, toml: String::new() }.set("segment_bytes", 8 << 20)
+        Self { shards, values: BTreeMap::new() }
+            .set("segment_bytes", 8 << 20)
+            .set("connections_max", 1_000)
+            .set("recv_buffers", 256)
     }
 
     /// Sets a value of the shard configuration.
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
-        writeln!(self.toml, "{name} = {value}").unwrap();
+        self.values.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    fn toml(&self) -> String {
+        self.values.iter().fold(String::new(), |mut out, (name, value)| {
+            writeln!(out, "{name} = {value}").unwrap();
+            out
+        })
     }
 }
 
@@ -123,6 +137,14 @@ impl Drop for Server {
     }
 }
 
+/// Whether the server answers a HELLO. That it can be connected to says nothing: the kernel
+/// accepts connections before the shards run.
+fn is_up(addr: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(addr) else { return false };
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(&hello_bytes("probe")).is_ok() && stream.read(&mut [0; 64]).unwrap_or(0) > 0
+}
+
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
@@ -132,7 +154,7 @@ fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr) {
     for _ in 0..5 {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let config = dir.join("fanfare.toml");
-        fs::write(&config, &settings.toml).unwrap();
+        fs::write(&config, settings.toml()).unwrap();
         let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .arg("serve")
@@ -150,7 +172,7 @@ fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr) {
         let mut ended = false;
         wait_until("starting the server", || {
             ended = child.try_wait().unwrap().is_some();
-            ended || TcpStream::connect(addr).is_ok()
+            ended || is_up(addr)
         });
         if !ended {
             return (child, addr);

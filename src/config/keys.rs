@@ -1,0 +1,151 @@
+//! Every key of the configuration: one name in the file, in the environment (`FANFARE_` and
+//! capitals) and on the command line (`--set`, some with a flag of their own).
+
+use crate::limits::{
+    DESCRIPTORS_SPARE, FRAME_MAX, LOG_BLOCK, PAYLOAD_MAX, SEGMENT_BYTES_MIN, SHARDS_MAX,
+};
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A number from the first to the second.
+    Int(u64, u64),
+    /// The same, or 0.
+    IntOrZero(u64, u64),
+    /// A power of two from the first to the second.
+    PowerOfTwo(u64, u64),
+    /// A multiple of the first from the second to the third.
+    Multiple(u64, u64, u64),
+    /// true or false.
+    Bool,
+    /// Text that is checked where it is used.
+    Text,
+    /// IP address and port.
+    Address,
+    /// Numbers of cores: a list in the file, `0,1` elsewhere.
+    Cores,
+    /// `500ms`, `1s`, `2m`, or `off`.
+    Interval,
+    /// `durable` or `memory`.
+    Level,
+}
+
+impl Kind {
+    /// What is allowed, in words that follow "must be".
+    pub fn allowed(self) -> String {
+        match self {
+            Self::Int(min, max) => format!("a number from {min} to {max}"),
+            Self::IntOrZero(min, max) => format!("0, or a number from {min} to {max}"),
+            Self::PowerOfTwo(min, max) => format!("a power of two from {min} to {max}"),
+            Self::Multiple(of, min, max) => format!("a multiple of {of} from {min} to {max}"),
+            Self::Bool => "true or false".into(),
+            Self::Text => "text that is not empty".into(),
+            Self::Address => {
+                "an IP address with a port, such as 127.0.0.1:7400 or [::1]:7400".into()
+            }
+            Self::Cores => "numbers of cores, each once, such as 0,1 ([0, 1] in the file)".into(),
+            Self::Interval => {
+                "a time from 10ms to 24h with its unit, such as 500ms, 1s or 2m, or off".into()
+            }
+            Self::Level => "durable or memory".into(),
+        }
+    }
+}
+
+/// A key.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value must be.
+    pub kind: Kind,
+    /// What it does, for `--print-config`.
+    pub about: &'static str,
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const HOUR_MS: u64 = 3_600_000;
+/// The kernel's bound on direct descriptors (IORING_MAX_FIXED_FILES).
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+const CONNECTIONS_MAX: u64 = DESCRIPTORS_MAX - DESCRIPTORS_SPARE as u64;
+const SEGMENT_STEP: u64 = LOG_BLOCK as u64;
+
+macro_rules! keys {
+    ($($name:ident: $kind:expr, $about:literal;)*) => {
+        &[$(Key { name: stringify!($name), kind: $kind, about: $about }),*]
+    };
+}
+
+/// Keys of the server as a whole, in the order in which they are printed.
+pub const NODE_KEYS: &[Key] = keys! {
+    listen: Kind::Address, "Address that every shard listens on.";
+    data_dir: Kind::Text, "Where the logs are. Made if it is not there.";
+    shards: Kind::Int(1, SHARDS_MAX as u64), "Number of shards. A data directory keeps the number it was made with.";
+    cores: Kind::Cores, "Cores for the shards, in their order. With fewer cores than shards they share.";
+    log: Kind::Text, "What is logged: error, warn, info, debug, trace, or a filter such as info,fanfare::shard=debug.";
+    stats_interval: Kind::Interval, "A line of figures this often.";
+    insecure_no_auth: Kind::Bool, "Allows an address beyond loopback although there is no authentication.";
+};
+
+/// Keys of each shard; the fields of [`super::ShardConfig`].
+pub const SHARD_KEYS: &[Key] = keys! {
+    level: Kind::Level, "Level of a publish that asks for none.";
+    heartbeat_ms: Kind::IntOrZero(100, HOUR_MS), "Clients say something this often; one silent for twice as long is closed. 0: never.";
+    handshake_timeout_ms: Kind::Int(100, HOUR_MS), "HELLO must have come by then.";
+    stall_timeout_ms: Kind::Int(100, HOUR_MS), "A write without progress for this long ends the connection.";
+    drain_grace_ms: Kind::Int(0, HOUR_MS), "After DRAIN, connections are closed after this time.";
+    connections_max: Kind::Int(1, CONNECTIONS_MAX), "Connections per shard. Unless set, the limit of open files may lower it.";
+    groups_max: Kind::Int(1, 100_000_000), "Groups per shard.";
+    members_per_group_max: Kind::Int(1, 100_000_000), "Members per group.";
+    groups_per_member_max: Kind::Int(1, 1_000_000), "Groups per member.";
+    payload_max: Kind::Int(1, PAYLOAD_MAX as u64), "Longest payload, in bytes.";
+    tail_bytes_max: Kind::Int(64 * KIB, TIB), "Newest messages kept in memory, per shard, in bytes.";
+    pinned_bytes_max: Kind::Int(64 * KIB, TIB), "Older messages held only by unfinished writes, per shard, in bytes.";
+    partial_bytes_max: Kind::Int(FRAME_MAX as u64, TIB), "Unfinished frames of all connections of a shard, in bytes.";
+    inbox_bytes_max: Kind::Int(4 * KIB, TIB), "Publishes that wait to be sequenced, per shard, in bytes.";
+    send_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Most bytes in one socket write.";
+    control_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Replies waiting on one connection, in bytes; when full it is not read.";
+    socket_send_buffer: Kind::Int(4 * KIB, GIB), "SO_SNDBUF of member sockets; the kernel doubles it and caps it at net.core.wmem_max.";
+    socket_notsent_lowat: Kind::IntOrZero(KIB, GIB), "TCP_NOTSENT_LOWAT of member sockets; 0 leaves the system's value.";
+    recv_buffers: Kind::PowerOfTwo(2, 32 * KIB), "Receive buffers per shard.";
+    recv_buffer_bytes: Kind::Int(256, MIB), "Bytes of each of them.";
+    segment_bytes: Kind::Multiple(SEGMENT_STEP, SEGMENT_BYTES_MIN, 16 * GIB), "Size of a log file.";
+    retention_bytes: Kind::Int(SEGMENT_BYTES_MIN, 1024 * TIB), "Log kept per shard, in bytes; the oldest files go first.";
+    retention_age_ms: Kind::Int(0, 100 * 365 * 24 * HOUR_MS), "Log files older than this go; 0 keeps them.";
+    ack_every: Kind::Int(1, 1_000_000), "Clients are told to acknowledge after this many messages ...";
+    ack_interval_ms: Kind::Int(1, HOUR_MS), "... or after this time.";
+};
+
+/// All keys.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    NODE_KEYS.iter().chain(SHARD_KEYS)
+}
+
+/// The key with this name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    all().find(|key| key.name == name)
+}
+
+/// The key whose name is nearest to `name`, if one is near.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let near = |key: &Key| distance(name.as_bytes(), key.name.as_bytes());
+    all().min_by_key(|key| near(key)).filter(|key| near(key) <= 3).map(|key| key.name)
+}
+
+/// Edits from one name to the other (Levenshtein).
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
