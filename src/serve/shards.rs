@@ -18,6 +18,7 @@ use crate::wal::{DataDir, Manifest, ManifestError, Recovered, RecoveryError};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::error;
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ struct Seed {
     manifest: Manifest,
     config: ShardConfig,
     log_dir: PathBuf,
-    listener: TcpListener,
+    socket: Socket,
     cold: ColdHandle,
     mesh: Mesh,
     recovered: Recovered,
@@ -151,7 +152,7 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
         let log_dir = data.shard_dir(id);
         let active = first_segment(&log_dir, &manifest, id, &recovered, &config.shard)
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
-        let listener = listen(config.listen, &config.shard)
+        let socket = bind(config.listen, &config.shard)
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let (control_in, control) = RingBuffer::new(8);
         let counters = Arc::<Counters>::default();
@@ -161,7 +162,7 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
             manifest: manifest.clone(),
             config: config.shard.clone(),
             log_dir,
-            listener,
+            socket,
             cold: cold.handle(),
             mesh,
             recovered,
@@ -192,7 +193,7 @@ fn probe_port(address: SocketAddr) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, config: &ShardConfig) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -203,9 +204,20 @@ fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> 
         socket.set_tcp_notsent_lowat(config.socket_notsent_lowat)?;
     }
     socket.bind(&address.into())?;
-    // The kernel caps it at net.core.somaxconn.
-    socket.listen(i32::MAX)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// Shards meet here: nobody listens before all could run, nobody is told "ready" before all
+/// listen.
+struct Ready {
+    shards: Barrier,
+    listening: Barrier,
+}
+
+impl Ready {
+    fn new(shards: usize) -> Self {
+        Self { shards: Barrier::new(shards), listening: Barrier::new(shards + 1) }
+    }
 }
 
 /// What a shard's thread says once its ring is made.
@@ -215,7 +227,7 @@ fn spawn(
     seeds: Vec<Seed>,
     cores: &[usize],
 ) -> Result<(Vec<ExecutorJoinHandle<bool>>, Vec<Waker>), ServeError> {
-    let ready = Arc::new(Barrier::new(seeds.len()));
+    let ready = Arc::new(Ready::new(seeds.len()));
     let (report, reports) = mpsc::channel::<Report>();
     let mut threads = Vec::new();
     let mut fds_to = Vec::new();
@@ -247,6 +259,7 @@ fn spawn(
         })?;
         let _ = fds.send(copies);
     }
+    ready.listening.wait();
     Ok((threads, made.into_iter().map(|(_, _, waker)| waker).collect()))
 }
 
@@ -255,14 +268,21 @@ fn run(
     seed: Seed,
     report: &mpsc::Sender<Report>,
     fds: &mpsc::Receiver<Vec<OwnedFd>>,
-    ready: &Barrier,
+    ready: &Ready,
 ) -> bool {
     let id = seed.id;
     let (node, shard) = (seed.manifest.node, id);
+    let listener = match seed.socket.try_clone() {
+        Ok(socket) => TcpListener::from(socket),
+        Err(error) => {
+            let _ = report.send((id, Err(DriverError::Files(error))));
+            return false;
+        }
+    };
     let driver = Driver::new(DriverConfig {
         shard,
         segment_header: Arc::new(move |job| segment_header(node, shard, job)),
-        listener: seed.listener,
+        listener,
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,
         recv_buffer_bytes: seed.config.recv_buffer_bytes,
@@ -303,7 +323,13 @@ fn run(
         control: seed.control,
         now: driver.now(),
     });
-    ready.wait();
+    ready.shards.wait();
+    // The kernel caps the backlog at net.core.somaxconn.
+    if let Err(error) = seed.socket.listen(i32::MAX) {
+        error!(shard = id.0, %error, "the port was taken while the server started");
+        std::process::exit(1);
+    }
+    ready.listening.wait();
     while shard.turn(&mut driver) == Turn::Continue {}
     shard.is_clean()
 }
