@@ -6,8 +6,9 @@ use std::io;
 use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, getrlimit};
 
-/// The thread for cold work locks this much memory.
-const MEMLOCK_MIN: u64 = 512 * 1024;
+/// Rings count about 165 KiB each against locked memory, and the thread for cold work its
+/// buffers; below this a start may fail for an unprivileged user.
+const MEMLOCK_MIN: u64 = 2 * 1024 * 1024;
 /// Below this there is no room for the spare descriptors, log files and a few members.
 const NOFILE_MIN: u64 = 256;
 
