@@ -236,7 +236,7 @@ impl Bench {
     fn idle(&mut self, members: u32) -> Result<(), Failure> {
         self.say(&format!("\n## {members} idle joined members\n"));
         let members = members.to_string();
-        let base = ["connect", "--members", &members, "--duration", "35s"];
+        let base = ["connect", "--members", &members, "--warmup", "12s", "--duration", "30s"];
         let load: Vec<_> = base.iter().map(ToString::to_string).collect();
         self.say(&format!("`loadgen {}`\n", load.join(" ")));
         self.say("| heartbeat | server bytes per member | kernel bytes per member, sockets' memory and slab | CPU while idle, % of a core | wake-ups per s |");

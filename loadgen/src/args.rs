@@ -152,7 +152,7 @@ pub struct Options {
     /// Write the results as JSON; `-` is standard output and silences the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write percentile distributions to PREFIX.<what>.hgrm.
+    /// Write percentile distributions to PREFIX.WHAT.hgrm, one for each latency.
     #[arg(long, value_name = "PREFIX")]
     pub hgrm: Option<PathBuf>,
     /// Write an HdrHistogram interval log.

@@ -82,3 +82,19 @@ pub fn check_open_files(wanted: u64) -> Result<(), LoadError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn more_connections_than_one_address_has_ports_come_from_the_next_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (nth, source) in [(0, "127.0.0.1"), (25_000, "127.0.0.2"), (60_000, "127.0.0.3")] {
+            let _socket = connect(listener.local_addr().unwrap(), nth).unwrap();
+            assert_eq!(listener.accept().unwrap().1.ip().to_string(), source);
+        }
+    }
+}

@@ -1,15 +1,13 @@
 //! A run from start to end, and what its threads share.
 
-use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use core_affinity::CoreId;
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::Workload;
@@ -17,13 +15,15 @@ use crate::clock::{MILLI, SECOND, now_ns};
 use crate::connect::check_open_files;
 use crate::error::LoadError;
 use crate::hdr_files;
+use crate::join::slots_of_thread;
 use crate::plan::Plan;
-use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu_ns};
+use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu};
 use crate::record::{Histograms, Measured};
 use crate::report::{self, Report};
+use crate::shared::{Phase, Shared, ThreadCounters};
 use crate::spawn::Server;
 use crate::violation::{Kind, Violations};
-use crate::worker::{Outcome, Worker, slots_of_thread};
+use crate::worker::{Outcome, Worker};
 
 /// Time between the decision to start and the first broadcast, for all threads to hear of it.
 const START_DELAY_NS: u64 = 30 * MILLI;
@@ -33,150 +33,6 @@ const FAILED_DRAIN_NS: u64 = SECOND;
 const SETTLE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(20);
 
-/// Where a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Members join; whoever has joined waits.
-    Join,
-    /// Publishers publish.
-    Run,
-    /// What was published arrives.
-    Drain,
-    /// Over.
-    Stop,
-}
-
-/// Latencies of one thread in one interval.
-pub struct Interval {
-    /// Number of the interval, from 0 at the start of the measured time.
-    pub number: u64,
-    /// The latencies.
-    pub histograms: Box<Histograms>,
-}
-
-/// Counters of one thread.
-#[derive(Default)]
-#[repr(align(128))]
-pub struct ThreadCounters {
-    /// Its kernel id, for its CPU time.
-    pub tid: AtomicI32,
-    /// Messages verified.
-    pub deliveries: AtomicU64,
-}
-
-/// What threads share beside the plan.
-pub struct Shared {
-    /// The server.
-    pub addr: SocketAddr,
-    /// Number of workers.
-    pub threads: usize,
-    /// Connections that are ready.
-    pub joined: AtomicU64,
-    /// Threads all of whose connections are.
-    pub joined_threads: AtomicUsize,
-    /// Messages published.
-    pub published: AtomicU64,
-    /// Those with a PUBLISHED.
-    pub answered: AtomicU64,
-    /// Those that every reader has.
-    pub completed: AtomicU64,
-    /// A thread found something wrong.
-    pub failed: AtomicBool,
-    /// Group of each completed broadcast, for the closed loop.
-    pub completed_groups: (Sender<u32>, Receiver<u32>),
-    /// Finished intervals.
-    pub intervals: Sender<Interval>,
-    phase: AtomicU8,
-    start: AtomicU64,
-    from: AtomicU64,
-    to: AtomicU64,
-    counters: Vec<ThreadCounters>,
-    publishers_asleep: AtomicBool,
-    waker: Option<UnixStream>,
-}
-
-impl Shared {
-    fn new(
-        addr: SocketAddr,
-        threads: usize,
-        waker: Option<UnixStream>,
-    ) -> (Self, Receiver<Interval>) {
-        let (intervals, finished) = unbounded();
-        let shared = Self {
-            addr,
-            threads,
-            joined: AtomicU64::new(0),
-            joined_threads: AtomicUsize::new(0),
-            published: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-            completed: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-            completed_groups: unbounded(),
-            intervals,
-            phase: AtomicU8::new(Phase::Join as u8),
-            start: AtomicU64::new(0),
-            from: AtomicU64::new(0),
-            to: AtomicU64::new(0),
-            counters: (0..threads).map(|_| ThreadCounters::default()).collect(),
-            publishers_asleep: AtomicBool::new(false),
-            waker,
-        };
-        (shared, finished)
-    }
-
-    /// Where the run is.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Join,
-            1 => Phase::Run,
-            2 => Phase::Drain,
-            _ => Phase::Stop,
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-    }
-
-    /// Time of the first broadcast, and the measured time.
-    pub fn schedule(&self) -> (u64, Measured) {
-        let of = |time: &AtomicU64| time.load(Ordering::Relaxed);
-        (of(&self.start), Measured { from: of(&self.from), to: of(&self.to) })
-    }
-
-    /// Counters of a thread.
-    pub fn thread(&self, index: usize) -> &ThreadCounters {
-        &self.counters[index]
-    }
-
-    fn deliveries(&self) -> u64 {
-        self.counters.iter().map(|c| c.deliveries.load(Ordering::Relaxed)).sum()
-    }
-
-    /// Called by the publishers' thread before it looks for completions and waits.
-    pub fn fall_asleep(&self) {
-        self.publishers_asleep.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Called by the publishers' thread after it waited.
-    pub fn wake_up(&self) {
-        self.publishers_asleep.store(false, Ordering::SeqCst);
-    }
-
-    /// Called by another thread after it completed a broadcast.
-    pub fn wake_publishers(&self) {
-        fence(Ordering::SeqCst);
-        if self.publishers_asleep.swap(false, Ordering::SeqCst)
-            && let Some(mut waker) = self.waker.as_ref()
-        {
-            // When the socket is full there is a wake-up on its way already.
-            let _ = waker.write(&[1]);
-        }
-    }
-}
-
 /// CPU time and deliveries at one moment.
 #[derive(Clone, Default)]
 pub struct Sample {
@@ -185,7 +41,7 @@ pub struct Sample {
     /// Of the server.
     pub server: Option<Cpu>,
     /// Of each worker.
-    pub threads: Vec<u64>,
+    pub threads: Vec<Cpu>,
     /// Verified so far.
     pub deliveries: u64,
     /// Completed so far.
@@ -286,14 +142,11 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
         return Err(first);
     }
     let Some(observed) = observed else { return Err(LoadError::Interrupted) };
-    let memory_at_end = watched.and_then(Watched::memory);
     let command = server.as_ref().map(|s| s.command.clone());
     let stopped = server.map_or(Ok(()), Server::stop);
 
     let (mut total, violations) = merge(done, &plan);
     total.violations = violations;
-    let mut observed = observed;
-    observed.memory[2] = memory_at_end;
     if let Some(path) = &o.hlog {
         hdr_files::write_hlog(path, intervals.try_iter().collect(), o.interval)?;
     }
@@ -387,10 +240,7 @@ impl Control<'_> {
         let start = now_ns() + START_DELAY_NS;
         let from = start + o.warmup.as_nanos() as u64;
         let to = from + duration.as_nanos() as u64;
-        self.shared.start.store(start, Ordering::Relaxed);
-        self.shared.from.store(from, Ordering::Relaxed);
-        self.shared.to.store(to, Ordering::Relaxed);
-        self.shared.enter(Phase::Run);
+        self.shared.begin(start, Measured { from, to });
         seen.cut_short = !self.until(from, "warm-up", &mut seen.memory_max);
         seen.from = self.sample();
         if !seen.cut_short {
@@ -399,6 +249,8 @@ impl Control<'_> {
         seen.to = self.sample();
         self.shared.enter(Phase::Drain);
         self.drain(o.drain_timeout.as_nanos() as u64);
+        // Before the members go, and what the server holds for them with them.
+        seen.memory[2] = self.watched.and_then(Watched::memory);
         Some(seen)
     }
 
@@ -470,11 +322,11 @@ impl Control<'_> {
     }
 
     fn sample(&self) -> Sample {
-        let of = |c: &ThreadCounters| thread_cpu_ns(c.tid.load(Ordering::Relaxed));
+        let of = |c: &ThreadCounters| thread_cpu(c.tid.load(Ordering::Relaxed));
         Sample {
             at: now_ns(),
             server: self.watched.and_then(Watched::cpu),
-            threads: self.shared.counters.iter().map(of).collect(),
+            threads: self.shared.counters().iter().map(of).collect(),
             deliveries: self.shared.deliveries(),
             completed: self.shared.completed.load(Ordering::Relaxed),
         }

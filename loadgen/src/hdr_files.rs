@@ -10,9 +10,9 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use crate::control::Interval;
 use crate::error::LoadError;
 use crate::record::Histograms;
+use crate::shared::Interval;
 
 /// Latencies are recorded in ns; files show them in ms, as is usual for them.
 const NS_PER_MS: f64 = 1e6;

@@ -14,6 +14,8 @@ pub struct Watched {
 pub struct Cpu {
     /// CPU time of all threads.
     pub ns: u64,
+    /// Time in which threads could run but another had the core.
+    pub waiting_ns: u64,
     /// Voluntary context switches of all threads: how often any of them went to sleep.
     pub sleeps: u64,
 }
@@ -42,7 +44,9 @@ impl Watched {
         let mut cpu = Cpu::default();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten() {
             let path = task.path();
-            cpu.ns += on_cpu_ns(path.join("schedstat")).unwrap_or(0);
+            let (on_cpu, waiting) = schedstat(path.join("schedstat")).unwrap_or((0, 0));
+            cpu.ns += on_cpu;
+            cpu.waiting_ns += waiting;
             cpu.sleeps += field(path.join("status"), "voluntary_ctxt_switches:").unwrap_or(0);
         }
         Some(cpu)
@@ -59,8 +63,10 @@ impl Watched {
 }
 
 /// CPU time of a thread of this process.
-pub fn thread_cpu_ns(tid: i32) -> u64 {
-    on_cpu_ns(format!("/proc/self/task/{tid}/schedstat")).unwrap_or(0)
+pub fn thread_cpu(tid: i32) -> Cpu {
+    let path = format!("/proc/self/task/{tid}/schedstat");
+    let (ns, waiting_ns) = schedstat(path).unwrap_or((0, 0));
+    Cpu { ns, waiting_ns, sleeps: 0 }
 }
 
 /// What the kernel holds for sockets now.
@@ -75,8 +81,10 @@ pub fn kernel_memory() -> KernelMemory {
     }
 }
 
-fn on_cpu_ns(path: impl AsRef<std::path::Path>) -> Option<u64> {
-    fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+fn schedstat(path: impl AsRef<std::path::Path>) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(path).ok()?;
+    let mut words = text.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 fn field(path: impl AsRef<std::path::Path>, name: &str) -> Option<u64> {

@@ -10,9 +10,9 @@ use fanfare::ring::ClientRing;
 use fanfare::wire::Publish;
 
 use crate::clock::SECOND;
-use crate::control::Shared;
 use crate::plan::Plan;
 use crate::record::{Histograms, Measured};
+use crate::shared::Shared;
 use crate::violation::{Kind, Violations};
 
 /// Bytes waiting on one publisher's connection before it gets no more.

@@ -6,16 +6,20 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::args::Workload;
-use crate::control::{Observed, Shared};
+use crate::control::Observed;
 use crate::error::LoadError;
 use crate::hdr_files::distribution;
 use crate::plan::Plan;
+use crate::proc::Cpu;
 use crate::record::Histograms;
+use crate::shared::Shared;
 use crate::violation::Violations;
 use crate::worker::Outcome;
 
 /// A core that is busy for more than this share is the one that bounds the run.
 const SATURATED: f64 = 0.95;
+/// Above this share of time without a core the figures say little.
+const DISTURBED: f64 = 0.05;
 
 /// Everything that is reported, with units in the names.
 #[derive(Debug, Serialize)]
@@ -45,7 +49,10 @@ pub struct Report<'a> {
     broadcasts_per_s: f64,
     latency: Vec<Latency>,
     loadgen_busy: Vec<f64>,
+    /// Share of the time in which another process had the thread's core.
+    loadgen_waiting: Vec<f64>,
     loadgen_cpu_ns_per_delivery: Option<f64>,
+    server_waiting_cores: Option<f64>,
     server_busy_cores: Option<f64>,
     server_cpu_ns_per_delivery: Option<f64>,
     server_sleeps_per_s: Option<f64>,
@@ -111,17 +118,17 @@ impl<'a> Report<'a> {
         let wall_ns = seen.to.at.saturating_sub(seen.from.at).max(1) as f64;
         let seconds = wall_ns / 1e9;
         let deliveries = seen.to.deliveries - seen.from.deliveries;
-        let busy: Vec<f64> = seen
-            .to
-            .threads
-            .iter()
-            .zip(&seen.from.threads)
-            .map(|(to, from)| to.saturating_sub(*from) as f64 / wall_ns)
-            .collect();
+        let share = |of: fn(&Cpu) -> u64| -> Vec<f64> {
+            let threads = seen.to.threads.iter().zip(&seen.from.threads);
+            threads.map(|(to, from)| of(to).saturating_sub(of(from)) as f64 / wall_ns).collect()
+        };
+        let (busy, waiting) = (share(|cpu| cpu.ns), share(|cpu| cpu.waiting_ns));
         let per_delivery = |ns: f64| (deliveries > 0).then(|| ns / deliveries as f64);
         let server = seen.to.server.zip(seen.from.server);
         let server_ns = server.map(|(to, from)| to.ns.saturating_sub(from.ns) as f64);
         let server_busy = server_ns.map(|ns| ns / wall_ns);
+        let server_waiting =
+            server.map(|(to, from)| to.waiting_ns.saturating_sub(from.waiting_ns) as f64 / wall_ns);
         let members = f64::from(plan.members + plan.stalled);
         let difference = |to: u64, from: u64| (to as f64 - from as f64) / members;
         let server_memory = match seen.memory {
@@ -136,8 +143,11 @@ impl<'a> Report<'a> {
             _ => None,
         };
         let shards = if o.spawn { f64::from(o.shards) } else { 1.0 };
-        let own_full = busy.iter().any(|share| *share > SATURATED);
-        let server_full = server_busy.map(|cores| cores > SATURATED * shards);
+        // Who waits for a core that others use has no time left either.
+        let own_full = busy.iter().zip(&waiting).any(|(b, w)| b + w > SATURATED);
+        let server_full = server_busy
+            .zip(server_waiting)
+            .map(|(busy, waiting)| busy + waiting > SATURATED * shards);
         let published = shared.published.load(Relaxed);
         let completed = shared.completed.load(Relaxed);
         let mut latency = Vec::new();
@@ -174,6 +184,8 @@ impl<'a> Report<'a> {
             latency,
             loadgen_cpu_ns_per_delivery: per_delivery(busy.iter().sum::<f64>() * wall_ns),
             loadgen_busy: busy,
+            loadgen_waiting: waiting,
+            server_waiting_cores: server_waiting,
             server_busy_cores: server_busy,
             server_cpu_ns_per_delivery: server_ns.and_then(per_delivery),
             server_sleeps_per_s: server
@@ -255,6 +267,15 @@ impl<'a> Report<'a> {
             );
         }
         row("saturated side", self.saturated.to_owned());
+        let waiting = self.loadgen_waiting.iter().copied().fold(0.0, f64::max);
+        let disturbed = waiting.max(self.server_waiting_cores.unwrap_or(0.0));
+        if disturbed > DISTURBED {
+            let percent = disturbed * 100.0;
+            row(
+                "DISTURBED",
+                format!("other processes had the cores for {percent:.0}% of the time"),
+            );
+        }
         if let Some(m) = &self.server_memory {
             let mib = |bytes: u64| format!("{:.1}", bytes as f64 / 1_048_576.0);
             row(
@@ -278,7 +299,7 @@ impl<'a> Report<'a> {
         row(
             "kernel bytes per member",
             format!(
-                "{:.0} slab, {:.0} in TCP queues (both ends of each connection)",
+                "{:.0} slab, {:.0} in TCP queues (of the whole machine, both ends of each connection)",
                 self.kernel_slab_bytes_per_member, self.kernel_tcp_bytes_per_member
             ),
         );

@@ -6,28 +6,23 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fanfare::ring::{ClientEvent, ClientRing};
 
 use crate::args::{Options, Workload};
-use crate::clock::{MILLI, SECOND, now_ns};
-use crate::connect;
-use crate::control::{Interval, Phase, Shared};
+use crate::clock::{MILLI, now_ns};
 use crate::error::LoadError;
+use crate::join::slots_of_thread;
 use crate::member::{Member, Role, Verifier};
 use crate::plan::Plan;
 use crate::publisher::{Pace, Publishers};
 use crate::record::{Histograms, Measured};
 use crate::session::{Session, acknowledge};
+use crate::shared::{Interval, Phase, Shared};
 use crate::stream::{Cursor, Stream};
 use crate::violation::{Kind, Violations};
 
-/// Connections of one thread that have not joined yet.
-const JOINING_MAX: usize = 128;
-/// Joining gives up when nothing came for this long.
-const JOIN_TIMEOUT_S: u64 = 15;
 /// Longest sleep, so that a change of phase is seen.
-const SLEEP_MAX_NS: u64 = 20 * MILLI;
+pub(crate) const SLEEP_MAX_NS: u64 = 20 * MILLI;
 /// Bytes that all streams of a thread keep before it looks for what can go.
 const STREAMS_BYTES: usize = 64 << 20;
 
@@ -47,22 +42,22 @@ pub struct Outcome {
 
 /// A worker thread.
 pub struct Worker<'a> {
-    index: usize,
-    workload: &'a Workload,
-    options: &'a Options,
-    plan: &'a Plan,
-    shared: &'a Shared,
-    ring: ClientRing,
-    members: Vec<Option<Box<Member>>>,
+    pub(crate) index: usize,
+    pub(crate) workload: &'a Workload,
+    pub(crate) options: &'a Options,
+    pub(crate) plan: &'a Plan,
+    pub(crate) shared: &'a Shared,
+    pub(crate) ring: ClientRing,
+    pub(crate) members: Vec<Option<Box<Member>>>,
     verifier: Verifier<'a>,
-    session: Session<'a>,
+    pub(crate) session: Session<'a>,
     publishers: Option<Publishers>,
-    publisher_slots: Vec<u32>,
+    pub(crate) publisher_slots: Vec<u32>,
     measured: Measured,
     /// Latencies of the current interval.
     interval: Histograms,
     interval_number: u64,
-    total: Histograms,
+    pub(crate) total: Histograms,
     verified: u64,
     ack_due: Vec<u32>,
 }
@@ -130,99 +125,6 @@ impl<'a> Worker<'a> {
         Ok(self.finish())
     }
 
-    fn join(&mut self) -> Result<(), LoadError> {
-        let mine = self.connections();
-        let rate = match self.workload {
-            Workload::Connect(o) => o.rate,
-            _ => None,
-        };
-        let start = now_ns();
-        let (mut opened, mut joined, mut progress) = (0, 0, start);
-        while self.session.joined < mine.len() {
-            if self.shared.phase() == Phase::Stop {
-                return Err(LoadError::Interrupted);
-            }
-            let now = now_ns();
-            let due = |nth: u32| {
-                rate.map_or(now, |r| start + (f64::from(nth) * SECOND as f64 / r) as u64)
-            };
-            while let Some((role, number, nth)) = mine.get(opened).copied()
-                && due(nth) <= now
-                && (rate.is_some() || opened - self.session.joined < JOINING_MAX)
-            {
-                self.open(role, number, nth, rate.map(|_| due(nth)))?;
-                opened += 1;
-                if rate.is_none() && opened % JOINING_MAX == 0 {
-                    break;
-                }
-            }
-            let next = mine.get(opened).filter(|_| rate.is_some()).map(|c| due(c.2));
-            self.wait(next.map_or(SLEEP_MAX_NS, |at| at.saturating_sub(now)))?;
-            if let Some(refused) = self.session.refused.take() {
-                return Err(refused);
-            }
-            if self.session.joined > joined {
-                self.shared
-                    .joined
-                    .fetch_add((self.session.joined - joined) as u64, Ordering::Relaxed);
-                (joined, progress) = (self.session.joined, now);
-            }
-            if opened == mine.len() && now > progress + JOIN_TIMEOUT_S * SECOND {
-                return Err(LoadError::JoinTimeout {
-                    joined,
-                    wanted: mine.len(),
-                    seconds: JOIN_TIMEOUT_S,
-                    addr: self.shared.addr,
-                });
-            }
-        }
-        for member in self.members.iter().flatten().filter(|m| m.role == Role::Stalled) {
-            self.ring.pause_recv(member.slot);
-        }
-        self.total.merge(&self.session.histograms);
-        Ok(())
-    }
-
-    /// The connections of this thread: role, number, and number among all connections.
-    fn connections(&self) -> Vec<(Role, u32, u32)> {
-        let plan = self.plan;
-        let readers = (0..plan.members).map(|m| (Role::Reader, m, m));
-        let stalled = (plan.members..plan.members + plan.stalled).map(|m| (Role::Stalled, m, m));
-        let mine = |c: &(Role, u32, u32)| c.2 as usize % self.shared.threads == self.index;
-        let mut all: Vec<_> = readers.chain(stalled).filter(mine).collect();
-        if self.index == 0 {
-            let after = plan.members + plan.stalled;
-            all.extend((0..plan.publishers).map(|p| (Role::Publisher, p, after + p)));
-        }
-        all
-    }
-
-    fn open(
-        &mut self,
-        role: Role,
-        number: u32,
-        nth: u32,
-        due: Option<u64>,
-    ) -> Result<(), LoadError> {
-        let groups = match role {
-            Role::Publisher => Vec::new(),
-            Role::Reader | Role::Stalled => self.plan.groups_of(number),
-        };
-        let started = now_ns();
-        let socket = connect::connect(self.shared.addr, nth)?;
-        let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
-        let mut member = Member::new(role, number, slot, groups.len());
-        member.started = started;
-        member.intended = due.unwrap_or(started);
-        self.members[slot as usize] = Some(Box::new(member));
-        if role == Role::Publisher {
-            self.publisher_slots.push(slot);
-        }
-        let frames = connect::first_frames(self.plan, role, number, &groups);
-        self.ring.send(slot, Bytes::from(frames));
-        Ok(())
-    }
-
     /// The run starts: the schedule is known now.
     fn begin(&mut self) {
         let (start, measured) = self.shared.schedule();
@@ -284,7 +186,8 @@ impl<'a> Worker<'a> {
         self.wait(timeout)
     }
 
-    fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
+    /// One look at the ring, for at most `timeout_ns`.
+    pub(crate) fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
         let Self { ring, members, verifier, session, ack_due, options, .. } = self;
         session.now = 0;
         let timeout = Some(Duration::from_nanos(timeout_ns));
@@ -476,9 +379,4 @@ fn slowest(stream: &Stream, members: &[Option<Box<Member>>]) -> Option<Cursor> {
     };
     // A member that is gone fails the run, so nobody waits for it here.
     stream.readers.iter().filter_map(of).min_by_key(|cursor| cursor.seq)
-}
-
-/// Slots that the ring of one thread needs.
-pub fn slots_of_thread(plan: &Plan, threads: usize) -> u32 {
-    (plan.members + plan.stalled).div_ceil(threads as u32) + plan.publishers + 2
 }

@@ -19,6 +19,7 @@ use crate::wal::{DataDir, Manifest, ManifestError, Recovered, RecoveryError};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::error;
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -134,7 +135,7 @@ struct Seed {
     manifest: Manifest,
     config: ShardConfig,
     log_dir: PathBuf,
-    listener: TcpListener,
+    socket: Socket,
     cold: ColdHandle,
     mesh: Mesh,
     recovered: Recovered,
@@ -193,7 +194,7 @@ fn start_on(
         let log_dir = data.shard_dir(id);
         let active = first_segment(&log_dir, &manifest, id, &recovered, &config.shard)
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
-        let listener = listen(config.listen, &config.shard)
+        let socket = bind(config.listen, &config.shard)
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let (control_in, control) = RingBuffer::new(8);
         let counters = Arc::<Counters>::default();
@@ -203,7 +204,7 @@ fn start_on(
             manifest: manifest.clone(),
             config: config.shard.clone(),
             log_dir,
-            listener,
+            socket,
             cold: cold.handle(),
             mesh,
             recovered,
@@ -234,7 +235,7 @@ fn probe_port(address: SocketAddr) -> Result<(), ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, config: &ShardConfig) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -245,9 +246,20 @@ fn listen(address: SocketAddr, config: &ShardConfig) -> io::Result<TcpListener> 
         socket.set_tcp_notsent_lowat(config.socket_notsent_lowat)?;
     }
     socket.bind(&address.into())?;
-    // The kernel caps it at net.core.somaxconn.
-    socket.listen(i32::MAX)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// Shards meet here: nobody listens before all could run, nobody is told "ready" before all
+/// listen.
+struct Ready {
+    shards: Barrier,
+    listening: Barrier,
+}
+
+impl Ready {
+    fn new(shards: usize) -> Self {
+        Self { shards: Barrier::new(shards), listening: Barrier::new(shards + 1) }
+    }
 }
 
 /// What a shard's thread says once its ring is made; `None` if it ended without a word.
@@ -276,7 +288,7 @@ fn spawn(
     seeds: Vec<Seed>,
     cores: &[usize],
 ) -> Result<(Vec<ExecutorJoinHandle<bool>>, Vec<Waker>), ServeError> {
-    let ready = Arc::new(Barrier::new(seeds.len()));
+    let ready = Arc::new(Ready::new(seeds.len()));
     let (report, reports) = mpsc::channel::<Report>();
     let mut threads = Vec::new();
     let mut fds_to = Vec::new();
@@ -312,6 +324,7 @@ fn spawn(
         })?;
         let _ = fds.send(copies);
     }
+    ready.listening.wait();
     Ok((threads, made.into_iter().map(|(_, _, waker)| waker).collect()))
 }
 
@@ -328,18 +341,20 @@ fn lost_thread(threads: Vec<ExecutorJoinHandle<bool>>, id: ShardId, cores: &[usi
 }
 
 /// A shard's whole life on its thread; whether its log holds all that was accepted.
-fn run(
-    seed: Seed,
-    reporter: &Reporter,
-    fds: &mpsc::Receiver<Vec<OwnedFd>>,
-    ready: &Barrier,
-) -> bool {
+fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, ready: &Ready) -> bool {
     let id = seed.id;
     let (node, shard) = (seed.manifest.node, id);
+    let listener = match seed.socket.try_clone() {
+        Ok(socket) => TcpListener::from(socket),
+        Err(error) => {
+            let _ = reporter.to.send((id, Some(Err(DriverError::Files(error)))));
+            return false;
+        }
+    };
     let driver = Driver::new(DriverConfig {
         shard,
         segment_header: Arc::new(move |job| segment_header(node, shard, job)),
-        listener: seed.listener,
+        listener,
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,
         recv_buffer_bytes: seed.config.recv_buffer_bytes,
@@ -380,7 +395,13 @@ fn run(
         control: seed.control,
         now: driver.now(),
     });
-    ready.wait();
+    ready.shards.wait();
+    // The kernel caps the backlog at net.core.somaxconn.
+    if let Err(error) = seed.socket.listen(i32::MAX) {
+        error!(shard = id.0, %error, "the port was taken while the server started");
+        std::process::exit(1);
+    }
+    ready.listening.wait();
     while shard.turn(&mut driver) == Turn::Continue {}
     shard.is_clean()
 }

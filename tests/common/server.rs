@@ -48,6 +48,7 @@ impl Settings {
 pub struct Server {
     child: Child,
     addr: SocketAddr,
+    _reserved: TcpListener,
     settings: Settings,
     dir: TempDir,
 }
@@ -55,8 +56,8 @@ pub struct Server {
 impl Server {
     pub fn start(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (child, addr) = spawn(&settings, dir.path());
-        Self { child, addr, settings, dir }
+        let (child, addr, reserved) = spawn(&settings, dir.path());
+        Self { child, addr, _reserved: reserved, settings, dir }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -107,7 +108,7 @@ impl Server {
 
     /// Starts again on the same data directory. The process must have ended.
     pub fn restart(&mut self) {
-        (self.child, self.addr) = spawn(&self.settings, self.dir.path());
+        (self.child, self.addr, self._reserved) = spawn(&self.settings, self.dir.path());
     }
 
     /// The same with other settings.
@@ -145,14 +146,22 @@ fn is_up(addr: SocketAddr) -> bool {
     stream.write_all(&hello_bytes("probe")).is_ok() && stream.read(&mut [0; 64]).unwrap_or(0) > 0
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// A port for a server. The listener, on another loopback address, keeps it from the servers of
+/// tests that run at the same time.
+fn free_port() -> (TcpListener, SocketAddr) {
+    loop {
+        let reserved = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+        let addr = (Ipv4Addr::LOCALHOST, reserved.local_addr().unwrap().port()).into();
+        if TcpListener::bind(addr).is_ok() {
+            return (reserved, addr);
+        }
+    }
 }
 
-fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr) {
-    // The port may be taken by another test between looking and listening, so try again.
+fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr, TcpListener) {
+    // A connection may take the port between looking and listening, so try again.
     for _ in 0..5 {
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let (reserved, addr) = free_port();
         let config = dir.join("fanfare.toml");
         fs::write(&config, settings.toml()).unwrap();
         let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
@@ -175,7 +184,7 @@ fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr) {
             ended || is_up(addr)
         });
         if !ended {
-            return (child, addr);
+            return (child, addr, reserved);
         }
     }
     panic!("the server does not start:\n{}", fs::read_to_string(dir.join("stderr")).unwrap());

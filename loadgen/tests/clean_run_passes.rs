@@ -1,0 +1,116 @@
+//! A server that keeps the protocol passes, in every workload, however its bytes are cut.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{Fault, broadcaster, command, loadgen};
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+fn passes(line: &str, piece: usize) -> serde_json::Value {
+    let run = loadgen(broadcaster(Fault::Nothing, piece), line);
+    assert_eq!(run.code, 0, "{line}: {}", run.stderr);
+    assert_eq!(run.report["passed"], true);
+    run.report
+}
+
+#[test]
+fn every_delivery_is_counted_and_timed() {
+    let report = passes("fanout --members 20 --publishers 3 --window 16", 0);
+    let number = |key: &str| report[key].as_u64().unwrap();
+    assert!(number("published") > 0);
+    assert_eq!(number("verified_deliveries"), 20 * number("published"));
+    assert_eq!(number("answered"), number("published"));
+    let latency = report["latency"].as_array().unwrap();
+    for what in ["delivery", "delivery corrected", "ack", "completion", "join"] {
+        assert!(latency.iter().any(|l| l["what"] == what && l["count"].as_u64() > Some(0)));
+    }
+}
+
+#[test]
+fn frames_may_be_cut_anywhere() {
+    for piece in [1, 7, 61, 999] {
+        passes("fanout --members 4 --window 2 --payload 40", piece);
+        passes("groups --groups 3 --groups-per-member 2 --members 6 --payload 7", piece);
+    }
+}
+
+#[test]
+fn payloads_of_every_kind_are_verified() {
+    for payload in [1, 23, 24, 25, 1024, 65_536] {
+        passes(&format!("fanout --members 4 --window 2 --payload {payload}"), 0);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lines");
+    std::fs::write(&file, "one\ntwo and more\n\nthree\n").unwrap();
+    passes(&format!("fanout --members 4 --payload-file {}", file.display()), 0);
+}
+
+#[test]
+fn groups_with_several_memberships_and_threads_pass() {
+    for threads in [1, 2, 3] {
+        passes(
+            &format!(
+                "groups --groups 7 --groups-per-member 3 --members 15 --publishers 3 --threads {threads} --window 4"
+            ),
+            0,
+        );
+    }
+    passes("groups --groups 3 --members 9 --publishers 7 --ack-every 5", 0);
+}
+
+#[test]
+fn open_loop_keeps_its_schedule() {
+    let report = passes("fanout --members 5 --publishers 2 --rate 200", 0);
+    // 100 ms of warm-up and 300 ms measured.
+    assert_eq!(report["published"].as_u64().unwrap(), 80);
+}
+
+#[test]
+fn stalled_members_hold_nobody_up() {
+    let report = passes("fanout --members 5 --stalled 2 --window 4", 0);
+    assert_eq!(report["stalled"], 2);
+}
+
+#[test]
+fn connect_reports_join_latency() {
+    let report = passes("connect --members 50 --rate 500", 0);
+    assert_eq!(report["latency"][0]["what"], "join");
+    assert_eq!(report["latency"][0]["count"], 50);
+    assert!(report["join_s"].as_f64().unwrap() > 0.09);
+}
+
+#[test]
+fn histogram_files_are_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hgrm, hlog) = (dir.path().join("run"), dir.path().join("run.hlog"));
+    passes(
+        &format!(
+            "soak --groups 4 --members 10 --rate 300 --threads 2 --interval 100ms --hgrm {} --hlog {}",
+            hgrm.display(),
+            hlog.display()
+        ),
+        0,
+    );
+    let text = std::fs::read_to_string(dir.path().join("run.delivery-corrected.hgrm")).unwrap();
+    assert!(text.contains("1.000000000000") && text.contains("#[Mean"));
+    let log = std::fs::read(hlog).unwrap();
+    let intervals = IntervalLogIterator::new(&log)
+        .filter(
+            |e| matches!(e, Ok(LogEntry::Interval(i)) if i.tag().unwrap().as_str() == "delivery"),
+        )
+        .count();
+    assert!(intervals >= 3, "{intervals} intervals");
+    assert!(IntervalLogIterator::new(&log).all(|e| e.is_ok()));
+}
+
+#[test]
+fn table_shows_what_was_found() {
+    let addr = broadcaster(Fault::Nothing, 0);
+    let output =
+        command(&format!("fanout --members 5 --addr {addr} --warmup 50ms --duration 200ms"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["VERIFIED", "delivery corrected", "1/(1-Percentile)", "saturated side"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
