@@ -1,6 +1,7 @@
 //! A running server: configuration, start-up in order, the control thread, stop in order.
 
 mod control;
+mod nofile;
 mod recover;
 mod shards;
 
@@ -79,6 +80,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     for variable in &loaded.unknown_env {
         warn!(variable, "this environment variable names no key and is ignored");
     }
+    nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
     let signals = control::Signals::watch().map_err(RunError::Signals)?;
