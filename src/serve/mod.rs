@@ -1,6 +1,7 @@
 //! A running server: configuration, start-up in order, the control thread, stop in order.
 
 mod control;
+mod error;
 mod nofile;
 mod recover;
 mod shards;
@@ -15,7 +16,8 @@ use crate::config::{ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
 use crate::wal::Manifest;
 
-pub use shards::{ServeError, Shards, ShardsConfig, start};
+pub use error::ServeError;
+pub use shards::{Shards, ShardsConfig, start};
 
 /// Why a server ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]

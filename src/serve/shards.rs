@@ -7,19 +7,20 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
 
-use super::nofile;
-use super::recover::{first_segment, raise_epochs, recover, segment_header};
-use crate::config::ShardConfig;
-use crate::mesh::{Mesh, mesh};
-use crate::position::ShardId;
-use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
-use crate::shard::counters::{Counters, Figures};
-use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
-use crate::wal::{DataDir, Manifest, ManifestError, Recovered, RecoveryError};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::error;
+
+use super::recover::{first_segment, raise_epochs, recover, segment_header};
+use super::{ServeError, nofile};
+use crate::config::ShardConfig;
+use crate::mesh::{Mesh, mesh};
+use crate::position::ShardId;
+use crate::ring::{ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
+use crate::shard::counters::{Counters, Figures};
+use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
+use crate::wal::{DataDir, Manifest, Recovered};
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -32,86 +33,6 @@ pub struct ShardsConfig {
     pub cores: Vec<usize>,
     /// What each shard must know.
     pub shard: ShardConfig,
-}
-
-/// Why a server cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// A log cannot be read.
-    #[error("shard {}: {source}", shard.0)]
-    Recovery {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        source: RecoveryError,
-    },
-    /// A log folder or segment cannot be made.
-    #[error("shard {}: cannot prepare its log in {}: {source}", shard.0, path.display())]
-    Log {
-        /// The shard.
-        shard: ShardId,
-        /// Its folder.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", listen_hint(source))]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A ring cannot be made.
-    #[error("shard {}: {source}", shard.0)]
-    Driver {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        source: DriverError,
-    },
-    /// The executor for cold work cannot be started.
-    #[error(transparent)]
-    Cold(#[from] ColdError),
-    /// RLIMIT_NOFILE.
-    #[error(
-        "the limit of open files is {limit}, {shards} shards need {needed}; raise it with \
-         `ulimit -n {needed}` or start fewer shards with --shards"
-    )]
-    Nofile {
-        /// The limit.
-        limit: u64,
-        /// Shards asked for.
-        shards: u16,
-        /// What they need.
-        needed: u64,
-    },
-    /// A shard's thread cannot be started on its core.
-    #[error("cannot start shard {} on core {core}: {reason}; name cores that exist with --cores", shard.0)]
-    Thread {
-        /// The shard.
-        shard: ShardId,
-        /// The core.
-        core: usize,
-        /// What the executor says.
-        reason: String,
-    },
-}
-
-fn listen_hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process has the port, stop it or take another with --listen"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need privileges, take another with --listen"
-        }
-        _ => "",
-    }
 }
 
 /// A running set of shards.
