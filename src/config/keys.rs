@@ -41,7 +41,7 @@ impl Kind {
             Self::Bool => "true or false".into(),
             Self::Text => "text that is not empty".into(),
             Self::Address => {
-                "an IP address with a port, such as 127.0.0.1:7400 or [::1]:7400".into()
+                "an IP address with a port above 0, such as 127.0.0.1:7400 or [::1]:7400".into()
             }
             Self::Cores => "numbers of cores, each once, such as 0,1 ([0, 1] in the file)".into(),
             Self::Interval => {

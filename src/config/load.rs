@@ -232,7 +232,7 @@ fn int(kind: Kind, value: i128) -> Option<Setting> {
 fn text_setting(kind: Kind, text: &str) -> Option<Setting> {
     let fits = match kind {
         Kind::Text => !text.is_empty(),
-        Kind::Address => text.parse::<SocketAddr>().is_ok(),
+        Kind::Address => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
         Kind::Level => matches!(text, "durable" | "memory"),
         Kind::Interval => text == "off" || interval(text).is_some(),
         Kind::Cores => {

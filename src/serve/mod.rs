@@ -1,6 +1,8 @@
 //! A running server: configuration, start-up in order, the control thread, stop in order.
 
 mod control;
+mod error;
+mod nofile;
 mod recover;
 mod shards;
 
@@ -14,7 +16,8 @@ use crate::config::{ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
 use crate::wal::Manifest;
 
-pub use shards::{ServeError, Shards, ShardsConfig, start};
+pub use error::ServeError;
+pub use shards::{Shards, ShardsConfig, start};
 
 /// Why a server ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     for variable in &loaded.unknown_env {
         warn!(variable, "this environment variable names no key and is ignored");
     }
+    nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
     let signals = control::Signals::watch().map_err(RunError::Signals)?;

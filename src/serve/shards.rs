@@ -7,18 +7,20 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
 
-use super::recover::{first_segment, raise_epochs, recover, segment_header};
-use crate::config::ShardConfig;
-use crate::mesh::{Mesh, mesh};
-use crate::position::ShardId;
-use crate::ring::{ColdError, ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
-use crate::shard::counters::{Counters, Figures};
-use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
-use crate::wal::{DataDir, Manifest, ManifestError, Recovered, RecoveryError};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::error;
+
+use super::recover::{first_segment, raise_epochs, recover, segment_header};
+use super::{ServeError, nofile};
+use crate::config::ShardConfig;
+use crate::mesh::{Mesh, mesh};
+use crate::position::ShardId;
+use crate::ring::{ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
+use crate::shard::counters::{Counters, Figures};
+use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
+use crate::wal::{DataDir, Manifest, Recovered};
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -31,73 +33,6 @@ pub struct ShardsConfig {
     pub cores: Vec<usize>,
     /// What each shard must know.
     pub shard: ShardConfig,
-}
-
-/// Why a server cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// A log cannot be read.
-    #[error("shard {}: {source}", shard.0)]
-    Recovery {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        source: RecoveryError,
-    },
-    /// A log folder or segment cannot be made.
-    #[error("shard {}: cannot prepare its log in {}: {source}", shard.0, path.display())]
-    Log {
-        /// The shard.
-        shard: ShardId,
-        /// Its folder.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}{}", listen_hint(source))]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A ring cannot be made.
-    #[error("shard {}: {source}", shard.0)]
-    Driver {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        source: DriverError,
-    },
-    /// The executor for cold work cannot be started.
-    #[error(transparent)]
-    Cold(#[from] ColdError),
-    /// A shard's thread cannot be started on its core.
-    #[error("cannot start shard {} on core {core}: {reason}; name cores that exist with --cores", shard.0)]
-    Thread {
-        /// The shard.
-        shard: ShardId,
-        /// The core.
-        core: usize,
-        /// What the executor says.
-        reason: String,
-    },
-}
-
-fn listen_hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process has the port, stop it or take another with --listen"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need privileges, take another with --listen"
-        }
-        _ => "",
-    }
 }
 
 /// A running set of shards.
@@ -136,13 +71,41 @@ struct Seed {
 /// [`ServeError`]; nothing is listening then.
 pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
     let count = config.cores.len() as u16;
+    nofile::check(count)?;
     // Taken first, so that a second server fails before it touches anything.
     let (mut data, manifest) = Manifest::open(&config.data_dir, Some(count))?;
+    let was_clean = manifest.clean;
+    match start_on(config, &mut data, manifest) {
+        Ok(Running { lines, threads, cold }) => Ok(Shards { data, lines, threads, _cold: cold }),
+        Err(error) => {
+            // No shard took a turn, so what the last stop left still holds. If this cannot be
+            // written, the next start only does more than it must.
+            if was_clean {
+                let _ = data.mark_clean();
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Everything of a server but its data directory.
+struct Running {
+    lines: Vec<Line>,
+    threads: Vec<ExecutorJoinHandle<bool>>,
+    cold: ColdExecutor,
+}
+
+fn start_on(
+    config: &ShardsConfig,
+    data: &mut DataDir,
+    manifest: Manifest,
+) -> Result<Running, ServeError> {
+    let count = config.cores.len() as u16;
     let mut recovered = Vec::new();
     for id in (0..count).map(ShardId) {
         recovered.push(recover(&data.shard_dir(id), &manifest, id)?);
     }
-    let manifest = raise_epochs(&mut data, manifest, &recovered)?;
+    let manifest = raise_epochs(data, manifest, &recovered)?;
     let mut meshes = mesh(count).into_iter();
     let cold = ColdExecutor::start()?;
     probe_port(config.listen)?;
@@ -175,7 +138,7 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
     let lines = controls.into_iter().zip(wakers);
     let lines =
         lines.map(|((control, counters), waker)| Line { control, waker, counters }).collect();
-    Ok(Shards { data, lines, threads, _cold: cold })
+    Ok(Running { lines, threads, cold })
 }
 
 /// SO_REUSEPORT would let a second server share the port silently.
@@ -220,8 +183,27 @@ impl Ready {
     }
 }
 
-/// What a shard's thread says once its ring is made.
-type Report = (ShardId, Result<(OwnedFd, Waker), DriverError>);
+/// What a shard's thread says once its ring is made; `None` if it ended without a word.
+type Report = (ShardId, Option<Result<(OwnedFd, Waker), DriverError>>);
+
+/// Goes with a shard's thread and speaks when the thread no longer can.
+struct Reporter {
+    id: ShardId,
+    to: mpsc::Sender<Report>,
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The other shards would wait for this one without end; recovery from the log is
+            // the way back. With panic=abort, as in a release, the process is gone already.
+            eprintln!("error: shard {} panicked, so the server ends; start it again", self.id);
+            std::process::abort();
+        }
+        // Nobody listens any more if the thread reported before.
+        let _ = self.to.send((self.id, None));
+    }
+}
 
 fn spawn(
     seeds: Vec<Seed>,
@@ -235,18 +217,22 @@ fn spawn(
     for (seed, &core) in seeds.into_iter().zip(cores) {
         let (fds_in, fds) = mpsc::channel::<Vec<OwnedFd>>();
         fds_to.push(fds_in);
-        let (id, report, ready) = (seed.id, report.clone(), ready.clone());
+        let (id, ready) = (seed.id, ready.clone());
+        let reporter = Reporter { id, to: report.clone() };
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name(&format!("fanfare-{}", id.0))
             .ring_depth(16)
             .io_memory(1 << 16)
-            .spawn(move || async move { run(seed, &report, &fds, &ready) })
+            .spawn(move || async move { run(seed, &reporter, &fds, &ready) })
             .map_err(|error| ServeError::Thread { shard: id, core, reason: error.to_string() })?;
         threads.push(thread);
     }
     drop(report);
     let mut made = Vec::new();
     for (id, result) in reports.iter().take(count) {
+        let Some(result) = result else {
+            return Err(lost_thread(threads, id, cores));
+        };
         let (fd, waker) = result.map_err(|source| ServeError::Driver { shard: id, source })?;
         made.push((id, fd, waker));
     }
@@ -263,19 +249,26 @@ fn spawn(
     Ok((threads, made.into_iter().map(|(_, _, waker)| waker).collect()))
 }
 
+/// Why a shard's thread ended before it could run anything: its executor could not be made.
+fn lost_thread(threads: Vec<ExecutorJoinHandle<bool>>, id: ShardId, cores: &[usize]) -> ServeError {
+    let index = usize::from(id.0);
+    let joined = threads.into_iter().nth(index).map(ExecutorJoinHandle::join);
+    let reason = match joined {
+        Some(Err(error)) => error.to_string(),
+        _ => "its thread ended".into(),
+    };
+    let core = cores.get(index).copied().unwrap_or_default();
+    ServeError::Thread { shard: id, core, reason }
+}
+
 /// A shard's whole life on its thread; whether its log holds all that was accepted.
-fn run(
-    seed: Seed,
-    report: &mpsc::Sender<Report>,
-    fds: &mpsc::Receiver<Vec<OwnedFd>>,
-    ready: &Ready,
-) -> bool {
+fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, ready: &Ready) -> bool {
     let id = seed.id;
     let (node, shard) = (seed.manifest.node, id);
     let listener = match seed.socket.try_clone() {
         Ok(socket) => TcpListener::from(socket),
         Err(error) => {
-            let _ = report.send((id, Err(DriverError::Files(error))));
+            let _ = reporter.to.send((id, Some(Err(DriverError::Files(error)))));
             return false;
         }
     };
@@ -296,11 +289,11 @@ fn run(
     let (mut driver, fd) = match driver {
         Ok(made) => made,
         Err(error) => {
-            let _ = report.send((id, Err(error)));
+            let _ = reporter.to.send((id, Some(Err(error))));
             return false;
         }
     };
-    let _ = report.send((id, Ok((fd, driver.waker()))));
+    let _ = reporter.to.send((id, Some(Ok((fd, driver.waker())))));
     // The sender goes away without a word if another shard could not start.
     let Ok(peers) = fds.recv() else { return false };
     driver.set_peers(peers);
