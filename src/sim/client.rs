@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::oracle::{Name, Oracle, Violation, member_name};
+use super::oracle::{Name, Oracle, member_name};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
@@ -24,6 +24,8 @@ pub(super) struct Profile {
     pub slow: bool,
     /// Reads every group from its first message and keeps what it gets.
     pub reader: bool,
+    /// Publishes one message to every group, which must be accepted.
+    pub probe: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(super) enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Out,
     Joining,
     In,
@@ -45,27 +47,28 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct View {
     pub wanted: bool,
-    place: Place,
-    handle: Handle,
+    pub place: Place,
+    pub handle: Handle,
     /// Next message that may come.
-    expect: Seq,
+    pub expect: Seq,
     /// Epoch told on this connection; 0 before the first EPOCH.
-    epoch: Epoch,
-    stamp: Stamp,
+    pub epoch: Epoch,
+    pub stamp: Stamp,
     /// Last message it has, over all connections, and its epoch.
     pub last: Seq,
     pub last_epoch: Epoch,
-    unacked: u32,
-    start: Start,
+    pub unacked: u32,
+    pub start: Start,
     /// Where JOINED said the group ends; 0 outside of it.
     pub head: Seq,
+    pub joined_at: Nanos,
 }
 
 /// A publish that waits for its answer.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
-    group: usize,
-    id: u64,
+pub(super) struct Pending {
+    pub group: usize,
+    pub id: u64,
 }
 
 /// One client, over all its connections.
@@ -81,22 +84,22 @@ pub(super) struct Client {
     pub out: Vec<u8>,
     /// It does not read before.
     pub sleeps_until: Nanos,
-    partial: Vec<u8>,
+    pub partial: Vec<u8>,
     next_request: u32,
-    publishes: BTreeMap<u32, Pending>,
-    joins: Vec<(u32, usize)>,
-    leaves: Vec<(u32, usize)>,
-    pings: VecDeque<u64>,
+    pub publishes: BTreeMap<u32, Pending>,
+    pub joins: Vec<(u32, usize)>,
+    pub leaves: Vec<(u32, usize)>,
+    pub pings: VecDeque<u64>,
     /// Sent without an answer on an earlier connection.
-    unanswered: VecDeque<Pending>,
+    pub unanswered: VecDeque<Pending>,
     pub views: Vec<View>,
     producer_seqs: Vec<u64>,
     /// Last PUBLISHED per group on this connection.
-    answered: BTreeMap<usize, (u32, Seq)>,
-    heartbeat_ms: u64,
+    pub answered: BTreeMap<usize, (u32, Seq)>,
+    pub heartbeat_ms: u64,
     said_at: Nanos,
     pub found: BTreeMap<Name, u64>,
-    garbage_sent: bool,
+    pub garbage_sent: bool,
     /// It does nothing any more.
     pub retired: bool,
 }
@@ -115,6 +118,7 @@ impl Client {
             unacked: 0,
             start: Start::Tail,
             head: Seq(0),
+            joined_at: Nanos(0),
         };
         Self {
             index,
@@ -222,11 +226,18 @@ impl Client {
             self.views[group].wanted ^= true;
         }
         self.join_and_leave(rng, oracle);
+        if std::mem::take(&mut self.profile.probe) {
+            for group in 0..self.views.len() {
+                let pending = self.new_publish(group, Level::Durable, oracle);
+                self.publish(pending, oracle);
+            }
+        }
         if publishes {
             let burst = if rng.chance(50_000) { self.profile.window } else { 1 };
             for _ in 0..burst {
                 if self.publishes.len() < self.profile.window {
-                    self.publish(rng, oracle);
+                    let pending = self.choose_publish(rng, oracle);
+                    self.publish(pending, oracle);
                 }
             }
         }
@@ -284,19 +295,24 @@ impl Client {
         }
     }
 
-    fn publish(&mut self, rng: &mut Rng, oracle: &mut Oracle) {
-        let again = self.unanswered.pop_front().filter(|_| rng.flip());
-        let pending = if let Some(again) = again {
+    fn new_publish(&mut self, group: usize, level: Level, oracle: &mut Oracle) -> Pending {
+        self.producer_seqs[group] += 1;
+        let seq = self.producer_seqs[group];
+        Pending { group, id: oracle.new_message(self.index, group, level, seq) }
+    }
+
+    /// A new message, or one again that had no answer.
+    fn choose_publish(&mut self, rng: &mut Rng, oracle: &mut Oracle) -> Pending {
+        if let Some(again) = self.unanswered.pop_front().filter(|_| rng.flip()) {
             oracle.fault(Fault::Republished);
-            again
-        } else {
-            let group = rng.index(self.views.len());
-            self.producer_seqs[group] += 1;
-            let memory = rng.chance(self.profile.memory_ppm);
-            let level = if memory { Level::Memory } else { Level::Durable };
-            let seq = self.producer_seqs[group];
-            Pending { group, id: oracle.new_message(self.index, group, level, seq) }
-        };
+            return again;
+        }
+        let group = rng.index(self.views.len());
+        let memory = rng.chance(self.profile.memory_ppm);
+        self.new_publish(group, if memory { Level::Memory } else { Level::Durable }, oracle)
+    }
+
+    fn publish(&mut self, pending: Pending, oracle: &mut Oracle) {
         oracle.published_again(pending.id);
         let request = self.request();
         let sent = oracle.message(pending.id);
@@ -345,221 +361,8 @@ impl Client {
         }
         self.garbage_sent = true;
     }
-
-    /// Takes what came from the server.
-    pub fn receive(&mut self, bytes: &[u8], oracle: &mut Oracle) -> Result<(), Violation> {
-        self.partial.extend_from_slice(bytes);
-        let buf = std::mem::take(&mut self.partial);
-        let mut used = 0;
-        while let Some((frame, len)) =
-            wire::split(&buf[used..], usize::MAX).map_err(|e| e.to_string())?
-        {
-            let frame = wire::ServerFrame::decode(frame).map_err(|e| e.to_string())?;
-            self.frame(frame, oracle)
-                .map_err(|why| format!("client {}: {why}, frame {frame:?}", self.index))?;
-            used += len;
-        }
-        self.partial.extend_from_slice(&buf[used..]);
-        Ok(())
-    }
-
-    fn frame(
-        &mut self,
-        frame: wire::ServerFrame<'_>,
-        oracle: &mut Oracle,
-    ) -> Result<(), Violation> {
-        use wire::ServerFrame as F;
-        if self.state == State::Greeting {
-            return match frame {
-                F::Welcome(welcome) => {
-                    self.state = State::Open;
-                    self.heartbeat_ms = u64::from(welcome.heartbeat_ms);
-                    Ok(())
-                }
-                F::Error(error) if error.code < 100 => Ok(()),
-                _ => Err("WELCOME must come first".to_owned()),
-            };
-        }
-        match frame {
-            F::Welcome(_) => Err("a second WELCOME".to_owned()),
-            F::Joined(joined) => self.joined(&joined, oracle),
-            F::Left(left) => self.left(&left, oracle),
-            F::Epoch(epoch) => self.epoch(&epoch, oracle),
-            F::Deliver(deliver) => self.deliver(&deliver, oracle),
-            F::Published(published) => self.published(&published, oracle),
-            F::Pong { token } => {
-                let asked = self.pings.pop_front();
-                if asked == Some(token) { Ok(()) } else { Err(format!("expected {asked:?}")) }
-            }
-            F::Error(error) => self.error(&error, oracle),
-            F::Gap(gap) => self.gap(&gap, oracle),
-            F::Drain(_) => Ok(()),
-            F::Unknown { .. } => Err("an unknown frame".to_owned()),
-        }
-    }
-
-    fn joined(&mut self, joined: &wire::Joined<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
-        let group = group_of(joined.group).ok_or("JOINED for an unknown group")?;
-        take_request(&mut self.joins, joined.request, group)?;
-        let view = &mut self.views[group];
-        view.place = Place::In;
-        view.head = joined.head;
-        view.handle = joined.handle;
-        view.epoch = Epoch(0);
-        view.stamp = Stamp(0);
-        view.unacked = 0;
-        view.expect = match view.start {
-            Start::Tail => joined.head.next(),
-            Start::Seq(seq) => seq.min(joined.head.next()),
-        };
-        if joined.head < view.last && joined.epoch <= view.last_epoch {
-            return Err(format!(
-                "the group ends at {} in epoch {}, the member has {} of epoch {}",
-                joined.head, joined.epoch, view.last, view.last_epoch
-            ));
-        }
-        let (epoch, head) = (joined.epoch.0, joined.head.0);
-        oracle.note(Note::Joined { client: self.index, group, epoch, head });
-        Ok(())
-    }
-
-    fn left(&mut self, left: &wire::Left, oracle: &mut Oracle) -> Result<(), Violation> {
-        let group = self.member_of(left.handle)?;
-        take_request(&mut self.leaves, left.request, group)?;
-        self.views[group].place = Place::Out;
-        self.views[group].head = Seq(0);
-        oracle.note(Note::Left { client: self.index, group });
-        Ok(())
-    }
-
-    /// The group with this handle, if frames about it may come now.
-    fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
-        let inside = |v: &View| matches!(v.place, Place::In | Place::Leaving);
-        let found = self.views.iter().position(|v| inside(v) && v.handle == handle);
-        found.ok_or_else(|| "the client is not in this group".to_owned())
-    }
-
-    fn epoch(&mut self, epoch: &wire::EpochStart, oracle: &mut Oracle) -> Result<(), Violation> {
-        let group = self.member_of(epoch.handle)?;
-        let view = &mut self.views[group];
-        if epoch.first != view.expect {
-            return Err(format!("message {} is next", view.expect));
-        }
-        if epoch.epoch <= view.epoch {
-            return Err(format!("epoch {} has begun before", view.epoch));
-        }
-        if view.last_epoch != Epoch(0) && view.last_epoch != epoch.epoch {
-            oracle.fault(Fault::EpochChanged);
-        }
-        view.epoch = epoch.epoch;
-        let (epoch, first) = (epoch.epoch.0, epoch.first.0);
-        oracle.note(Note::Epoch { client: self.index, group, epoch, first });
-        Ok(())
-    }
-
-    fn deliver(&mut self, d: &wire::Deliver<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
-        let group = self.member_of(d.handle)?;
-        let view = &mut self.views[group];
-        if view.epoch == Epoch(0) {
-            return Err("no EPOCH came before".to_owned());
-        }
-        if d.seq != view.expect {
-            return Err(format!("message {} is next", view.expect));
-        }
-        if d.stamp <= view.stamp {
-            return Err(format!("its stamp is not above {:?}", view.stamp));
-        }
-        view.expect = d.seq.next();
-        view.stamp = d.stamp;
-        view.last = d.seq;
-        view.last_epoch = view.epoch;
-        view.unacked += 1;
-        let name = (group, view.epoch.0, d.seq.0);
-        let id = oracle.delivered(name, d.handle, d.stamp, d.sender, d.payload)?;
-        if self.profile.reader {
-            self.found.insert(name, id);
-        }
-        oracle.note(Note::Deliver { client: self.index, group, seq: d.seq.0, id });
-        Ok(())
-    }
-
-    fn gap(&mut self, gap: &wire::Gap, oracle: &mut Oracle) -> Result<(), Violation> {
-        let group = self.member_of(gap.handle)?;
-        let view = &mut self.views[group];
-        if gap.from != view.expect || gap.to < gap.from {
-            return Err(format!("message {} is next", view.expect));
-        }
-        oracle.gap(gap)?;
-        view.expect = gap.to.next();
-        view.last = gap.to;
-        let (from, to) = (gap.from.0, gap.to.0);
-        oracle.note(Note::Gap { client: self.index, group, from, to });
-        Ok(())
-    }
-
-    fn published(&mut self, p: &wire::Published, oracle: &mut Oracle) -> Result<(), Violation> {
-        let Some(Pending { group, id }) = self.publishes.remove(&p.request) else {
-            return Err("nobody waits for this answer".to_owned());
-        };
-        if p.producer_seq != oracle.message(id).producer_seq {
-            return Err("another producer seq was asked for".to_owned());
-        }
-        let before = self.answered.insert(group, (p.request, p.seq));
-        if let Some((request, seq)) = before
-            && ((request < p.request) != (seq < p.seq))
-        {
-            return Err(format!("request {request} got {seq}: not in the order of sending"));
-        }
-        oracle.answered((group, p.epoch.0, p.seq.0), p.handle, id, p.level)?;
-        let (request, seq) = (p.request, p.seq.0);
-        oracle.note(Note::Published { client: self.index, group, request, seq, id });
-        Ok(())
-    }
-
-    fn error(&mut self, e: &wire::ErrorFrame<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
-        use wire::ErrorCode as E;
-        oracle.note(Note::Refused { client: self.index, request: e.request, code: e.code });
-        let code = E::from_number(e.code).ok_or("an unknown code")?;
-        if let Some(pending) = self.publishes.remove(&e.request) {
-            match code {
-                E::StorageFull => oracle.fault(Fault::RefusedFull),
-                E::StorageFailed => oracle.fault(Fault::RefusedFailed),
-                E::Draining => {}
-                E::Indeterminate => {
-                    oracle.fault(Fault::Indeterminate);
-                    self.unanswered.push_back(pending);
-                    return Ok(());
-                }
-                _ => return Err(format!("a publish was refused with {code:?}")),
-            }
-            return oracle.refused(pending.id);
-        }
-        match code {
-            E::UnknownFrame | E::Malformed | E::FrameTooLong | E::FrameTooShort
-                if self.garbage_sent =>
-            {
-                Ok(())
-            }
-            E::HeartbeatTimeout | E::HandshakeTimeout | E::ShuttingDown if e.request == 0 => Ok(()),
-            _ => Err(format!("an unexpected refusal with {code:?}")),
-        }
-    }
-}
-
-fn take_request(
-    pending: &mut Vec<(u32, usize)>,
-    request: u32,
-    group: usize,
-) -> Result<(), Violation> {
-    let found = pending.iter().position(|entry| *entry == (request, group));
-    pending.swap_remove(found.ok_or("nobody waits for this answer")?);
-    Ok(())
 }
 
 pub(super) fn group_name(group: usize) -> Vec<u8> {
     format!("group-{group}").into_bytes()
-}
-
-fn group_of(name: &[u8]) -> Option<usize> {
-    std::str::from_utf8(name).ok()?.strip_prefix("group-")?.parse().ok()
 }

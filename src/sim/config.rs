@@ -24,6 +24,8 @@ pub struct WorldConfig {
     pub churn_ppm: u32,
     /// Entries of each ring between two shards.
     pub mesh_entries: usize,
+    /// No message and no answer may take longer than this; 0 allows any time.
+    pub late_ms: u64,
     /// What the operator set.
     pub shard: ShardConfig,
     /// What goes wrong.
@@ -71,6 +73,7 @@ impl WorldConfig {
             slow_ppm: 0,
             churn_ppm: 10_000,
             mesh_entries: 64,
+            late_ms: 0,
             shard: ShardConfig {
                 heartbeat_ms: 1_000,
                 handshake_timeout_ms: 2_000,

@@ -98,13 +98,30 @@ impl Disk {
         file.data[offset as usize..end].copy_from_slice(bytes);
     }
 
-    /// What a log read returns; `None` if the file is not there.
-    pub fn read_log(&self, segment: SegmentNumber, offset: u64, len: usize) -> Option<LogBuf> {
+    /// What a log read returns; `None` if the file is not there. Of a write in flight it may
+    /// see nothing, all, or any sectors.
+    pub fn read_log(
+        &self,
+        segment: SegmentNumber,
+        offset: u64,
+        len: usize,
+        rng: &mut Rng,
+    ) -> Option<LogBuf> {
         let file = self.files.get(&segment)?;
         let len = len.min(file.bytes.saturating_sub(offset) as usize);
         let mut buf = LogBuf::with_capacity(len);
         buf.set_len(len);
         file.copy(offset, buf.as_mut_slice());
+        if let Some(write) = self.writing.as_ref().filter(|write| write.segment == segment) {
+            let share = [0, 500_000, 1_000_000][rng.index(3)];
+            for (index, sector) in write.buf.as_slice().chunks_exact(LOG_SECTOR).enumerate() {
+                let at = write.offset + (index * LOG_SECTOR) as u64;
+                if at >= offset && at < offset + len as u64 && rng.chance(share) {
+                    let at = (at - offset) as usize;
+                    buf.as_mut_slice()[at..at + LOG_SECTOR].copy_from_slice(sector);
+                }
+            }
+        }
         Some(buf)
     }
 

@@ -12,9 +12,11 @@
 //! guarantees exclude.
 
 mod client;
+mod client_frames;
 mod client_side;
 mod config;
 mod disk;
+mod disk_side;
 mod io;
 mod net;
 mod node;

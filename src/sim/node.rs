@@ -1,6 +1,5 @@
 //! The node: its shards, how they start, take their turns, and stop.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::disk::Disk;
@@ -9,14 +8,11 @@ use super::rng::Rng;
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
 use crate::mesh;
-use crate::position::{Epoch, Handle, NodeId, SegmentNumber, Seq, ShardId};
+use crate::position::{Epoch, NodeId, ShardId};
 use crate::shard::counters::Counters;
 use crate::shard::{Active, Control, Event, Job, Shard, ShardParts, Turn};
 use crate::wal;
 
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
-const ENOENT: i32 = 2;
 /// Turns in a row in which nothing came from outside. A shard that has nothing to do sleeps.
 const IDLE_TURNS_MAX: u32 = 3_000;
 
@@ -33,7 +29,7 @@ pub(super) struct Running {
     idle_turns: u32,
     /// Tells a deadline that still holds from one that does not.
     token: u64,
-    jobs: Vec<Job>,
+    pub jobs: Vec<Job>,
     /// Links with bytes that wait for a provided buffer.
     pub starved: Vec<u32>,
 }
@@ -220,23 +216,6 @@ impl World {
         self.links_lose_server();
     }
 
-    /// Does a job on the disk, or as much of it as a crash lets be done.
-    fn carry_out(&mut self, shard: usize, job: &Job, whole: bool) {
-        let wall_ms = self.wall_ms();
-        let disk = &mut self.node.disks[shard];
-        match job {
-            // The file gets its name when it is complete.
-            Job::CreateSegment { number, salt, bytes } if whole => {
-                disk.create(*number, *salt, *bytes, wall_ms);
-            }
-            Job::CreateSegment { .. } => {}
-            Job::RemoveSegments { numbers } => {
-                let count = if whole { numbers.len() } else { self.rng.index(numbers.len()) };
-                numbers[..count].iter().for_each(|number| disk.remove(*number));
-            }
-        }
-    }
-
     /// Has a shard take a turn soon, if it sleeps.
     pub(super) fn wake(&mut self, shard: usize) {
         let Some(running) = self.node.shards.get_mut(shard) else { return };
@@ -334,98 +313,12 @@ impl World {
             Request::ShutdownWrite(conn) => self.shutdown_write(shard, conn),
             Request::Close(conn) => self.close(shard, conn),
             Request::StopAccepting => self.node.accepting = false,
-            Request::WriteLog(segment, offset, buf) => {
-                let bytes = buf.len();
-                self.note(Note::Commit { shard, segment: segment.0, offset, bytes });
-                self.node.disks[shard].begin_write(segment, offset, buf);
-                let failed = !self.calm && self.rng.chance(self.config.trouble.write_error_ppm);
-                let after = self.disk_time();
-                self.after(after, Due::LogWritten { shard, failed });
-                // The time around the end of a write is the best one to stop at.
-                if !self.calm && self.rng.chance(self.config.trouble.crash_at_write_ppm) {
-                    let stop = self.rng.below(after + 300_000);
-                    self.after(stop, Due::Stop);
-                }
-            }
+            Request::WriteLog(segment, offset, buf) => self.write_log(shard, segment, offset, buf),
             Request::ReadLog(token, segment, offset, len) => {
-                let failed = !self.calm && self.rng.chance(self.config.trouble.read_error_ppm);
-                let after = self.disk_time();
-                let segment = segment.0;
-                self.after(after, Due::LogRead { shard, token, segment, offset, len, failed });
+                self.read_log(shard, token, segment, offset, len);
             }
             Request::StartJob(job) => self.start_job(shard, job),
             Request::Wake(other) => self.wake(usize::from(other.0)),
         }
-    }
-
-    fn disk_time(&mut self) -> u64 {
-        match self.rng.below(50) {
-            0 => self.rng.between(1_000_000, 60_000_000),
-            _ => self.rng.between(40_000, 1_000_000),
-        }
-    }
-
-    fn start_job(&mut self, shard: usize, job: Job) {
-        let creates = matches!(job, Job::CreateSegment { .. });
-        let failed = creates && !self.calm && self.rng.chance(self.config.trouble.disk_full_ppm);
-        if let Job::RemoveSegments { numbers } = &job {
-            let mut removes = BTreeMap::<Handle, Seq>::new();
-            for number in numbers {
-                self.node.disks[shard].last_messages(*number, |handle, last| {
-                    let seq = removes.entry(handle).or_default();
-                    *seq = last.max(*seq);
-                });
-            }
-            removes.into_iter().for_each(|(handle, last)| self.oracle.removes(handle, last));
-        }
-        self.node.shards[shard].jobs.push(job.clone());
-        let after = self.rng.between(100_000, 100_000_000);
-        self.after(after, Due::JobDone { shard, job, failed });
-    }
-
-    pub(super) fn log_written(&mut self, shard: usize, failed: bool) {
-        let disk = &mut self.node.disks[shard];
-        self.oracle.note(Note::CommitDone { shard, ok: !failed });
-        let done = if failed {
-            self.oracle.fault(Fault::WriteError);
-            disk.tear_write(&mut self.rng).map(|(buf, ..)| buf)
-        } else {
-            disk.finish_write()
-        };
-        let Some(buf) = done else { return };
-        let result = if failed { Err(EIO) } else { Ok(()) };
-        self.tell(shard, Event::LogWritten { result, buf });
-    }
-
-    pub(super) fn log_read(
-        &mut self,
-        shard: usize,
-        token: u64,
-        segment: u64,
-        offset: u64,
-        len: usize,
-        failed: bool,
-    ) {
-        let disk = &self.node.disks[shard];
-        let read = disk.read_log(SegmentNumber(segment), offset, len);
-        let result = if failed {
-            self.oracle.fault(Fault::ReadError);
-            Err(EIO)
-        } else {
-            read.ok_or(ENOENT)
-        };
-        self.tell(shard, Event::LogRead { token, result });
-    }
-
-    pub(super) fn job_done(&mut self, shard: usize, job: Job, failed: bool) {
-        self.note(Note::Job { shard, ok: !failed });
-        self.node.shards[shard].jobs.retain(|other| *other != job);
-        if failed {
-            self.oracle.fault(Fault::DiskFull);
-        } else {
-            self.carry_out(shard, &job, true);
-        }
-        let result = if failed { Err(ENOSPC) } else { Ok(()) };
-        self.tell(shard, Event::JobDone { job, result });
     }
 }

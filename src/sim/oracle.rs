@@ -21,6 +21,8 @@ pub(super) struct Sent {
     pub level: Level,
     pub producer_seq: u64,
     pub payload: Vec<u8>,
+    /// When it was sent last.
+    pub sent_at: Nanos,
     /// How often it was sent and not refused.
     pub copies: u64,
     /// Under how many names it was seen.
@@ -41,6 +43,8 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     pub now: Nanos,
+    /// Nothing may take longer than this from sending to delivery; 0 allows any time.
+    pub late_ms: u64,
     pub trace: Trace,
     pub faults: Faults,
     sent: Vec<Sent>,
@@ -72,6 +76,7 @@ impl Oracle {
             level,
             producer_seq: seq,
             payload,
+            sent_at: Nanos(0),
             copies: 0,
             names: 0,
         });
@@ -85,6 +90,16 @@ impl Oracle {
     /// The message goes to the server, perhaps again.
     pub fn published_again(&mut self, id: u64) {
         self.sent[id as usize].copies += 1;
+        self.sent[id as usize].sent_at = self.now;
+    }
+
+    /// A message came, or the answer to it: not later than it may.
+    pub fn in_time(&self, id: u64) -> Result<(), Violation> {
+        let took_ms = self.now.since(self.message(id).sent_at) / 1_000_000;
+        if self.late_ms > 0 && took_ms > self.late_ms {
+            return Err(format!("message {id} took {took_ms} ms"));
+        }
+        Ok(())
     }
 
     /// The server says for certain that it did not take the message.

@@ -9,11 +9,18 @@ use crate::position::Nanos;
 /// Virtual time in which a world without trouble must come to rest.
 const SETTLE_MS: u64 = 20_000;
 const STEP_MS: u64 = 50;
+const PROBE_AFTER_MS: u64 = 1_500;
 
 impl World {
     pub(super) fn settle(&mut self) {
         self.note(Note::Phase("trouble is over"));
         self.calm = true;
+        for client in &mut self.clients {
+            client.sleeps_until = Nanos(0);
+        }
+        if self.node.is_up() && !self.node.draining {
+            self.rest();
+        }
         // A failed log stays so until the node is started again.
         if self.config.trouble.write_error_ppm > 0 && self.node.is_up() {
             self.crash();
@@ -21,10 +28,9 @@ impl World {
         if !self.node.is_up() {
             self.after(0, Due::Start);
         }
-        for client in &mut self.clients {
-            client.sleeps_until = Nanos(0);
-        }
         self.rest();
+        // Enough for a disk that was full to be tried again.
+        self.run_until(self.now.plus_ms(PROBE_AFTER_MS));
         self.read_back("reading back", self.config.trouble.crash_every_ms > 0);
         self.crash();
         self.after(0, Due::Start);
@@ -48,7 +54,8 @@ impl World {
         );
     }
 
-    /// A client that was not there before reads every group from its first message. Then
+    /// A client that was not there before reads every group from its first message and
+    /// publishes to each, so that a log that stopped taking messages is noticed. Then
     /// every member must be where the groups end.
     fn read_back(&mut self, phase: &'static str, crashed: bool) {
         self.note(Note::Phase(phase));
@@ -60,6 +67,7 @@ impl World {
             churn_ppm: 0,
             slow: false,
             reader: true,
+            probe: true,
         };
         self.clients.push(Client::new(index, profile, self.config.groups));
         self.after(0, Due::Tick { client: index });

@@ -112,6 +112,7 @@ impl World {
                 churn_ppm: config.churn_ppm,
                 slow: rng.chance(config.slow_ppm),
                 reader: false,
+                probe: false,
             };
             let mut client = Client::new(index, profile, config.groups);
             for view in &mut client.views {
@@ -144,6 +145,7 @@ impl World {
     /// If anything that must be true is not; the message has the seed and the last events.
     pub fn run(&mut self) -> Outcome {
         let start = self.now;
+        self.oracle.late_ms = self.config.late_ms;
         self.start_node();
         for client in 0..self.clients.len() {
             let after = self.rng.below(200_000_000);

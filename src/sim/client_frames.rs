@@ -1,0 +1,231 @@
+//! What a simulated client is told, and whether it may be told that.
+
+use super::client::{Client, Pending, Place, State, View};
+use super::oracle::{Oracle, Violation};
+use super::trace::{Fault, Note};
+use crate::position::{Epoch, Handle, Seq, Stamp};
+use crate::wire::{self, Start};
+
+impl Client {
+    /// Takes what came from the server.
+    pub fn receive(&mut self, bytes: &[u8], oracle: &mut Oracle) -> Result<(), Violation> {
+        self.partial.extend_from_slice(bytes);
+        let buf = std::mem::take(&mut self.partial);
+        let mut used = 0;
+        while let Some((frame, len)) =
+            wire::split(&buf[used..], usize::MAX).map_err(|e| e.to_string())?
+        {
+            let frame = wire::ServerFrame::decode(frame).map_err(|e| e.to_string())?;
+            self.frame(frame, oracle)
+                .map_err(|why| format!("client {}: {why}, frame {frame:?}", self.index))?;
+            used += len;
+        }
+        self.partial.extend_from_slice(&buf[used..]);
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        frame: wire::ServerFrame<'_>,
+        oracle: &mut Oracle,
+    ) -> Result<(), Violation> {
+        use wire::ServerFrame as F;
+        if self.state == State::Greeting {
+            return match frame {
+                F::Welcome(welcome) => {
+                    self.state = State::Open;
+                    self.heartbeat_ms = u64::from(welcome.heartbeat_ms);
+                    Ok(())
+                }
+                F::Error(error) if error.code < 100 => Ok(()),
+                _ => Err("WELCOME must come first".to_owned()),
+            };
+        }
+        match frame {
+            F::Welcome(_) => Err("a second WELCOME".to_owned()),
+            F::Joined(joined) => self.joined(&joined, oracle),
+            F::Left(left) => self.left(&left, oracle),
+            F::Epoch(epoch) => self.epoch(&epoch, oracle),
+            F::Deliver(deliver) => self.deliver(&deliver, oracle),
+            F::Published(published) => self.published(&published, oracle),
+            F::Pong { token } => {
+                let asked = self.pings.pop_front();
+                if asked == Some(token) { Ok(()) } else { Err(format!("expected {asked:?}")) }
+            }
+            F::Error(error) => self.error(&error, oracle),
+            F::Gap(gap) => self.gap(&gap, oracle),
+            F::Drain(_) => Ok(()),
+            F::Unknown { .. } => Err("an unknown frame".to_owned()),
+        }
+    }
+
+    fn joined(&mut self, joined: &wire::Joined<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
+        let group = group_of(joined.group).ok_or("JOINED for an unknown group")?;
+        take_request(&mut self.joins, joined.request, group)?;
+        let view = &mut self.views[group];
+        view.place = Place::In;
+        view.head = joined.head;
+        view.joined_at = oracle.now;
+        view.handle = joined.handle;
+        view.epoch = Epoch(0);
+        view.stamp = Stamp(0);
+        view.unacked = 0;
+        view.expect = match view.start {
+            Start::Tail => joined.head.next(),
+            Start::Seq(seq) => seq.min(joined.head.next()),
+        };
+        if joined.head < view.last && joined.epoch <= view.last_epoch {
+            return Err(format!(
+                "the group ends at {} in epoch {}, the member has {} of epoch {}",
+                joined.head, joined.epoch, view.last, view.last_epoch
+            ));
+        }
+        let (epoch, head) = (joined.epoch.0, joined.head.0);
+        oracle.note(Note::Joined { client: self.index, group, epoch, head });
+        Ok(())
+    }
+
+    fn left(&mut self, left: &wire::Left, oracle: &mut Oracle) -> Result<(), Violation> {
+        let group = self.member_of(left.handle)?;
+        take_request(&mut self.leaves, left.request, group)?;
+        self.views[group].place = Place::Out;
+        self.views[group].head = Seq(0);
+        oracle.note(Note::Left { client: self.index, group });
+        Ok(())
+    }
+
+    /// The group with this handle, if frames about it may come now.
+    fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
+        let inside = |v: &View| matches!(v.place, Place::In | Place::Leaving);
+        let found = self.views.iter().position(|v| inside(v) && v.handle == handle);
+        found.ok_or_else(|| "the client is not in this group".to_owned())
+    }
+
+    fn epoch(&mut self, epoch: &wire::EpochStart, oracle: &mut Oracle) -> Result<(), Violation> {
+        let group = self.member_of(epoch.handle)?;
+        let view = &mut self.views[group];
+        if epoch.first != view.expect {
+            return Err(format!("message {} is next", view.expect));
+        }
+        if epoch.epoch <= view.epoch {
+            return Err(format!("epoch {} has begun before", view.epoch));
+        }
+        if view.last_epoch != Epoch(0) && view.last_epoch != epoch.epoch {
+            oracle.fault(Fault::EpochChanged);
+        }
+        view.epoch = epoch.epoch;
+        let (epoch, first) = (epoch.epoch.0, epoch.first.0);
+        oracle.note(Note::Epoch { client: self.index, group, epoch, first });
+        Ok(())
+    }
+
+    fn deliver(&mut self, d: &wire::Deliver<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
+        let group = self.member_of(d.handle)?;
+        let view = &mut self.views[group];
+        if view.epoch == Epoch(0) {
+            return Err("no EPOCH came before".to_owned());
+        }
+        if d.seq != view.expect {
+            return Err(format!("message {} is next", view.expect));
+        }
+        if d.stamp <= view.stamp {
+            return Err(format!("its stamp is not above {:?}", view.stamp));
+        }
+        view.expect = d.seq.next();
+        view.stamp = d.stamp;
+        view.last = d.seq;
+        view.last_epoch = view.epoch;
+        view.unacked += 1;
+        let name = (group, view.epoch.0, d.seq.0);
+        let id = oracle.delivered(name, d.handle, d.stamp, d.sender, d.payload)?;
+        if view.joined_at < oracle.message(id).sent_at {
+            oracle.in_time(id)?;
+        }
+        if self.profile.reader {
+            self.found.insert(name, id);
+        }
+        oracle.note(Note::Deliver { client: self.index, group, seq: d.seq.0, id });
+        Ok(())
+    }
+
+    fn gap(&mut self, gap: &wire::Gap, oracle: &mut Oracle) -> Result<(), Violation> {
+        let group = self.member_of(gap.handle)?;
+        let view = &mut self.views[group];
+        if gap.from != view.expect || gap.to < gap.from {
+            return Err(format!("message {} is next", view.expect));
+        }
+        oracle.gap(gap)?;
+        view.expect = gap.to.next();
+        view.last = gap.to;
+        let (from, to) = (gap.from.0, gap.to.0);
+        oracle.note(Note::Gap { client: self.index, group, from, to });
+        Ok(())
+    }
+
+    fn published(&mut self, p: &wire::Published, oracle: &mut Oracle) -> Result<(), Violation> {
+        let Some(Pending { group, id }) = self.publishes.remove(&p.request) else {
+            return Err("nobody waits for this answer".to_owned());
+        };
+        if p.producer_seq != oracle.message(id).producer_seq {
+            return Err("another producer seq was asked for".to_owned());
+        }
+        let before = self.answered.insert(group, (p.request, p.seq));
+        if let Some((request, seq)) = before
+            && ((request < p.request) != (seq < p.seq))
+        {
+            return Err(format!("request {request} got {seq}: not in the order of sending"));
+        }
+        oracle.in_time(id)?;
+        if self.profile.reader {
+            self.views[group].head = p.seq.max(self.views[group].head);
+        }
+        oracle.answered((group, p.epoch.0, p.seq.0), p.handle, id, p.level)?;
+        let (request, seq) = (p.request, p.seq.0);
+        oracle.note(Note::Published { client: self.index, group, request, seq, id });
+        Ok(())
+    }
+
+    fn error(&mut self, e: &wire::ErrorFrame<'_>, oracle: &mut Oracle) -> Result<(), Violation> {
+        use wire::ErrorCode as E;
+        oracle.note(Note::Refused { client: self.index, request: e.request, code: e.code });
+        let code = E::from_number(e.code).ok_or("an unknown code")?;
+        if let Some(pending) = self.publishes.remove(&e.request) {
+            match code {
+                _ if self.profile.reader => return Err("a probe was refused".to_owned()),
+                E::StorageFull => oracle.fault(Fault::RefusedFull),
+                E::StorageFailed => oracle.fault(Fault::RefusedFailed),
+                E::Draining => {}
+                E::Indeterminate => {
+                    oracle.fault(Fault::Indeterminate);
+                    self.unanswered.push_back(pending);
+                    return Ok(());
+                }
+                _ => return Err(format!("a publish was refused with {code:?}")),
+            }
+            return oracle.refused(pending.id);
+        }
+        match code {
+            E::UnknownFrame | E::Malformed | E::FrameTooLong | E::FrameTooShort
+                if self.garbage_sent =>
+            {
+                Ok(())
+            }
+            E::HeartbeatTimeout | E::HandshakeTimeout | E::ShuttingDown if e.request == 0 => Ok(()),
+            _ => Err(format!("an unexpected refusal with {code:?}")),
+        }
+    }
+}
+
+fn take_request(
+    pending: &mut Vec<(u32, usize)>,
+    request: u32,
+    group: usize,
+) -> Result<(), Violation> {
+    let found = pending.iter().position(|entry| *entry == (request, group));
+    pending.swap_remove(found.ok_or("nobody waits for this answer")?);
+    Ok(())
+}
+
+fn group_of(name: &[u8]) -> Option<usize> {
+    std::str::from_utf8(name).ok()?.strip_prefix("group-")?.parse().ok()
+}
