@@ -37,6 +37,8 @@ pub struct Report<'a> {
     window: Option<u32>,
     rate: Option<f64>,
     server_command: Option<String>,
+    #[serde(skip)]
+    server_shards: f64,
     measured_s: f64,
     join_s: f64,
     published: u64,
@@ -171,6 +173,7 @@ impl<'a> Report<'a> {
             window: o.window,
             rate: o.rate,
             server_command,
+            server_shards: shards,
             measured_s: seconds,
             join_s: seen.join_ns as f64 / 1e9,
             published,
@@ -268,7 +271,8 @@ impl<'a> Report<'a> {
         }
         row("saturated side", self.saturated.to_owned());
         let waiting = self.loadgen_waiting.iter().copied().fold(0.0, f64::max);
-        let disturbed = waiting.max(self.server_waiting_cores.unwrap_or(0.0));
+        let server = self.server_waiting_cores.unwrap_or(0.0) / self.server_shards;
+        let disturbed = waiting.max(server).min(1.0);
         if disturbed > DISTURBED {
             let percent = disturbed * 100.0;
             row(
