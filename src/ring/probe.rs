@@ -229,7 +229,7 @@ mod tests {
         let nofile = check_limits(Some(100), None).unwrap_err().to_string();
         assert!(nofile.contains("100") && nofile.contains("ulimit -n"));
         let memlock = check_limits(None, Some(65_536)).unwrap_err().to_string();
-        assert!(memlock.contains("65536") && memlock.contains("ulimit -l 512"));
+        assert!(memlock.contains("65536") && memlock.contains("ulimit -l 2048"));
         check_limits(None, None).unwrap();
     }
 }
