@@ -1,4 +1,4 @@
-//! Stage 4: everything that was staged goes to disk as one commit. At most one write is in
+//! Stage 5: everything that was staged goes to disk as one commit. At most one write is in
 //! flight; what arrives meanwhile is staged for the next (group commit).
 
 use tracing::{error, info, warn};

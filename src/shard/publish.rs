@@ -1,4 +1,4 @@
-//! Stage 5: what reached its level becomes visible. Tails move, replies are released.
+//! Stage 4: what reached its level becomes visible. Tails move, replies are released.
 
 use super::Shard;
 use super::commit::{Reply, Run};
