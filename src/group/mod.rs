@@ -6,6 +6,7 @@ mod sequencer;
 
 use slab::Slab;
 
+use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
@@ -49,6 +50,10 @@ pub struct ChunkWait {
 pub struct Group {
     /// Name.
     pub name: Box<[u8]>,
+    /// What the configuration says of it, by its name.
+    pub class: ClassId,
+    /// The class's priority.
+    pub priority: Priority,
     /// Number; 0 on a replica until the owner answered the first join.
     pub handle: Handle,
     /// Epoch of live messages.
@@ -75,6 +80,8 @@ impl Group {
     pub fn new(name: Box<[u8]>, handle: Handle, epoch: Epoch, role: Role) -> Self {
         Self {
             name,
+            class: ClassId::default(),
+            priority: Priority::default(),
             handle,
             epoch,
             tail: Tail::default(),
