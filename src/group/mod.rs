@@ -3,6 +3,7 @@
 
 mod member;
 mod sequencer;
+pub mod state;
 
 use slab::Slab;
 
