@@ -2,6 +2,7 @@
 //! shard the sequencer.
 
 mod member;
+pub mod roster_log;
 mod sequencer;
 pub mod state;
 
