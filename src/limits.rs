@@ -19,6 +19,14 @@ pub const CLASS_PATTERNS_MAX: usize = 256;
 pub const SHARDS_MAX: usize = 64;
 /// Most staged message bytes in one commit before sequencing waits.
 pub const COMMIT_STAGED_MAX: usize = 1024 * 1024;
+/// What realtime groups may have of it, if there are groups of several priorities.
+pub const COMMIT_REALTIME_MAX: usize = COMMIT_STAGED_MAX / 4;
+/// What normal groups may have of it then.
+pub const COMMIT_NORMAL_MAX: usize = COMMIT_STAGED_MAX / 2;
+/// What bulk groups may have of it while nothing of normal groups waits.
+pub const COMMIT_BULK_MAX: usize = COMMIT_STAGED_MAX / 4;
+/// What bulk groups may have of it beside normal ones: 1 to 8.
+pub const COMMIT_BULK_BESIDE_NORMAL: usize = COMMIT_NORMAL_MAX / 8;
 /// Largest commit on disk, in bytes: the staged bytes, one more message, its directory and
 /// checksums.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -47,6 +55,8 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 const _: () = {
     assert!(FRAME_MAX > PAYLOAD_MAX + GROUP_NAME_MAX + 64);
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
+    // Each share may be passed by one message, and still the others get in.
+    assert!(COMMIT_REALTIME_MAX + COMMIT_BULK_BESIDE_NORMAL + 2 * FRAME_MAX < COMMIT_STAGED_MAX);
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
     assert!(CLASSES_MAX < u16::MAX as usize);

@@ -5,6 +5,7 @@ use tracing::{error, info, warn};
 
 use super::inbox::Origin;
 use super::{Io, Job, Shard};
+use crate::config::Priority;
 use crate::fanout::{Segment, SegmentRef};
 use crate::group::Group;
 use crate::position::{CommitNumber, Nanos, Seq};
@@ -47,6 +48,16 @@ pub struct Filling {
     pub early_replies: Vec<Reply>,
     /// Encoded bytes staged.
     pub staged_bytes: usize,
+    /// The same by priority.
+    pub staged_by: [usize; Priority::COUNT],
+}
+
+impl Filling {
+    /// Counts bytes of messages to a group of this priority.
+    pub fn add(&mut self, priority: Priority, bytes: usize) {
+        self.staged_bytes += bytes;
+        self.staged_by[priority.index()] += bytes;
+    }
 }
 
 /// The commit that is on its way to the disk.
@@ -120,6 +131,7 @@ impl Shard {
         self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
         self.filling.staged_bytes = 0;
+        self.filling.staged_by = Default::default();
         let runs = std::mem::take(&mut self.filling.runs);
         let replies = std::mem::take(&mut self.filling.replies);
         self.in_flight = Some(Commit { number, at, newest_ms, runs, replies, synced: false });
@@ -157,10 +169,9 @@ impl Shard {
         for reply in std::mem::take(&mut self.filling.replies) {
             self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
         }
-        while let Some((header, _, payload)) = self.inbox.front() {
+        while let Some((header, _, payload)) = self.inbox.front_of_all() {
             let bytes = payload.len() as u64;
-            self.inbox.pop();
-            self.give_credit(header.origin.shard, bytes);
+            self.done(&header, bytes);
             self.refuse_publish(header.origin, ErrorCode::StorageFailed, 0);
         }
     }
