@@ -71,6 +71,12 @@ pub struct ShardConfig {
     pub ack_every: u32,
     /// ... or after this time.
     pub ack_interval_ms: u32,
+    /// What was sent to a durable member and is not acknowledged after this time may be sent
+    /// again.
+    pub ack_timeout_ms: u32,
+    /// Newest publishes of a producer in a group that are sure to be recognised when they are
+    /// sent again.
+    pub publish_window: u32,
 }
 
 impl Default for ShardConfig {
@@ -101,6 +107,8 @@ impl Default for ShardConfig {
             level: Level::Durable,
             ack_every: 256,
             ack_interval_ms: 1_000,
+            ack_timeout_ms: 30_000,
+            publish_window: 1_024,
         }
     }
 }

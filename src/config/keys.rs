@@ -117,6 +117,8 @@ pub const SHARD_KEYS: &[Key] = keys! {
     retention_age_ms: Kind::Int(0, 100 * 365 * 24 * HOUR_MS), "Log files older than this go; 0 keeps them.";
     ack_every: Kind::Int(1, 1_000_000), "Clients are told to acknowledge after this many messages ...";
     ack_interval_ms: Kind::Int(1, HOUR_MS), "... or after this time.";
+    ack_timeout_ms: Kind::Int(100, HOUR_MS), "What a durable member does not acknowledge for this long may be sent again.";
+    publish_window: Kind::Int(1, 64 * KIB), "Newest publishes of a producer in a group that are recognised when they are sent again.";
 };
 
 /// All keys.
