@@ -109,8 +109,8 @@ impl<'a> Session<'a> {
             ServerFrame::Drain(d) => {
                 self.last_words = Some(format!("DRAIN with {} ms of grace", d.grace_ms));
             }
-            // The rest is not asked for by this client.
-            _ => {} // Taken by the member itself.
+            // The member itself takes DELIVER and GAP; the rest is not asked for.
+            _ => {}
         }
     }
 
