@@ -1,14 +1,19 @@
 //! What an operator may set, with defaults that need no configuration.
 
 mod args;
+mod class_keys;
+mod classes;
 mod error;
 mod keys;
 mod load;
 mod print;
 
 pub use args::ServeArgs;
+pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
 pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +82,11 @@ pub struct ShardConfig {
     /// Newest publishes of a producer in a group that are sure to be recognised when they are
     /// sent again.
     pub publish_window: u32,
+    /// Redeliveries without any progress before a durable member is disconnected.
+    pub redeliver_max: u32,
+    /// Classes of groups.
+    #[serde(skip)]
+    pub classes: Arc<Classes>,
 }
 
 impl Default for ShardConfig {
@@ -109,6 +119,8 @@ impl Default for ShardConfig {
             ack_interval_ms: 1_000,
             ack_timeout_ms: 30_000,
             publish_window: 1_024,
+            redeliver_max: 16,
+            classes: Arc::default(),
         }
     }
 }
