@@ -41,6 +41,12 @@ pub const SEND_PARTS_MAX: usize = 64;
 pub const SENDS_PER_TURN: usize = 64;
 /// Entries in each ring between two shards.
 pub const MESH_RING_ENTRIES: usize = 1024;
+/// Keys in the state of a group.
+pub const STATE_KEYS_MAX: usize = 1024;
+/// Deleted keys that the state of a group remembers, so that clients learn of deletions.
+pub const STATE_TOMBSTONES_MAX: usize = 1024;
+/// Newest changes of a group's roster that are kept for clients that know an older version.
+pub const ROSTER_CHANGES_KEPT_MAX: usize = 1024;
 /// Slots of the direct descriptor table that are not for members: the rest is there so that
 /// a typed ERROR can be sent before a connection too many is closed.
 pub const DESCRIPTORS_SPARE: usize = 64;
@@ -48,7 +54,10 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 const _: () = {
     assert!(FRAME_MAX > PAYLOAD_MAX + GROUP_NAME_MAX + 64);
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
-    assert!(COMMIT_BYTES_MAX > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX);
+    assert!(
+        COMMIT_BYTES_MAX
+            > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX
+    );
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
     assert!(SHARDS_MAX <= 1 << 12);

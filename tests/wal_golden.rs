@@ -52,7 +52,8 @@ fn the_commit_is_the_golden_one() {
     let stamp = |n: u64| Stamp((CREATED_MS + n) << 16);
     let messages = [(1, Level::Durable, b"hi"), (2, Level::Memory, b"yo")];
     for (n, level, payload) in messages {
-        Meta { producer, producer_seq: n, level, receipt: if n == 1 { 80 } else { 0 } }.encode(&mut metas);
+        Meta { producer, producer_seq: n, level, receipt: if n == 1 { 80 } else { 0 } }
+            .encode(&mut metas);
         Deliver {
             handle: HANDLE,
             seq: Seq(40 + n),

@@ -14,8 +14,8 @@ use fanfare::position::{
 use fanfare::ring::LogBuf;
 use fanfare::wal::recovery::recover_with;
 use fanfare::wal::{
-    Damage, DamageKind, LogSource, MemberState, Meta, Record, Recovered, Run, RunKind, SegmentHeader, SegmentHeaderFault, Torn,
-    commit_len, encode_commit,
+    Damage, DamageKind, LogSource, MemberState, Meta, Record, Recovered, Run, RunKind,
+    SegmentHeader, SegmentHeaderFault, Torn, commit_len, encode_commit,
 };
 use fanfare::wire::Deliver;
 
@@ -63,7 +63,8 @@ fn commit(number: u64, segment: u64, payload: usize) -> Vec<u8> {
 
 fn commit_of(number: u64, segment: u64, payload: usize, group: &[u8], seq: Seq) -> Vec<u8> {
     let (mut metas, mut frames) = (Vec::new(), Vec::new());
-    Meta { producer: [9; 16], producer_seq: number, level: Level::Durable, receipt: 0 }.encode(&mut metas);
+    Meta { producer: [9; 16], producer_seq: number, level: Level::Durable, receipt: 0 }
+        .encode(&mut metas);
     // No sector of it is all zero, so that a missing one can be told.
     let payload: Vec<u8> = (0..payload).map(|i| (i as u8) | 1).collect();
     let stamp = Stamp(number << 16);
@@ -584,7 +585,8 @@ fn ann_joined() -> [Record<'static>; 2] {
 
 #[test]
 fn records_and_producers_are_recovered_beside_the_messages() {
-    let disk = file_of(1, &[commit(1, 1, 9), commit(2, 1, 9), records_commit(3, 1, &ann_joined(), 2)]);
+    let disk =
+        file_of(1, &[commit(1, 1, 9), commit(2, 1, 9), records_commit(3, 1, &ann_joined(), 2)]);
     let r = recovered(&disk);
     assert!(r.damage.is_empty(), "{:?}", r.damage);
     let [group] = &r.groups[..] else { panic!("{:?}", r.groups) };

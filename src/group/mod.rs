@@ -2,7 +2,9 @@
 //! shard the sequencer.
 
 mod member;
+pub mod roster_log;
 mod sequencer;
+pub mod state;
 
 use slab::Slab;
 

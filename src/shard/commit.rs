@@ -59,11 +59,19 @@ impl Filling {
     }
 
     /// What goes to the disk now; the messages only if they are `with` it.
-    fn hand_over(&mut self, number: CommitNumber, at: LogPos, with: bool, records: Taken) -> Commit {
+    fn hand_over(
+        &mut self,
+        number: CommitNumber,
+        at: LogPos,
+        newest_ms: u64,
+        with: bool,
+        records: Taken,
+    ) -> Commit {
         self.records.remove(records);
         let mut commit = Commit {
             number,
             at,
+            newest_ms,
             runs: Vec::new(),
             replies: Vec::new(),
             records: records.up_to,
@@ -83,6 +91,8 @@ impl Filling {
 pub struct Commit {
     pub number: CommitNumber,
     pub at: LogPos,
+    /// Unix milliseconds of its newest message.
+    pub newest_ms: u64,
     pub runs: Vec<Run>,
     pub replies: Vec<Reply>,
     /// It holds all records up to this one.
@@ -153,9 +163,10 @@ impl Shard {
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
         let len = buf.len();
         io.write_log(at.segment, at.offset, buf);
-        self.log.started(len, self.stamp.millis());
+        let newest_ms = self.stamp.millis();
+        self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
-        self.in_flight = Some(self.filling.hand_over(number, at, messages > 0, records));
+        self.in_flight = Some(self.filling.hand_over(number, at, newest_ms, messages > 0, records));
         self.prepare_segment(io);
     }
 

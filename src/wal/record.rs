@@ -179,10 +179,7 @@ mod tests {
         let mut bytes = Vec::new();
         put(&mut bytes, 200, 0xFFFF, 1, 2, b"name", b"data");
         all()[0].encode(&mut bytes);
-        assert_eq!(
-            records(&bytes).collect::<Vec<_>>(),
-            [Record::Unknown { kind: 200 }, all()[0]]
-        );
+        assert_eq!(records(&bytes).collect::<Vec<_>>(), [Record::Unknown { kind: 200 }, all()[0]]);
     }
 
     #[test]

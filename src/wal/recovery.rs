@@ -262,7 +262,7 @@ impl<'v> Recovery<'v> {
         for run in commit.runs() {
             self.out.max_epoch = self.out.max_epoch.max(run.epoch);
             let holds = match run.kind {
-                RunKind::Messages => self.messages(pos, commit.number, &run),
+                RunKind::Messages => self.messages(pos, commit, &run),
                 RunKind::Records => self.records(commit.number, &run),
                 RunKind::Other(_) => true,
             };
@@ -292,10 +292,10 @@ impl<'v> Recovery<'v> {
     }
 
     /// Takes a run of messages in; false if it contradicts what came before it.
-    fn messages(&mut self, pos: LogPos, number: CommitNumber, run: &Run<'_>) -> bool {
+    fn messages(&mut self, pos: LogPos, commit: &Commit<'_>, run: &Run<'_>) -> bool {
         self.out.messages += u64::from(run.count);
         let damaged = !self.out.damage.is_empty();
-        let group = self.group(number, run);
+        let group = self.group(commit.number, run);
         if !group.head_known {
             group.head_known = true;
             group.first = run.first;
@@ -310,7 +310,8 @@ impl<'v> Recovery<'v> {
         let jumps = run.first > group.head.next() && !damaged;
         let holds = !overlaps && !jumps && *group.name == *run.group;
         if !overlaps {
-            group.index.note(run.first, pos);
+            let bytes = (run.metas.len() + run.frames.len()) as u64;
+            group.index.note(run.first, pos, bytes, commit.max_stamp.millis());
         }
         group.head = group.head.max(run.last());
         group.epoch = group.epoch.max(run.epoch);

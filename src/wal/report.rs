@@ -174,7 +174,14 @@ impl ShardReport {
                 out,
                 "  group {} handle {} epoch {} messages {} to {}; {} durable members, {} keys, \
                  {} producers, {} receipts",
-                g.group, g.handle, g.epoch, g.first, g.head, g.members, g.keys, g.producers,
+                g.group,
+                g.handle,
+                g.epoch,
+                g.first,
+                g.head,
+                g.members,
+                g.keys,
+                g.producers,
                 g.receipts
             )?;
         }

@@ -56,7 +56,8 @@ pub(super) fn run(handle: u64, first: u64, count: u32, payload: usize) -> OwnedR
     let handle = Handle(handle);
     let (mut metas, mut frames) = (Vec::new(), Vec::new());
     for seq in first..first + u64::from(count) {
-        Meta { producer: [7; 16], producer_seq: seq, level: Level::Durable, receipt: 0 }.encode(&mut metas);
+        Meta { producer: [7; 16], producer_seq: seq, level: Level::Durable, receipt: 0 }
+            .encode(&mut metas);
         let bytes: Vec<u8> = (0..payload).map(|i| (i as u8 ^ seq as u8) | 1).collect();
         frames.extend(frame(handle, seq, &bytes));
     }
