@@ -5,6 +5,8 @@
 pub const MEMBER_ID_MAX: usize = 64;
 /// Longest group name, in bytes.
 pub const GROUP_NAME_MAX: usize = 128;
+/// Longest key of a group's state, in bytes.
+pub const STATE_KEY_MAX: usize = 128;
 /// Longest payload of one message, in bytes.
 pub const PAYLOAD_MAX: usize = 256 * 1024;
 /// Longest frame a client may send, in bytes after the length field.
@@ -36,6 +38,17 @@ pub const LOG_BLOCK: usize = 4096;
 pub const LOG_SECTOR: usize = 512;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
+/// Places that the log's reader keeps per producer and group to recognise a publish that is
+/// sent again; the most that `publish_window` can ask for.
+pub const PUBLISH_WINDOW_MAX: usize = 1024;
+/// Producers per group that the log's reader keeps; those that published last.
+pub const PRODUCERS_KEPT_MAX: usize = 64 * 1024;
+/// Receipts asked for per group that the log's reader keeps; the newest.
+pub const RECEIPTS_KEPT_MAX: usize = 64 * 1024;
+/// Most bytes of records in one commit; further ones wait for the next.
+pub const COMMIT_RECORDS_MAX: usize = 512 * 1024;
+/// Most bytes of one record: fits a state value as long as a payload.
+pub const RECORD_BYTES_MAX: usize = FRAME_MAX;
 /// Most parts (iovecs) in one socket write.
 pub const SEND_PARTS_MAX: usize = 64;
 /// Socket writes started in one turn before the shard looks at its inputs again.
@@ -57,10 +70,15 @@ const _: () = {
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
     // Each share may be passed by one message, and still the others get in.
     assert!(COMMIT_REALTIME_MAX + COMMIT_BULK_BESIDE_NORMAL + 2 * FRAME_MAX < COMMIT_STAGED_MAX);
+    assert!(
+        COMMIT_BYTES_MAX
+            > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX
+    );
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
     assert!(CLASSES_MAX < u16::MAX as usize);
     assert!(SHARDS_MAX <= 1 << 12);
     assert!(GROUP_NAME_MAX <= u8::MAX as usize);
+    assert!(STATE_KEY_MAX <= u8::MAX as usize);
     assert!(MEMBER_ID_MAX <= u8::MAX as usize);
 };

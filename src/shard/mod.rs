@@ -14,6 +14,7 @@ mod joins;
 mod peers;
 mod publish;
 mod queues;
+mod records;
 mod replies;
 mod sequence;
 mod start;
