@@ -2,6 +2,9 @@
 //! shard the sequencer.
 
 mod member;
+mod mail;
+pub mod receipts;
+mod roster;
 mod sequencer;
 
 use slab::Slab;
@@ -10,6 +13,8 @@ use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
 pub use member::{Chunk, Lag, Member};
+pub use mail::{Handed, Mail, Place};
+pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.
