@@ -351,7 +351,8 @@ impl Receipts {
             if pending.done {
                 return false;
             }
-            (pending.here, pending.joined) = (std::mem::take(&mut here), std::mem::take(&mut joined));
+            (pending.here, pending.joined) =
+                (std::mem::take(&mut here), std::mem::take(&mut joined));
             true
         });
         self.waiting -= here;
