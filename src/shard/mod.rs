@@ -8,6 +8,7 @@ mod conn;
 pub mod counters;
 mod drain;
 mod expire;
+mod heartbeats;
 mod inbox;
 mod io;
 mod joins;
@@ -40,6 +41,7 @@ use commit::{Commit, Filling};
 use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
+use heartbeats::Heartbeats;
 use inbox::Inbox;
 use queues::Queues;
 use wheel::Wheel;
@@ -70,6 +72,8 @@ pub struct Shard {
     counters: Arc<Counters>,
     figures: Figures,
 
+    /// Monotonic time of this turn.
+    now: Nanos,
     events: Vec<Event>,
     conns: Vec<Option<Box<Conn>>>,
     groups: Slab<Group>,
@@ -98,6 +102,7 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
 
     wheel: Wheel,
+    heartbeats: Heartbeats,
     fired: Vec<ConnId>,
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
@@ -128,6 +133,7 @@ impl Shard {
     fn wait(&mut self, io: &mut impl Io) {
         let until = self.may_wait_until();
         io.wait(until, &mut self.events);
+        self.now = io.now();
         self.mesh.woken();
     }
 
