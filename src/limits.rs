@@ -11,6 +11,10 @@ pub const PAYLOAD_MAX: usize = 256 * 1024;
 pub const FRAME_MAX: usize = PAYLOAD_MAX + 1024;
 /// Most groups in one JOIN or LEAVE, and most entries in one ACK.
 pub const FRAME_ENTRIES_MAX: usize = 256;
+/// Classes of groups in a configuration.
+pub const CLASSES_MAX: usize = 64;
+/// Patterns of one class.
+pub const CLASS_PATTERNS_MAX: usize = 256;
 /// Shards of one node; bounded by the 12 bits a [`crate::position::Handle`] has for it.
 pub const SHARDS_MAX: usize = 64;
 /// Most staged message bytes in one commit before sequencing waits.
@@ -45,6 +49,7 @@ const _: () = {
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
+    assert!(CLASSES_MAX < u16::MAX as usize);
     assert!(SHARDS_MAX <= 1 << 12);
     assert!(GROUP_NAME_MAX <= u8::MAX as usize);
     assert!(MEMBER_ID_MAX <= u8::MAX as usize);

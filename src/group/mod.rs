@@ -8,6 +8,7 @@ pub mod state;
 
 use slab::Slab;
 
+use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
@@ -51,6 +52,10 @@ pub struct ChunkWait {
 pub struct Group {
     /// Name.
     pub name: Box<[u8]>,
+    /// What the configuration says of it, by its name.
+    pub class: ClassId,
+    /// The class's priority.
+    pub priority: Priority,
     /// Number; 0 on a replica until the owner answered the first join.
     pub handle: Handle,
     /// Epoch of live messages.
@@ -77,6 +82,8 @@ impl Group {
     pub fn new(name: Box<[u8]>, handle: Handle, epoch: Epoch, role: Role) -> Self {
         Self {
             name,
+            class: ClassId::default(),
+            priority: Priority::default(),
             handle,
             epoch,
             tail: Tail::default(),

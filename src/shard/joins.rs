@@ -100,10 +100,18 @@ impl Shard {
         if self.groups.len() >= self.config.groups_max as usize {
             return None;
         }
+        Some(self.place_group(group))
+    }
+
+    /// Puts a group among those of this shard and gives it its class: owner and replicas
+    /// decide by the same name alike.
+    pub(super) fn place_group(&mut self, mut group: Group) -> u32 {
+        group.class = self.config.classes.of(&group.name);
+        group.priority = self.config.priority_of(group.class);
         let name = group.name.clone();
         let key = self.groups.insert(group) as u32;
         self.by_name.insert(name, key);
-        Some(key)
+        key
     }
 
     /// Counts a member in on the owner; `peer` is its shard if that is another one. Returns
