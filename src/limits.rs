@@ -5,6 +5,8 @@
 pub const MEMBER_ID_MAX: usize = 64;
 /// Longest group name, in bytes.
 pub const GROUP_NAME_MAX: usize = 128;
+/// Longest key of a group's state, in bytes.
+pub const STATE_KEY_MAX: usize = 128;
 /// Longest payload of one message, in bytes.
 pub const PAYLOAD_MAX: usize = 256 * 1024;
 /// Longest frame a client may send, in bytes after the length field.
@@ -52,5 +54,6 @@ const _: () = {
     assert!(CLASSES_MAX < u16::MAX as usize);
     assert!(SHARDS_MAX <= 1 << 12);
     assert!(GROUP_NAME_MAX <= u8::MAX as usize);
+    assert!(STATE_KEY_MAX <= u8::MAX as usize);
     assert!(MEMBER_ID_MAX <= u8::MAX as usize);
 };

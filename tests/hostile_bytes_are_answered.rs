@@ -184,7 +184,7 @@ fn random_bytes_hurt_nobody() {
     for round in 1..=300u64 {
         let mut stream = hello_bytes("hostile");
         let mut join = Vec::new();
-        let entry = fanfare::wire::JoinEntry { group: b"g", start: Start::Tail };
+        let entry = fanfare::wire::JoinEntry::live(b"g", Start::Tail);
         fanfare::wire::Join::encode(&mut join, 1, &[entry; 3]);
         stream.extend(&join);
         stream.extend(&publish);
