@@ -30,6 +30,17 @@ pub const LOG_BLOCK: usize = 4096;
 pub const LOG_SECTOR: usize = 512;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
+/// Places that the log's reader keeps per producer and group to recognise a publish that is
+/// sent again; the most that `publish_window` can ask for.
+pub const PUBLISH_WINDOW_MAX: usize = 1024;
+/// Producers per group that the log's reader keeps; those that published last.
+pub const PRODUCERS_KEPT_MAX: usize = 64 * 1024;
+/// Receipts asked for per group that the log's reader keeps; the newest.
+pub const RECEIPTS_KEPT_MAX: usize = 64 * 1024;
+/// Most bytes of records in one commit; further ones wait for the next.
+pub const COMMIT_RECORDS_MAX: usize = 512 * 1024;
+/// Most bytes of one record: fits a state value as long as a payload.
+pub const RECORD_BYTES_MAX: usize = FRAME_MAX;
 /// Most parts (iovecs) in one socket write.
 pub const SEND_PARTS_MAX: usize = 64;
 /// Socket writes started in one turn before the shard looks at its inputs again.
@@ -49,6 +60,10 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 const _: () = {
     assert!(FRAME_MAX > PAYLOAD_MAX + GROUP_NAME_MAX + 64);
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
+    assert!(
+        COMMIT_BYTES_MAX
+            > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX
+    );
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
     assert!(CLASSES_MAX < u16::MAX as usize);

@@ -146,6 +146,7 @@ impl Shard {
                 level: header.level,
                 producer: header.producer,
                 producer_seq: header.producer_seq,
+                receipt: 0,
                 sender,
                 payload,
             };
