@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
-use crate::shard::ConnId;
+use crate::shard::{Answer, Asked, ConnId};
 use crate::wire::{ErrorCode, GapReason, Published, Start};
 
 /// Everything one shard tells another in one turn, in order.
@@ -108,6 +108,10 @@ pub enum Message {
         /// The limit concerned.
         limit: u64,
     },
+    /// To the owner: a question about a group.
+    Ask(Box<Asked>),
+    /// From the owner: the answer, or a part of it.
+    Answer(Answer),
     /// To the owner: one member less.
     Leave {
         /// The group.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::ConnId;
+use super::queries::Asked;
 use crate::position::{MemberId, Nanos, ProducerId};
 
 /// Where a connection stands.
@@ -59,6 +60,10 @@ pub struct Conn {
     pub memberships: SmallVec<[Membership; 1]>,
     /// Memberships that have something to send, served in turn.
     pub dirty: VecDeque<Membership>,
+    /// Questions under way, those that are parked included.
+    pub asking: u8,
+    /// Questions that wait until the control queue has room for their answers.
+    pub parked: Vec<Asked>,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
     /// When the last byte came; before HELLO, when it was accepted.
@@ -85,6 +90,8 @@ impl Conn {
             control: Vec::new(),
             memberships: SmallVec::new(),
             dirty: VecDeque::new(),
+            asking: 0,
+            parked: Vec::new(),
             joining: 0,
             heard_at: now,
             progress_at: now,

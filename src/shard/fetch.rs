@@ -4,8 +4,21 @@ use super::Shard;
 use super::catch_up::{For, Read};
 use super::inbox::Origin;
 use crate::fanout::Tail;
-use crate::position::{Epoch, Handle, SegmentNumber, Seq};
+use crate::position::{Epoch, Handle, Seq};
 use crate::wire::{self, FETCHED_FIXED, Fetched, GapReason};
+
+/// A page of a group that does not exist.
+const NOTHING: Fetched<'_> = Fetched {
+    request: 0,
+    epoch: Epoch(0),
+    handle: Handle(0),
+    first: Seq(0),
+    last: Seq(0),
+    head: Seq(0),
+    gap: None,
+    more: false,
+    frames: &[],
+};
 
 /// What a page may hold.
 #[derive(Clone, Copy, Debug)]
@@ -82,17 +95,7 @@ impl Shard {
         count_max: u32,
         bytes_max: u32,
     ) -> usize {
-        let nothing = Fetched {
-            request: origin.request,
-            epoch: Epoch(0),
-            handle: Handle(0),
-            first: Seq(0),
-            last: Seq(0),
-            head: Seq(0),
-            gap: None,
-            more: false,
-            frames: &[],
-        };
+        let nothing = Fetched { request: origin.request, ..NOTHING };
         let frame_max = self.config.frame_max();
         let Some(&key) = self.by_name.get(name) else { return self.send_page(origin, &nothing) };
         let group = &mut self.groups[key as usize];
@@ -128,11 +131,23 @@ impl Shard {
         0
     }
 
+    /// The group of a FETCH was deleted while it waited.
+    pub(super) fn fetched_nothing(&mut self, handle: Handle, fetch: &FetchRead) {
+        let page = Fetched { request: fetch.origin.request, handle, ..NOTHING };
+        self.send_page(fetch.origin, &page);
+    }
+
     /// What the log has for a FETCH is here: `found` are frames from `read.from` on.
-    pub(super) fn fetched(&mut self, read: &Read, fetch: &FetchRead, found: Option<crate::wal::Collected>) {
+    pub(super) fn fetched(
+        &mut self,
+        read: &Read,
+        fetch: &FetchRead,
+        found: Option<crate::wal::Collected>,
+    ) {
         let FetchRead { origin, limits, head } = fetch;
         let to = limits.to;
-        let live_epoch = self.by_handle.get(&read.handle).map(|&key| self.groups[key as usize].epoch);
+        let live_epoch =
+            self.by_handle.get(&read.handle).map(|&key| self.groups[key as usize].epoch);
         let mut page = Page::default();
         let mut epoch = live_epoch.unwrap_or_default();
         if let Some(found) = &found {

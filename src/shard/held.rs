@@ -70,8 +70,7 @@ impl Shard {
     pub(super) fn refuse_all_held(&mut self, in_flight: Option<Ticket>) {
         for held in std::mem::take(&mut self.held.0) {
             let unknown = held.changed && in_flight.is_some_and(|up_to| held.ticket <= up_to);
-            let code =
-                if unknown { ErrorCode::Indeterminate } else { ErrorCode::StorageFailed };
+            let code = if unknown { ErrorCode::Indeterminate } else { ErrorCode::StorageFailed };
             self.refuse_held(held.origin, code);
         }
     }

@@ -7,15 +7,20 @@ mod conn;
 pub mod counters;
 mod drain;
 mod expire;
+mod fetch;
+mod held;
 mod inbox;
 mod io;
 mod joins;
 mod peers;
 mod publish;
+mod queries;
 mod records;
 mod replies;
+mod rosters;
 mod sequence;
 mod start;
+mod state;
 mod take;
 mod wheel;
 mod write;
@@ -37,12 +42,17 @@ use commit::{Commit, Filling};
 use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
+use held::HeldAnswers;
 use inbox::Inbox;
+use queries::Questions;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use queries::{Answer, Asked, Question};
 pub use start::{Active, ShardParts};
+pub use state::OwnedState;
 
 /// Whether a shard wants another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +98,9 @@ pub struct Shard {
     forwarded_bytes: u64,
     /// Connections that were paused because the inbox was full.
     throttled: Vec<ConnId>,
+    /// Questions about owned groups, and answers that wait for the disk.
+    questions: Questions,
+    held: HeldAnswers,
 
     stamp: Stamp,
     filling: Filling,
@@ -122,6 +135,7 @@ impl Shard {
         self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
         self.drain_mesh(io); // what other shards forwarded, announced, asked for
         self.sequence(io); //   inbox -> group seq -> staged for the next commit
+        self.answer_questions(io); // a slice of what clients ask about groups
         self.publish(); //      what is on disk: tails move, replies are released
         self.commit(io); //     then the next log write, covering all that was staged
         self.tell_peers(io); // peer rings get segments and replies
@@ -144,7 +158,8 @@ impl Shard {
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
         let has_work = !self.queues.ready.is_empty()
             || !self.queues.scans.is_empty()
-            || (self.can_sequence() && !self.inbox.is_empty());
+            || (self.can_sequence() && !self.inbox.is_empty())
+            || self.can_answer();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {
@@ -170,7 +185,7 @@ impl Shard {
         figures.wal_synced = self.log.synced().0;
         figures.tail_bytes = self.tail_bytes;
         figures.pinned_bytes = self.pins.bytes();
-        figures.inbox_bytes = self.inbox.bytes() + self.forwarded_bytes;
+        figures.inbox_bytes = self.inbox.bytes() + self.questions.bytes() + self.forwarded_bytes;
         self.counters.store(figures);
     }
 

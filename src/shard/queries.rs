@@ -16,7 +16,9 @@ use super::{ConnId, Io, Shard};
 use crate::limits::{QUERIES_MAX, QUERY_BYTES_PER_TURN, QUERY_COST};
 use crate::mesh::Message;
 use crate::position::Seq;
-use crate::wire::{ErrorCode, ErrorFrame, Expected, Fetch, RosterQuery, SetState, StateForm, SyncState};
+use crate::wire::{
+    ErrorCode, ErrorFrame, Expected, Fetch, RosterQuery, SetState, StateForm, SyncState,
+};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -231,12 +233,12 @@ impl Shard {
             if asked.origin.shard != self.id {
                 self.tell(asked.origin.shard, Message::Credit { bytes: asked.bytes() });
             }
-            budget = budget.saturating_sub(QUERY_COST + self.answer(asked, io));
+            budget = budget.saturating_sub(QUERY_COST + self.answer_question(asked, io));
         }
     }
 
     /// Answers a question, or has the answer wait for the disk; returns the bytes it took.
-    fn answer(&mut self, asked: Asked, io: &mut impl Io) -> usize {
+    fn answer_question(&mut self, asked: Asked, io: &mut impl Io) -> usize {
         let Asked { origin, group, question } = asked;
         match question {
             Question::Fetch { from, to, count_max, bytes_max } => {

@@ -29,7 +29,7 @@ impl Shard {
         if self.drain.is_some() {
             return self.refuse_publish(origin, ErrorCode::Draining, 0);
         }
-        if self.inbox.bytes() + self.forwarded_bytes > self.config.inbox_bytes_max {
+        if self.waiting_bytes() > self.config.inbox_bytes_max {
             self.throttle(id);
         }
         let owner = self.owner_of(publish.group);
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     /// Backpressure: who publishes into a full inbox is not read until it has drained.
-    fn throttle(&mut self, id: ConnId) {
+    pub(super) fn throttle(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         if !conn.throttled {
             conn.throttled = true;
@@ -181,8 +181,7 @@ impl Shard {
     }
 
     fn unthrottle(&mut self, io: &mut impl Io) {
-        let waiting = self.inbox.bytes() + self.forwarded_bytes;
-        if self.throttled.is_empty() || waiting > self.config.inbox_bytes_max / 2 {
+        if self.throttled.is_empty() || self.waiting_bytes() > self.config.inbox_bytes_max / 2 {
             return;
         }
         for id in std::mem::take(&mut self.throttled) {

@@ -103,6 +103,8 @@ impl Shard {
             inbox: super::inbox::Inbox::default(),
             forwarded_bytes: 0,
             throttled: Vec::new(),
+            questions: super::queries::Questions::default(),
+            held: super::held::HeldAnswers::default(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,

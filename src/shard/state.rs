@@ -11,7 +11,9 @@ use crate::group::state::{Change, Form, Limit, State, Verdict};
 use crate::limits::STATE_KEYS_MAX;
 use crate::position::{Handle, Stamp};
 use crate::wal::Record;
-use crate::wire::{self, Conflict, ErrorCode, Expected, STATE_FIXED, StateForm, StateHead, StateSet};
+use crate::wire::{
+    self, Conflict, ErrorCode, Expected, STATE_FIXED, StateForm, StateHead, StateSet,
+};
 
 /// The state of an owned group, and how far it is on disk.
 #[derive(Debug, Default)]
@@ -35,7 +37,7 @@ impl Shard {
     ) -> usize {
         let refused = match self.drain {
             Some(_) => Err((ErrorCode::Draining, 0)),
-            None => self.may_record(),
+            None => self.may_publish().and_then(|()| self.may_record()),
         };
         if let Err((code, limit)) = refused {
             let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
