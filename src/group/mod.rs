@@ -1,7 +1,10 @@
 //! A group on one shard: its tail, its local members and their cursors, and on the owner
 //! shard the sequencer.
 
+mod mail;
 mod member;
+pub mod receipts;
+mod roster;
 pub mod roster_log;
 mod sequencer;
 pub mod state;
@@ -13,7 +16,9 @@ use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::shard::OwnedState;
 
+pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
+pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.
