@@ -183,6 +183,11 @@ impl State {
         self.version = self.version.max(horizon);
     }
 
+    /// Says that versions up to `version` were given.
+    pub fn raise_version(&mut self, version: u64) {
+        self.version = self.version.max(version);
+    }
+
     fn put(&mut self, key: &[u8], value: Value) {
         let version = value.version;
         let live_len = |value: &Value| {

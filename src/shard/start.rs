@@ -9,6 +9,7 @@ use twox_hash::XxHash3_64;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
+use super::state::OwnedState;
 use super::{Queues, Shard};
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
@@ -131,7 +132,8 @@ impl Shard {
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
-            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;

@@ -7,10 +7,10 @@ use super::inbox::Origin;
 use super::queries::{Asked, Question, SyncPage};
 use super::records::Ticket;
 use super::replies::{Refusal, refusal_text};
-use crate::group::state::{Change, Form, Limit, State, Verdict};
+use crate::group::state::{Change, Entry, Form, Limit, State, Verdict};
 use crate::limits::STATE_KEYS_MAX;
-use crate::position::{Handle, Stamp};
-use crate::wal::Record;
+use crate::position::{Epoch, Handle, Stamp};
+use crate::wal::{GroupState, Record, StateEntry};
 use crate::wire::{
     self, Conflict, ErrorCode, Expected, STATE_FIXED, StateForm, StateHead, StateSet,
 };
@@ -22,6 +22,51 @@ pub struct OwnedState {
     pub state: State,
     /// Record of its newest change.
     pub ticket: Ticket,
+}
+
+impl OwnedState {
+    /// The state as recovery found it, if there is any. `lost_below` is the lowest epoch of a
+    /// group whose log lost nothing: versions of a group with an older one may have been given
+    /// to changes that are gone, so they are not used again, and clients get snapshots.
+    pub(super) fn recovered(
+        durable: &GroupState,
+        epoch: Epoch,
+        lost_below: Epoch,
+    ) -> Option<Box<Self>> {
+        let mut owned = Box::<Self>::default();
+        for (key, value) in &durable.entries {
+            if key.is_empty() {
+                owned.state.raise(value.version);
+                continue;
+            }
+            let data = (!value.deleted).then_some(&value.data[..]);
+            let (version, stamp) = (value.version, value.stamp);
+            owned.state.restore(&Entry { key, version, stamp, data });
+        }
+        owned.state.raise_version(durable.state_version);
+        let changed = owned.state.version() > 0;
+        if changed && epoch < lost_below {
+            owned.state.raise(u64::from(lost_below.0) << 32);
+        }
+        changed.then_some(owned)
+    }
+
+    /// Puts the state into what a snapshot holds. How far deletions are forgotten goes into an
+    /// entry without a key.
+    pub fn capture(&self, durable: &mut GroupState) {
+        durable.state_version = self.state.version();
+        let keep = |entry: Entry<'_>| {
+            let (version, stamp, deleted) = (entry.version, entry.stamp, entry.data.is_none());
+            let data = entry.data.unwrap_or_default().into();
+            (entry.key.into(), StateEntry { version, stamp, deleted, data })
+        };
+        durable.entries = self.state.after(0).map(keep).collect();
+        if self.state.horizon() > 0 {
+            let (version, deleted) = (self.state.horizon(), true);
+            let forgotten = StateEntry { version, deleted, ..StateEntry::default() };
+            durable.entries.insert(Box::default(), forgotten);
+        }
+    }
 }
 
 impl Shard {
