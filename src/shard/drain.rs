@@ -98,11 +98,10 @@ impl Shard {
         self.inbox.is_empty()
             && self.questions.is_empty()
             && self.held.is_empty()
-            && self.forwarded_bytes == 0
+            && self.backpressure.forwarded_bytes() == 0
             && log_idle
             && self.reads.is_idle()
-            && self.queues.ready.is_empty()
-            && self.queues.scans.is_empty()
+            && self.queues.is_empty()
             && self.writes_in_flight == 0
             && self.mesh.is_flushed()
     }

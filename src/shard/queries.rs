@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use super::backpressure::QUESTIONS;
 use super::inbox::Origin;
 use super::peers::FORWARD_OVERHEAD;
 use super::replies::Refusal;
@@ -161,14 +162,7 @@ impl Shard {
         }
         let (key, data) = (set.key.into(), set.data.map(Into::into));
         self.ask(id, set.request, set.group, Question::Set { expected: set.expected, key, data });
-        if self.waiting_bytes() > self.config.inbox_bytes_max {
-            self.throttle(id);
-        }
-    }
-
-    /// Bytes of publishes and questions that wait, those that were forwarded included.
-    pub(super) fn waiting_bytes(&self) -> u64 {
-        self.inbox.bytes() + self.questions.bytes() + self.forwarded_bytes
+        self.throttle_questions(id);
     }
 
     fn ask(&mut self, id: ConnId, request: u32, group: &[u8], question: Question) {
@@ -200,7 +194,7 @@ impl Shard {
         if owner == self.id {
             self.questions.push(asked);
         } else if let Some(peer) = self.mesh.peer(owner) {
-            self.forwarded_bytes += asked.bytes();
+            self.backpressure.forwarded(QUESTIONS, asked.bytes());
             peer.tell(Message::Ask(Box::new(asked)));
         }
     }
@@ -231,7 +225,10 @@ impl Shard {
             && let Some(asked) = self.questions.pop()
         {
             if asked.origin.shard != self.id {
-                self.tell(asked.origin.shard, Message::Credit { bytes: asked.bytes() });
+                self.tell(
+                    asked.origin.shard,
+                    Message::Credit { priority: QUESTIONS, bytes: asked.bytes() },
+                );
             }
             budget = budget.saturating_sub(QUERY_COST + self.answer_question(asked, io));
         }
