@@ -19,6 +19,7 @@ mod queries;
 mod queues;
 mod records;
 mod replies;
+mod retention;
 mod rosters;
 mod sequence;
 mod start;
@@ -115,6 +116,7 @@ pub struct Shard {
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
+    retention_pass: Option<retention::Pass>,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
