@@ -194,7 +194,8 @@ impl Shard {
         let slice = Slice { sends: SENDS_PER_TURN - kept, bytes: ride };
         let left = self.write_lane(Priority::Realtime, slice, io);
         let (mut sends, mut bytes) = (left.sends + kept, bytes - (ride - left.bytes));
-        let part = |all: usize, share: bool| if share { (all / BULK_SHARE).max(1) } else { 0 };
+        let part =
+            |all: usize, share: bool| if share { (all / BULK_SHARE).max(1).min(all) } else { 0 };
         let shared = self.queues.waits(Priority::Bulk);
         for lane in [Priority::Normal, Priority::Bulk, Priority::Normal] {
             let share = shared && lane == Priority::Normal && self.queues.waits(Priority::Bulk);
