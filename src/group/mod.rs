@@ -16,7 +16,7 @@ use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
 pub use mail::{Handed, Mail, Place};
-pub use member::{Chunk, Lag, Member};
+pub use member::{Chunk, DurableMember, Lag, Member};
 pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 

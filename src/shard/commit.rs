@@ -127,6 +127,7 @@ impl Shard {
         if self.in_flight.is_some() || self.log.is_poisoned() {
             return;
         }
+        self.stage_cursors(io.now());
         if self.filling.is_empty() {
             return;
         }
@@ -193,11 +194,14 @@ impl Shard {
             error = %std::io::Error::from_raw_os_error(errno),
             "log write failed; this shard accepts no more messages until the server is restarted"
         );
+        let mut records = None;
         if let Some(commit) = self.in_flight.take() {
+            records = Some(commit.records);
             for reply in commit.replies {
                 self.refuse_publish(reply.origin, ErrorCode::Indeterminate, 0);
             }
         }
+        self.refuse_roster_changes(records);
         for reply in std::mem::take(&mut self.filling.replies) {
             self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
         }

@@ -98,6 +98,9 @@ impl Shard {
         self.inbox.is_empty()
             && self.forwarded_bytes == 0
             && log_idle
+            && (self.log.is_poisoned() || self.cursors.is_empty())
+            && self.roster_changes.is_empty()
+            && self.acks_are_told()
             && self.reads.is_idle()
             && self.queues.ready.is_empty()
             && self.queues.scans.is_empty()

@@ -5,7 +5,9 @@ mod catch_up;
 mod commit;
 mod conn;
 pub mod counters;
+mod cursors;
 mod drain;
+mod durable;
 mod expire;
 mod inbox;
 mod io;
@@ -34,14 +36,18 @@ use crate::wal::Log;
 
 use catch_up::Reads;
 use commit::{Commit, Filling};
-use conn::Conn;
+use conn::{Conn, Membership};
 use counters::{Counters, Figures};
+use cursors::{AcksOut, Cursors};
 use drain::Drain;
+use durable::RosterChanges;
 use inbox::Inbox;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use durable::Wanted;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use joins::Accepted;
 pub use start::{Active, ShardParts};
 
 /// Whether a shard wants another turn.
@@ -88,6 +94,15 @@ pub struct Shard {
     forwarded_bytes: u64,
     /// Connections that were paused because the inbox was full.
     throttled: Vec<ConnId>,
+
+    /// Joins and leaves of durable members that wait for the disk.
+    roster_changes: RosterChanges,
+    /// Cursors that the log does not have yet.
+    cursors: Cursors,
+    /// Acknowledgements for the owners of foreign groups, by shard.
+    acks_out: Vec<AcksOut>,
+    /// Local members whose cursor moved over a gap that is in the write being made.
+    stepped: Vec<Membership>,
 
     stamp: Stamp,
     filling: Filling,

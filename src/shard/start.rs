@@ -12,7 +12,7 @@ use super::drain::Control;
 use super::{Queues, Shard};
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
-use crate::group::{Group, Role, Sequencer};
+use crate::group::{Group, Role, Roster, Sequencer};
 use crate::mesh::Mesh;
 use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
 use crate::wal::{Log, Recovered, SegmentInfo};
@@ -103,6 +103,10 @@ impl Shard {
             inbox: super::inbox::Inbox::default(),
             forwarded_bytes: 0,
             throttled: Vec::new(),
+            roster_changes: super::durable::RosterChanges::default(),
+            cursors: super::cursors::Cursors::default(),
+            acks_out: Vec::new(),
+            stepped: Vec::new(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,
@@ -129,7 +133,9 @@ impl Shard {
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
-            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.roster =
+                Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;
