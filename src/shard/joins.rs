@@ -183,7 +183,7 @@ impl Shard {
             let handle = self.groups[membership.group as usize].handle;
             if let Some(conn) = self.conn(id) {
                 conn.memberships.retain(|m| *m != membership);
-                conn.dirty.retain(|m| *m != membership);
+                conn.dirty.remove(membership);
             }
             match self.take_member(membership) {
                 Some(durable) => self.leave_for_good(id, leave.request, membership.group, durable),
