@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::config::Priority;
 use crate::group::RosterKey;
 use crate::position::{Epoch, Handle, Level, MemberId, ProducerId, Seq};
-use crate::shard::{Accepted, ConnId, Wanted};
+use crate::shard::{Accepted, Answer, Asked, ConnId, Wanted};
 use crate::wire::{ErrorCode, GapReason, Published};
 
 /// Everything one shard tells another in one turn, in order.
@@ -123,6 +123,10 @@ pub enum Message {
         /// The limit concerned.
         limit: u64,
     },
+    /// To the owner: a question about a group.
+    Ask(Box<Asked>),
+    /// From the owner: the answer, or a part of it.
+    Answer(Answer),
     /// To the owner: a connection is no longer in a group.
     Leave {
         /// The connection.

@@ -212,6 +212,7 @@ impl Shard {
             }
         }
         self.refuse_roster_changes(records);
+        self.refuse_all_held(records);
         for reply in std::mem::take(&mut self.filling.replies) {
             self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
         }

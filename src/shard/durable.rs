@@ -378,7 +378,8 @@ impl Shard {
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         let members = sequencer.members + sequencer.roster_waits;
         let roster = sequencer.roster.as_deref();
-        let used = sequencer.sequenced > Seq(0) || roster.is_some_and(|r| r.staged_version > 0);
+        let has_roster = roster.is_some_and(|roster| roster.staged_version > 0);
+        let used = sequencer.sequenced > Seq(0) || sequencer.state.is_some() || has_roster;
         // A publish in the inbox holds the key of its group.
         if members == 0 && !used && self.inbox.is_empty() {
             self.forget_group(key);

@@ -36,6 +36,7 @@ impl Shard {
             self.reply(reply);
         }
         self.release_roster_changes();
+        self.release_held();
     }
 
     /// Publishes what has level memory and waits for nothing.

@@ -10,6 +10,7 @@ use super::Shard;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
+use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Roster, Sequencer};
@@ -101,6 +102,8 @@ impl Shard {
             groups_created: 0,
             mesh: parts.mesh,
             inbox: super::inbox::Inbox::default(),
+            questions: super::queries::Questions::default(),
+            held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
             roster_changes: super::durable::RosterChanges::default(),
             cursors: super::cursors::Cursors::default(),
@@ -123,6 +126,7 @@ impl Shard {
             sweep_at: None,
             storage_retry_at: None,
             retention_at: Some(parts.now),
+            retention_pass: None,
             control: parts.control,
             drain: None,
             config,
@@ -135,6 +139,7 @@ impl Shard {
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
             sequencer.roster =
                 Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
+            sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;

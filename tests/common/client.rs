@@ -7,9 +7,10 @@ use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, Seq, Stamp};
 use fanfare::wire::{
     Ack, Acks, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish, Published,
-    Receipt, Redeliver, ServerFrame, Start, Welcome, split,
+    Receipt, Redeliver, ServerFrame, Start, StateSet, Welcome, split,
 };
 
+use super::queries::{ConflictGot, Page, RosterPage, StatePage};
 use super::{SOON, Server};
 
 /// A frame of the server, owned.
@@ -63,6 +64,11 @@ pub enum Got {
     Receipt(Receipt),
     Redeliver(Redeliver),
     Probe(u64),
+    Fetched(Page),
+    State(StatePage),
+    StateSet(StateSet),
+    Conflict(ConflictGot),
+    Roster(RosterPage),
     /// The server ended the connection.
     Closed,
 }
@@ -110,6 +116,11 @@ impl Got {
             ServerFrame::Receipt(receipt) => Self::Receipt(receipt),
             ServerFrame::Redeliver(redeliver) => Self::Redeliver(redeliver),
             ServerFrame::Probe { token } => Self::Probe(token),
+            ServerFrame::Fetched(page) => Self::Fetched(Page::of(&page)),
+            ServerFrame::State(state) => Self::State(StatePage::of(&state)),
+            ServerFrame::StateSet(set) => Self::StateSet(set),
+            ServerFrame::Conflict(conflict) => Self::Conflict(ConflictGot::of(&conflict)),
+            ServerFrame::Roster(roster) => Self::Roster(RosterPage::of(&roster)),
             other => panic!("nobody asked for {other:?}"),
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod durable;
+pub mod queries;
 pub mod server;
 
 pub use client::{Client, Follower, Got};
