@@ -2,6 +2,7 @@
 //! shard the sequencer.
 
 mod member;
+mod producers;
 mod sequencer;
 
 use slab::Slab;
@@ -10,6 +11,9 @@ use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
 pub use member::{Chunk, Lag, Member};
+pub use producers::{
+    Attempt, ProducerLimits, Producers, SavedProducer, Slot, Unacceptable, Verdict,
+};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.
