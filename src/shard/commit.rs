@@ -54,6 +54,8 @@ pub struct Filling {
 pub struct Commit {
     pub number: CommitNumber,
     pub at: LogPos,
+    /// Unix milliseconds of its newest message.
+    pub newest_ms: u64,
     pub runs: Vec<Run>,
     pub replies: Vec<Reply>,
     /// It is on disk and may be published.
@@ -114,12 +116,13 @@ impl Shard {
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
         debug_assert_eq!(buf.len(), len);
         io.write_log(at.segment, at.offset, buf);
-        self.log.started(len, self.stamp.millis());
+        let newest_ms = self.stamp.millis();
+        self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
         self.filling.staged_bytes = 0;
         let runs = std::mem::take(&mut self.filling.runs);
         let replies = std::mem::take(&mut self.filling.replies);
-        self.in_flight = Some(Commit { number, at, runs, replies, synced: false });
+        self.in_flight = Some(Commit { number, at, newest_ms, runs, replies, synced: false });
         self.prepare_segment(io);
     }
 

@@ -18,7 +18,8 @@ impl Shard {
             let group = &mut self.groups[run.group as usize];
             if let Some(sequencer) = group.sequencer() {
                 sequencer.synced = run.segment.last();
-                sequencer.index.note(run.segment.first(), commit.at);
+                let bytes = (run.metas.len() + run.segment.bytes().len()) as u64;
+                sequencer.index.note(run.segment.first(), commit.at, bytes, commit.newest_ms);
                 if run.has_memory {
                     sequencer.memory_marked = commit.at.segment;
                 }

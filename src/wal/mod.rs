@@ -28,7 +28,7 @@ pub mod tool;
 
 pub use commit::{Commit, CommitFault, commit_len, decode_commit, encode_commit};
 pub use damage::{Damage, DamageKind, Torn};
-pub use index::{GroupIndex, LogPos};
+pub use index::{GroupIndex, IndexEntry, LogPos};
 pub use log::{Log, Room, SegmentInfo};
 pub use manifest::{DataDir, Manifest, ManifestError};
 pub use quarantine::quarantine;

@@ -275,7 +275,8 @@ impl<'v> Recovery<'v> {
             let jumps = run.first > group.head.next() && self.out.damage.is_empty();
             let contradicts = overlaps || jumps || *group.name != *run.group;
             if !overlaps {
-                group.index.note(run.first, pos);
+                let bytes = (run.metas.len() + run.frames.len()) as u64;
+                group.index.note(run.first, pos, bytes, commit.max_stamp.millis());
             }
             group.head = group.head.max(run.last());
             group.epoch = group.epoch.max(run.epoch);
