@@ -24,6 +24,11 @@ pub const LOG_BLOCK: usize = 4096;
 pub const LOG_SECTOR: usize = 512;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
+/// Places that are remembered per producer and group to recognise a publish that is sent
+/// again; the most that `publish_window` can ask for.
+pub const PUBLISH_WINDOW_MAX: usize = 1024;
+/// Producers per group that are remembered; the most that `producers_per_group_max` can ask for.
+pub const PRODUCERS_KEPT_MAX: usize = 64 * 1024;
 /// Most parts (iovecs) in one socket write.
 pub const SEND_PARTS_MAX: usize = 64;
 /// Socket writes started in one turn before the shard looks at its inputs again.

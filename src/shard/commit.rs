@@ -10,7 +10,7 @@ use crate::group::Group;
 use crate::position::{CommitNumber, Nanos, Seq};
 use crate::ring::LogBuf;
 use crate::wal::{self, LogPos, Room};
-use crate::wire::{ErrorCode, Published};
+use crate::wire::Published;
 
 /// How long after a full disk the next segment is tried again.
 const STORAGE_RETRY_MS: u64 = 1_000;
@@ -89,6 +89,7 @@ impl Shard {
             return;
         }
         if self.filling.groups.is_empty() && self.filling.runs.is_empty() {
+            self.filling.staged_bytes = 0;
             return;
         }
         for key in std::mem::take(&mut self.filling.groups) {
@@ -116,6 +117,11 @@ impl Shard {
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
         debug_assert_eq!(buf.len(), len);
         io.write_log(at.segment, at.offset, buf);
+        for run in &self.filling.runs {
+            if let Some(sequencer) = self.groups[run.group as usize].sequencer() {
+                sequencer.handed = run.segment.last();
+            }
+        }
         let newest_ms = self.stamp.millis();
         self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
@@ -140,8 +146,7 @@ impl Shard {
         }
     }
 
-    /// Nobody may learn of what was in flight: whether it is on disk is known only to
-    /// recovery. What was not handed to the disk is refused for certain.
+    /// The log takes nothing more.
     fn poison(&mut self, errno: i32) {
         error!(
             shard = self.id.0,
@@ -149,20 +154,12 @@ impl Shard {
             error = %std::io::Error::from_raw_os_error(errno),
             "log write failed; this shard accepts no more messages until the server is restarted"
         );
-        if let Some(commit) = self.in_flight.take() {
-            for reply in commit.replies {
-                self.refuse_publish(reply.origin, ErrorCode::Indeterminate, 0);
-            }
+        let in_flight = self.in_flight.take().map_or_else(Vec::new, |commit| commit.replies);
+        for reply in in_flight.into_iter().chain(std::mem::take(&mut self.filling.replies)) {
+            self.answer_after_failure(reply);
         }
-        for reply in std::mem::take(&mut self.filling.replies) {
-            self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
-        }
-        while let Some((header, _, payload)) = self.inbox.front() {
-            let bytes = payload.len() as u64;
-            self.inbox.pop();
-            self.give_credit(header.origin.shard, bytes);
-            self.refuse_publish(header.origin, ErrorCode::StorageFailed, 0);
-        }
+        // The inbox is judged once more: what has its place on disk is still answered.
+        self.filling.staged_bytes = 0;
     }
 
     /// Has the next segment created ahead of its use.

@@ -6,6 +6,7 @@ mod commit;
 mod conn;
 pub mod counters;
 mod drain;
+mod duplicates;
 mod expire;
 mod inbox;
 mod io;

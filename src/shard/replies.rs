@@ -45,6 +45,21 @@ pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
         ErrorCode::Indeterminate => {
             "the log failed while the message was under way; after a restart look whether it is there"
         }
+        ErrorCode::UnknownProducer => {
+            "the group does not know this producer; number its messages from 1"
+        }
+        ErrorCode::ProducerGap => {
+            "a message of this producer before this one was not accepted; send it first"
+        }
+        ErrorCode::ProducerSeqTooOld => {
+            "the message is older than what is recognised; it may be in the group or not"
+        }
+        ErrorCode::ProducerTaken => {
+            "the producer id belongs to another member; draw one at random for each member"
+        }
+        ErrorCode::TooManyProducers => {
+            "the group has as many active producers as it may; raise producers_per_group_max or wait"
+        }
         ErrorCode::Draining => "the server is stopping; reconnect and publish again",
         _ => "the request was refused",
     }

@@ -57,6 +57,18 @@ pub enum ErrorCode {
     Unsupported = 111,
     /// The server is stopping and takes no more messages; this one was not accepted.
     Draining = 112,
+    /// The group does not know this producer, and its first publish is not number 1;
+    /// `limit` is 1.
+    UnknownProducer = 113,
+    /// A publish before this one is missing; `limit` is the number that is expected next.
+    ProducerGap = 114,
+    /// The publish is older than what the server still recognises; `limit` is the oldest
+    /// number that it does.
+    ProducerSeqTooOld = 115,
+    /// The producer id belongs to another member.
+    ProducerTaken = 116,
+    /// The group holds as many producers as it may; `limit` is that number.
+    TooManyProducers = 117,
 }
 
 impl ErrorCode {
@@ -96,6 +108,11 @@ impl ErrorCode {
             110 => E::Indeterminate,
             111 => E::Unsupported,
             112 => E::Draining,
+            113 => E::UnknownProducer,
+            114 => E::ProducerGap,
+            115 => E::ProducerSeqTooOld,
+            116 => E::ProducerTaken,
+            117 => E::TooManyProducers,
             _ => return None,
         })
     }
