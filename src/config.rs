@@ -1,14 +1,19 @@
 //! What an operator may set, with defaults that need no configuration.
 
 mod args;
+mod class_keys;
+mod classes;
 mod error;
 mod keys;
 mod load;
 mod print;
 
 pub use args::ServeArgs;
+pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
 pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +41,6 @@ pub struct ShardConfig {
     pub members_per_group_max: u32,
     /// Groups per member.
     pub groups_per_member_max: u32,
-    /// Publishes per producer and group that are recognised when they are sent again.
-    pub publish_window: u32,
     /// Producers per group that are remembered.
     pub producers_per_group_max: u32,
     /// A producer that published within this time is not forgotten for another one.
@@ -77,6 +80,17 @@ pub struct ShardConfig {
     pub ack_every: u32,
     /// ... or after this time.
     pub ack_interval_ms: u32,
+    /// What was sent to a durable member and is not acknowledged after this time may be sent
+    /// again.
+    pub ack_timeout_ms: u32,
+    /// Newest publishes of a producer in a group that are sure to be recognised when they are
+    /// sent again.
+    pub publish_window: u32,
+    /// Redeliveries without any progress before a durable member is disconnected.
+    pub redeliver_max: u32,
+    /// Classes of groups.
+    #[serde(skip)]
+    pub classes: Arc<Classes>,
 }
 
 impl Default for ShardConfig {
@@ -90,7 +104,6 @@ impl Default for ShardConfig {
             groups_max: 1_000_000,
             members_per_group_max: 1_000_000,
             groups_per_member_max: 1_000,
-            publish_window: limits::PUBLISH_WINDOW_MAX as u32,
             producers_per_group_max: limits::PRODUCERS_KEPT_MAX as u32,
             producer_ttl_ms: 600_000,
             payload_max: 64 * 1024,
@@ -110,6 +123,10 @@ impl Default for ShardConfig {
             level: Level::Durable,
             ack_every: 256,
             ack_interval_ms: 1_000,
+            ack_timeout_ms: 30_000,
+            publish_window: 1_024,
+            redeliver_max: 16,
+            classes: Arc::default(),
         }
     }
 }

@@ -3,17 +3,18 @@
 
 mod member;
 mod producers;
+pub mod roster_log;
 mod sequencer;
+pub mod state;
 
 use slab::Slab;
 
+use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
 pub use member::{Chunk, Lag, Member};
-pub use producers::{
-    Attempt, ProducerLimits, Producers, SavedProducer, Slot, Unacceptable, Verdict,
-};
+pub use producers::{Attempt, ProducerLimits, Producers, Slot, Unacceptable, Verdict};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.
@@ -53,6 +54,10 @@ pub struct ChunkWait {
 pub struct Group {
     /// Name.
     pub name: Box<[u8]>,
+    /// What the configuration says of it, by its name.
+    pub class: ClassId,
+    /// The class's priority.
+    pub priority: Priority,
     /// Number; 0 on a replica until the owner answered the first join.
     pub handle: Handle,
     /// Epoch of live messages.
@@ -79,6 +84,8 @@ impl Group {
     pub fn new(name: Box<[u8]>, handle: Handle, epoch: Epoch, role: Role) -> Self {
         Self {
             name,
+            class: ClassId::default(),
+            priority: Priority::default(),
             handle,
             epoch,
             tail: Tail::default(),

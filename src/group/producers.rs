@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use twox_hash::XxHash3_64;
 
 use crate::position::{Epoch, ProducerId, Seq};
+use crate::wal::ProducerState;
 
 /// Up to this many producers are looked through; more get an index.
 const UNINDEXED_MAX: usize = 8;
@@ -128,19 +129,6 @@ impl Producer {
     }
 }
 
-/// A producer as a snapshot keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedProducer {
-    /// Its id.
-    pub id: ProducerId,
-    /// The member that it belongs to.
-    pub member: Box<[u8]>,
-    /// Its last number that has a place.
-    pub last: u64,
-    /// The places up to that of `last`.
-    pub window: VecDeque<(Seq, Epoch)>,
-}
-
 /// The producers of one group.
 #[derive(Debug)]
 pub struct Producers {
@@ -227,41 +215,45 @@ impl Producers {
         self.table.is_empty()
     }
 
-    /// What a snapshot keeps, the one longest unused first: nothing beyond `synced`, since a
-    /// crash may take that.
-    pub fn save(&self, synced: Seq) -> impl Iterator<Item = SavedProducer> {
-        let mut next = self.oldest;
-        std::iter::from_fn(move || {
-            let producer = self.table.get(next as usize)?;
-            next = producer.newer;
+    /// What is durable of the producers: nothing beyond `synced`, since a crash may take that.
+    pub fn to_state(&self, synced: Seq) -> impl Iterator<Item = (ProducerId, ProducerState)> {
+        let durable = move |producer: &Producer| {
             let durable = producer.window.partition_point(|place| place.seq() <= synced);
-            let unsynced = (producer.window.len() - durable) as u64;
-            let places = producer.window.range(..durable);
-            Some(SavedProducer {
-                id: producer.id,
-                member: producer.member.clone(),
-                last: producer.last - unsynced,
-                window: places.map(|place| (place.seq(), place.epoch())).collect(),
-            })
-        })
-        .filter(|saved| saved.last > 0)
+            let last = producer.last - (producer.window.len() - durable) as u64;
+            let window = producer
+                .window
+                .range(..durable)
+                .map(|place| (place.seq(), place.epoch()))
+                .collect();
+            let member = producer.member.as_ref().into();
+            (producer.id, ProducerState { member, last, window })
+        };
+        self.table.iter().map(durable).filter(|(_, state)| state.last > 0)
     }
 
-    /// Takes back what [`Producers::save`] or recovery gave. Its time begins anew, so that a
-    /// restart never makes a producer forgotten early; there may be more than the limit.
-    pub fn restore(&mut self, saved: SavedProducer, now_ms: u64, limits: &ProducerLimits) {
-        let fits = (saved.window.len() as u64..u64::MAX).contains(&saved.last);
-        if !fits || self.find(&saved.id).is_some() {
-            return;
-        }
+    /// Takes back what [`Producers::to_state`] or recovery gave. The time of each begins anew,
+    /// so that a restart never makes one forgotten early; there may be more than the limit.
+    pub fn restore(
+        &mut self,
+        saved: impl IntoIterator<Item = (ProducerId, ProducerState)>,
+        now_ms: u64,
+        limits: &ProducerLimits,
+    ) {
+        let fits = |state: &ProducerState| {
+            (state.window.len() as u64..u64::MAX).contains(&state.last) && state.last > 0
+        };
+        let mut saved: Vec<_> = saved.into_iter().filter(|(_, state)| fits(state)).collect();
+        saved.sort_by_key(|(_, state)| state.window.back().map(|(seq, _)| *seq));
         let unlimited = ProducerLimits { producers_max: usize::MAX, ..*limits };
-        let slot = self.admit(saved.id, saved.member, &unlimited);
-        let producer = &mut self.table[slot as usize];
-        producer.last = saved.last;
-        let skipped = saved.window.len().saturating_sub(limits.window);
-        let places = saved.window.iter().skip(skipped);
-        producer.window = places.map(|(seq, epoch)| Place::new(*seq, *epoch)).collect();
-        self.used(slot, now_ms);
+        for (id, state) in saved {
+            let slot = self.admit(id, state.member.as_ref().into(), &unlimited);
+            let producer = &mut self.table[slot as usize];
+            producer.last = state.last;
+            let skipped = state.window.len().saturating_sub(limits.window);
+            let places = state.window.iter().skip(skipped);
+            producer.window = places.map(|(seq, epoch)| Place::new(*seq, *epoch)).collect();
+            self.used(slot, now_ms);
+        }
     }
 
     fn find(&self, id: &ProducerId) -> Option<u32> {

@@ -141,17 +141,17 @@ fn what_is_saved_is_what_the_disk_has() {
     group.publish(1, 2).unwrap();
     group.publish(2, 1).unwrap();
     group.publish(1, 3).unwrap();
-    let saved: Vec<_> = group.producers.save(Seq(2)).collect();
+    let saved: Vec<_> = group.producers.to_state(Seq(2)).collect();
     assert_eq!(saved.len(), 1, "producer 2 has nothing on disk");
-    assert_eq!((saved[0].id, saved[0].last), (id(1), 2));
-    assert_eq!(saved[0].window, [(Seq(1), Epoch(7)), (Seq(2), Epoch(7))]);
+    assert_eq!((saved[0].0, saved[0].1.last), (id(1), 2));
+    assert_eq!(saved[0].1.window, [(Seq(1), Epoch(7)), (Seq(2), Epoch(7))]);
     // Nothing of the window may be left and the number is known nevertheless.
     for n in 4..=20 {
         group.publish(1, n).unwrap();
     }
-    let saved: Vec<_> = group.producers.save(Seq(2)).collect();
-    assert_eq!(saved[0].last, 16);
-    assert!(saved[0].window.is_empty());
+    let saved: Vec<_> = group.producers.to_state(Seq(2)).collect();
+    assert_eq!(saved[0].1.last, 16);
+    assert!(saved[0].1.window.is_empty());
 }
 
 #[test]
@@ -162,9 +162,7 @@ fn what_is_restored_answers_as_before_and_may_exceed_a_lowered_limit() {
     }
     let limits = ProducerLimits { window: 2, producers_max: 2, ttl_ms: 1_000 };
     let mut producers = Producers::default();
-    for saved in group.producers.save(group.synced) {
-        producers.restore(saved, 500, &limits);
-    }
+    producers.restore(group.producers.to_state(group.synced), 500, &limits);
     assert_eq!(producers.len(), 3);
     let mut judge = |producer: u8, n, now_ms| {
         let member = format!("member-{producer}");
@@ -183,8 +181,10 @@ fn what_is_restored_answers_as_before_and_may_exceed_a_lowered_limit() {
 fn saved_windows_that_contradict_themselves_are_not_used() {
     let mut producers = Producers::default();
     let window = [(Seq(1), Epoch(1)), (Seq(2), Epoch(1))].into();
-    let saved = SavedProducer { id: id(1), member: b"m"[..].into(), last: 1, window };
-    producers.restore(saved, 0, &LIMITS);
+    let long = ProducerState { member: b"m"[..].into(), last: 1, window };
+    let end = ProducerState { last: u64::MAX, ..long.clone() };
+    let none = ProducerState::default();
+    producers.restore([(id(1), long), (id(2), end), (id(3), none)], 0, &LIMITS);
     assert!(producers.is_empty());
 }
 
@@ -213,7 +213,10 @@ impl Naive {
             if self.last.len() >= limits.producers_max {
                 let producers_max = limits.producers_max;
                 let full = Err(Unacceptable::TooMany { producers_max });
-                let Some((&idle, &used)) = self.used.iter().min_by_key(|(_, used)| **used) else {
+                let Some((&idle, &used)) = self.used.iter().min_by_key(|(id, used)| {
+                    // Those that were restored together go in the order of their messages.
+                    (**used, self.taken[&(**id, self.last[*id])])
+                }) else {
                     return full;
                 };
                 if now_ms - used <= limits.ttl_ms || self.taken[&(idle, self.last[&idle])] > synced
@@ -306,10 +309,8 @@ fn random_publishes_are_judged_as_by_a_plain_list_of_all_messages() {
             assert!(producers.len() <= limits.producers_max);
             if random(300) == 0 {
                 let mut restored = Producers::default();
-                producers.save(Seq(naive.head)).for_each(|saved| {
-                    let used_ms = naive.used[&saved.id[0]];
-                    restored.restore(saved, used_ms, &limits);
-                });
+                restored.restore(producers.to_state(Seq(naive.head)), now_ms, &limits);
+                naive.used.values_mut().for_each(|used| *used = now_ms);
                 producers = restored;
             }
         }

@@ -63,7 +63,7 @@ impl Shard {
         let Some(sequencer) = group.sequencer() else { return Ok(()) };
         let waiting = sequencer.has_waiting() && !poisoned;
         let on_disk = seq <= sequencer.synced;
-        let staged = sequencer.staged.waits || seq > sequencer.handed;
+        let staged = sequencer.sequenced > sequencer.handed;
         self.figures.duplicates += 1;
         if on_disk && !waiting {
             let reply = header.reply(handle, place, Level::Durable);

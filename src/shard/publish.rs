@@ -14,6 +14,7 @@ impl Shard {
         }
         let Some(commit) = self.in_flight.take() else { return };
         debug_assert_eq!(commit.number, self.log.synced());
+        self.filling.records.synced(commit.records);
         for run in commit.runs {
             let group = &mut self.groups[run.group as usize];
             if let Some(sequencer) = group.sequencer() {

@@ -45,22 +45,25 @@ pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
         ErrorCode::Indeterminate => {
             "the log failed while the message was under way; after a restart look whether it is there"
         }
+        ErrorCode::Draining => "the server is stopping; reconnect and publish again",
         ErrorCode::UnknownProducer => {
-            "the group does not know this producer; number its messages from 1"
+            "the group does not know this producer; number its messages from 1, or draw a new id"
         }
         ErrorCode::ProducerGap => {
-            "a message of this producer before this one was not accepted; send it first"
+            "an earlier message of this producer is missing; send from the number in limit on"
         }
         ErrorCode::ProducerSeqTooOld => {
-            "the message is older than what is recognised; it may be in the group or not"
+            "the message is too old to tell whether it was taken; FETCH the history to find out"
         }
         ErrorCode::ProducerTaken => {
-            "the producer id belongs to another member; draw one at random for each member"
+            "the producer id belongs to another member; draw a new one and open a new connection"
         }
         ErrorCode::TooManyProducers => {
-            "the group has as many active producers as it may; raise producers_per_group_max or wait"
+            "the group has as many producers as it may; publish with a known one or raise the limit"
         }
-        ErrorCode::Draining => "the server is stopping; reconnect and publish again",
+        ErrorCode::ReceiptsRefused => {
+            "receipts are off for this group or too many wait; the message was not accepted"
+        }
         _ => "the request was refused",
     }
 }

@@ -124,17 +124,19 @@ impl Shard {
             drain: None,
             config,
         };
+        let limits = shard.config.producer_limits();
         for group in recovered.groups {
             let mut epoch = group.epoch.max(parts.epoch_floor);
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
-            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            let now_ms = parts.now.0 / 1_000_000;
+            sequencer.producers.restore(group.state.producers, now_ms, &limits);
             let role = Role::Owner(Box::new(sequencer));
-            let mut restored = Group::new(group.name.clone(), group.handle, epoch, role);
+            let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;
-            let key = shard.groups.insert(restored) as u32;
-            shard.by_name.insert(group.name, key);
+            let key = shard.place_group(restored);
             shard.by_handle.insert(group.handle, key);
         }
         shard

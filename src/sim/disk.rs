@@ -133,7 +133,10 @@ impl Disk {
         while let Some(rest) = file.data.get(at..)
             && let Ok(commit) = decode_commit(rest, header.salt)
         {
-            commit.runs().for_each(|run| tell(run.handle, run.last()));
+            commit
+                .runs()
+                .filter(|run| run.has_messages())
+                .for_each(|run| tell(run.handle, run.last()));
             at += commit.total_len;
         }
     }

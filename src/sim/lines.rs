@@ -85,6 +85,7 @@ impl Client {
             Publish {
                 request,
                 level: Some(sent.level),
+                receipt: 0,
                 producer_seq,
                 group: &group_name(group),
                 payload: &sent.payload,

@@ -29,6 +29,8 @@ pub enum ErrorCode {
     MemoryBudget = 11,
     /// The server is stopping.
     ShuttingDown = 12,
+    /// Another connection of this member took over.
+    Replaced = 13,
 
     /// The server does not know this kind of frame; `limit` is the kind.
     UnknownFrame = 100,
@@ -69,6 +71,14 @@ pub enum ErrorCode {
     ProducerTaken = 116,
     /// The group holds as many producers as it may; `limit` is that number.
     TooManyProducers = 117,
+    /// Receipts are not served for this group, or too many wait; `limit` is how many may.
+    ReceiptsRefused = 118,
+    /// Key, value or state of a group is too large; `field` says which, `limit` is the most.
+    StateTooLarge = 119,
+    /// Too many FETCH, SYNC and ROSTER_QUERY wait on this connection; `limit` is how many may.
+    TooManyRequests = 120,
+    /// The group holds as many keys as it may; `limit` is that number.
+    TooManyKeys = 121,
 }
 
 impl ErrorCode {
@@ -95,6 +105,7 @@ impl ErrorCode {
             10 => E::Stalled,
             11 => E::MemoryBudget,
             12 => E::ShuttingDown,
+            13 => E::Replaced,
             100 => E::UnknownFrame,
             101 => E::Malformed,
             102 => E::TooManyGroupsPerMember,
@@ -113,6 +124,10 @@ impl ErrorCode {
             115 => E::ProducerSeqTooOld,
             116 => E::ProducerTaken,
             117 => E::TooManyProducers,
+            118 => E::ReceiptsRefused,
+            119 => E::StateTooLarge,
+            120 => E::TooManyRequests,
+            121 => E::TooManyKeys,
             _ => return None,
         })
     }

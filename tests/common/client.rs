@@ -101,7 +101,7 @@ impl Got {
             ServerFrame::Drain(d) => {
                 Self::Drain { grace_ms: d.grace_ms, reconnect_after_ms: d.reconnect_after_ms }
             }
-            ServerFrame::Unknown { kind } => panic!("the server sent the unknown kind {kind:#x}"),
+            other => panic!("nobody asked for {other:?}"),
         }
     }
 
@@ -293,10 +293,8 @@ impl Client {
 
     pub fn send_join(&mut self, groups: &[(&str, Start)]) -> u32 {
         let request = self.request();
-        let entries: Vec<_> = groups
-            .iter()
-            .map(|(group, start)| JoinEntry { group: group.as_bytes(), start: *start })
-            .collect();
+        let entries: Vec<_> =
+            groups.iter().map(|(group, start)| JoinEntry::live(group.as_bytes(), *start)).collect();
         let mut out = Vec::new();
         Join::encode(&mut out, request, &entries);
         self.send(&out);
@@ -356,7 +354,8 @@ impl Client {
     ) -> (u32, Vec<u8>) {
         let request = self.request();
         let mut out = Vec::new();
-        Publish { request, level, producer_seq, group: group.as_bytes(), payload }.encode(&mut out);
+        Publish { request, level, receipt: 0, producer_seq, group: group.as_bytes(), payload }
+            .encode(&mut out);
         (request, out)
     }
 
