@@ -181,11 +181,13 @@ impl Oracle {
         if sent.given_up {
             return Err(format!("message {id} at {name:?} was refused"));
         }
-        // A message has one place, unless a crash took it at level memory and it was sent again.
+        // A message has one place, unless a crash took it at level memory and it was sent
+        // again, or retention took the log that said who had published it.
         if let Some(other) = sent.name.replace(name) {
             let older = if other.1 < name.1 { other } else { name };
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
-            if other.1 == name.1 || !lost {
+            let forgotten = Seq(older.2) <= self.removed(handle);
+            if !forgotten && (other.1 == name.1 || !lost) {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }
@@ -199,7 +201,7 @@ impl Oracle {
         *before = last.max(*before);
     }
 
-    fn removed(&self, handle: Handle) -> Seq {
+    pub fn removed(&self, handle: Handle) -> Seq {
         self.removed.get(&handle).copied().unwrap_or_default()
     }
 
