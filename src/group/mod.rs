@@ -1,8 +1,11 @@
 //! A group on one shard: its tail, its local members and their cursors, and on the owner
 //! shard the sequencer.
 
+mod mail;
 mod member;
 mod producers;
+pub mod receipts;
+mod roster;
 pub mod roster_log;
 mod sequencer;
 pub mod state;
@@ -13,8 +16,10 @@ use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
+pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
 pub use producers::{Attempt, ProducerLimits, Producers, Slot, Unacceptable, Verdict};
+pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.

@@ -184,7 +184,7 @@ impl Oracle {
         // A message has one place, unless a crash took it at level memory and it was sent
         // again, or retention took the log that said who had published it.
         if let Some(other) = sent.name.replace(name) {
-            let older = if other.1 < name.1 { other } else { name };
+            let older = other.min(name);
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
             let forgotten = Seq(older.2) <= self.removed(handle);
             if !forgotten && (other.1 == name.1 || !lost) {
