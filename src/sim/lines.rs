@@ -164,8 +164,14 @@ impl Client {
             return Err(format!("message {id} is not under way"));
         };
         let number = line.answered + 1 + n as u64;
-        line.blocked = true;
         line.under_way -= 1;
+        if e.code == ErrorCode::ProducerSeqTooOld as u16 && n == 0 && line.items[0].unsure {
+            // It has or had a place, and nobody can say which.
+            line.items.pop_front();
+            line.answered += 1;
+            return Ok(());
+        }
+        line.blocked = true;
         let item = &mut line.items[n];
         item.request = None;
         item.refused = true;
