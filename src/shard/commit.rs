@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 use super::inbox::Origin;
 use super::records::{Records, Taken, Ticket};
 use super::{Io, Job, Shard};
+use crate::config::Priority;
 use crate::fanout::{Segment, SegmentRef};
 use crate::group::Group;
 use crate::position::{CommitNumber, Nanos, Seq};
@@ -48,11 +49,25 @@ pub struct Filling {
     pub early_replies: Vec<Reply>,
     /// Encoded bytes of messages staged.
     pub staged_bytes: usize,
+    /// The same by priority.
+    pub staged_by: [usize; Priority::COUNT],
     /// What is not a message.
     pub records: Records,
 }
 
 impl Filling {
+    /// Counts bytes of messages to a group of this priority.
+    pub fn add(&mut self, priority: Priority, bytes: usize) {
+        self.staged_bytes += bytes;
+        self.staged_by[priority.index()] += bytes;
+    }
+
+    /// Nothing is staged any more.
+    fn count_anew(&mut self) {
+        self.staged_bytes = 0;
+        self.staged_by = Default::default();
+    }
+
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.runs.is_empty() && self.records.is_empty()
@@ -78,7 +93,7 @@ impl Filling {
             synced: false,
         };
         if with {
-            self.staged_bytes = 0;
+            self.count_anew();
             commit.runs = std::mem::take(&mut self.runs);
             commit.replies = std::mem::take(&mut self.replies);
         }
@@ -128,7 +143,7 @@ impl Shard {
             return;
         }
         if self.filling.is_empty() {
-            self.filling.staged_bytes = 0;
+            self.filling.count_anew();
             return;
         }
         for key in std::mem::take(&mut self.filling.groups) {
@@ -203,7 +218,7 @@ impl Shard {
             self.answer_after_failure(reply);
         }
         // The inbox is judged once more: what has its place on disk is still answered.
-        self.filling.staged_bytes = 0;
+        self.filling.count_anew();
     }
 
     /// Has the next segment created ahead of its use.

@@ -74,12 +74,12 @@ impl Shard {
             // Nothing before it waits, so it was shown when it got its place.
             let reply = header.reply(handle, place, Level::Memory);
             self.filling.early_replies.push(reply);
-        } else if !self.can_sequence() {
+        } else if !self.can_sequence(header.priority) {
             // The disk is full, and so is what waits for it.
             return Err((ErrorCode::StorageFull, 0));
         } else {
             let reply = header.reply(handle, place, Level::Durable);
-            self.filling.staged_bytes += size_of::<Reply>();
+            self.filling.add(header.priority, size_of::<Reply>());
             match &mut self.in_flight {
                 Some(commit) if !staged => commit.replies.push(reply),
                 _ => self.filling.replies.push(reply),
