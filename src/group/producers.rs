@@ -133,7 +133,7 @@ impl Producer {
 #[derive(Debug)]
 pub struct Producers {
     table: Vec<Producer>,
-    index: Option<Box<HashMap<ProducerId, u32, ProducerHash>>>,
+    index: Option<HashMap<ProducerId, u32, ProducerHash>>,
     /// Ends of the order of use.
     oldest: u32,
     newest: u32,
@@ -299,7 +299,7 @@ impl Producers {
             index.insert(id, slot);
         } else if self.table.len() > UNINDEXED_MAX {
             let slots = self.table.iter().enumerate();
-            self.index = Some(Box::new(slots.map(|(slot, p)| (p.id, slot as u32)).collect()));
+            self.index = Some(slots.map(|(slot, p)| (p.id, slot as u32)).collect());
         }
         slot
     }
