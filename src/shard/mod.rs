@@ -17,6 +17,7 @@ mod publish;
 mod queues;
 mod records;
 mod replies;
+mod retention;
 mod sequence;
 mod start;
 mod take;
@@ -103,6 +104,7 @@ pub struct Shard {
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
+    retention_pass: Option<retention::Pass>,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,

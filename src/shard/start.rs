@@ -119,6 +119,7 @@ impl Shard {
             sweep_at: None,
             storage_retry_at: None,
             retention_at: Some(parts.now),
+            retention_pass: None,
             control: parts.control,
             drain: None,
             config,
