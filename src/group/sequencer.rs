@@ -7,6 +7,7 @@ use super::Producers;
 use crate::fanout::Ordinal;
 use crate::position::Handle;
 use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
+use crate::shard::OwnedState;
 use crate::wal::{GroupIndex, Meta};
 use crate::wire::Deliver;
 
@@ -48,6 +49,8 @@ pub struct Sequencer {
     pub memory_marked: SegmentNumber,
     /// Who has published, and where.
     pub producers: Producers,
+    /// Keys with versions, if there are any.
+    pub state: Option<Box<OwnedState>>,
     /// What is staged for the next commit.
     pub staged: Staged,
 }

@@ -213,8 +213,13 @@ impl Shard {
             error = %std::io::Error::from_raw_os_error(errno),
             "log write failed; this shard accepts no more messages until the server is restarted"
         );
-        let in_flight = self.in_flight.take().map_or_else(Vec::new, |commit| commit.replies);
-        for reply in in_flight.into_iter().chain(std::mem::take(&mut self.filling.replies)) {
+        let in_flight = self.in_flight.take();
+        let records = in_flight.as_ref().map(|commit| commit.records);
+        for reply in in_flight.map_or_else(Vec::new, |commit| commit.replies) {
+            self.answer_after_failure(reply);
+        }
+        self.refuse_all_held(records);
+        for reply in std::mem::take(&mut self.filling.replies) {
             self.answer_after_failure(reply);
         }
         // The inbox is judged once more: what has its place on disk is still answered.

@@ -10,6 +10,7 @@ use super::Shard;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
+use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Sequencer};
@@ -101,6 +102,8 @@ impl Shard {
             groups_created: 0,
             mesh: parts.mesh,
             inbox: super::inbox::Inbox::default(),
+            questions: super::queries::Questions::default(),
+            held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
@@ -131,6 +134,7 @@ impl Shard {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let now_ms = parts.now.0 / 1_000_000;
             sequencer.producers.restore(group.state.producers, now_ms, &limits);
             let role = Role::Owner(Box::new(sequencer));
