@@ -8,6 +8,7 @@ mod conn;
 pub mod counters;
 mod cursors;
 mod drain;
+mod duplicates;
 mod durable;
 mod expire;
 mod fetch;

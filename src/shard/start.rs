@@ -131,6 +131,7 @@ impl Shard {
             drain: None,
             config,
         };
+        let limits = shard.config.producer_limits();
         for group in recovered.groups {
             let mut epoch = group.epoch.max(parts.epoch_floor);
             if group.used_memory {
@@ -140,6 +141,8 @@ impl Shard {
             sequencer.roster =
                 Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
+            let now_ms = parts.now.0 / 1_000_000;
+            sequencer.producers.restore(group.state.producers, now_ms, &limits);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;
