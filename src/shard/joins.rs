@@ -179,7 +179,11 @@ impl Shard {
             None => (Lag::Behind, 0),
         };
         let behind = sent < group.published;
-        self.figures.catch_up_members += u64::from(matches!(lag, Lag::Behind));
+        if matches!(lag, Lag::Behind) {
+            self.figures.catch_up_members += 1;
+            self.begins_behind(id.slot);
+        }
+        let group = &mut self.groups[key as usize];
         let acked = Seq(0);
         let member =
             Member { conn: id.slot, epoch: Epoch(0), next, sent, acked, lag, dirty: false };
@@ -235,6 +239,7 @@ impl Shard {
         let member = group.members.remove(membership.member as usize);
         if !matches!(member.lag, Lag::Live) {
             self.figures.catch_up_members -= 1;
+            self.ends_behind(member.conn);
         }
         self.figures.members -= 1;
         self.tell_left(membership.group);

@@ -10,6 +10,7 @@ mod drain;
 mod expire;
 mod inbox;
 mod io;
+pub mod isolate;
 mod joins;
 mod peers;
 mod publish;
@@ -19,6 +20,7 @@ mod replies;
 mod retention;
 mod sequence;
 mod start;
+pub mod status;
 mod take;
 mod wheel;
 mod write;
@@ -42,6 +44,7 @@ use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
 use inbox::Inbox;
+use isolate::Normal;
 use queues::Queues;
 use wheel::Wheel;
 
@@ -107,6 +110,8 @@ pub struct Shard {
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
+    normal: Normal,
+    collecting: Option<status::Collecting>,
 }
 
 impl Shard {
@@ -137,6 +142,7 @@ impl Shard {
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
         let has_work = !self.queues.is_empty() || self.has_sequenceable();
+        let has_work = has_work || self.collecting.is_some();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

@@ -122,6 +122,8 @@ impl Shard {
             retention_pass: None,
             control: parts.control,
             drain: None,
+            normal: super::isolate::Normal::new(parts.now),
+            collecting: None,
             config,
         };
         for group in recovered.groups {
