@@ -93,6 +93,10 @@ counters! {
     members_tripped,
     /// Times that this began for a connection.
     trips,
+    /// Pages of history sent in answer to FETCH.
+    fetches,
+    /// Keys of groups' states set or deleted.
+    state_changes,
     /// GAP frames sent.
     gaps,
     /// Connections closed for not reading.
