@@ -35,6 +35,7 @@ impl Shard {
         for reply in commit.replies {
             self.reply(reply);
         }
+        self.release_roster_changes();
         self.release_held();
     }
 
@@ -123,7 +124,7 @@ impl Shard {
         }
     }
 
-    fn reply(&mut self, reply: Reply) {
+    pub(super) fn reply(&mut self, reply: Reply) {
         let Reply { origin, published } = reply;
         if origin.shard == self.id {
             self.control(origin.conn, |out| published.encode(out));

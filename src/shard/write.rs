@@ -8,7 +8,7 @@ use crate::config::Priority;
 use crate::fanout::Part;
 use crate::group::{Group, Lag};
 use crate::limits::SEND_PARTS_MAX;
-use crate::position::{Nanos, Seq};
+use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::{EpochStart, Gap};
 
 /// Groups visited without a write before the shard looks at its input again.
@@ -28,6 +28,8 @@ struct Taken {
     caught_up: bool,
     /// It fell off the tail.
     fell_behind: bool,
+    /// Its cursor moved over a gap.
+    stepped: bool,
 }
 
 impl Shard {
@@ -154,6 +156,9 @@ impl Shard {
             if taken.ask {
                 self.reads.wanted.push(membership);
             }
+            if taken.stepped {
+                self.stepped.push(membership);
+            }
         }
         if moved {
             self.judge(slot);
@@ -172,6 +177,9 @@ impl Shard {
         conn.progress_at = now;
         let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
         conn.drainage.started(now, bytes);
+        while let Some(Membership { group, member }) = self.stepped.pop() {
+            self.tell_cursor(group, member, Epoch(0));
+        }
         self.figures.writes += 1;
         self.figures.write_bytes += bytes;
         self.writes_in_flight += 1;
@@ -228,7 +236,7 @@ fn take(
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
                 taken.gaps += 1;
-                member.sent = to;
+                taken.stepped = member.gap(from, to);
             }
             if let Some(segment) = &chunk.segment {
                 if member.epoch != chunk.epoch {

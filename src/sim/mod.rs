@@ -18,6 +18,7 @@ mod config;
 mod disk;
 mod disk_side;
 mod io;
+mod lines;
 mod net;
 mod node;
 mod oracle;
