@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use super::ConnId;
 use super::heartbeats::Moment;
+use super::isolate::Drainage;
 use super::queries::Asked;
 use super::queues::Dirty;
 use crate::config::Priority;
@@ -77,6 +78,8 @@ pub struct Conn {
     pub heard_at: Nanos,
     /// When the write in flight last made progress.
     pub progress_at: Nanos,
+    /// How it drains.
+    pub drainage: Drainage,
 }
 
 impl Conn {
@@ -105,6 +108,7 @@ impl Conn {
             moment: None,
             heard_at: now,
             progress_at: now,
+            drainage: Drainage::default(),
         })
     }
 

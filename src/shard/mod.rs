@@ -16,6 +16,7 @@ mod heartbeats;
 mod held;
 mod inbox;
 mod io;
+pub mod isolate;
 mod joins;
 mod peers;
 mod publish;
@@ -28,6 +29,7 @@ mod rosters;
 mod sequence;
 mod start;
 mod state;
+pub mod status;
 mod take;
 mod wheel;
 mod write;
@@ -55,6 +57,7 @@ use durable::RosterChanges;
 use heartbeats::Heartbeats;
 use held::HeldAnswers;
 use inbox::Inbox;
+use isolate::Normal;
 use queries::Questions;
 use queues::Queues;
 use wheel::Wheel;
@@ -141,6 +144,8 @@ pub struct Shard {
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
+    normal: Normal,
+    collecting: Option<status::Collecting>,
 }
 
 impl Shard {
@@ -173,6 +178,7 @@ impl Shard {
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
         let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.can_answer();
+        let has_work = has_work || self.collecting.is_some();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

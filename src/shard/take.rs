@@ -238,6 +238,7 @@ impl Shard {
             conn.producer = hello.producer;
             conn.moment = moment.map(|(moment, _)| moment);
         }
+        self.begin_health(id.slot);
         self.control(id, |out| welcome.encode(out));
     }
 
@@ -257,7 +258,6 @@ impl Shard {
     }
 
     fn sent(&mut self, id: ConnId, result: Result<(), i32>, io: &mut impl Io) {
-        let spare = &mut self.spare_control;
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
         if conn.id != id || !conn.in_flight {
             return;
@@ -269,6 +269,9 @@ impl Shard {
             debug!(slot = id.slot, errno, "write failed");
             return self.close(id, io);
         }
+        self.drained(id.slot, io.now());
+        let spare = &mut self.spare_control;
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
         if spare.len() < SPARE_CONTROL_MAX {
             let buf = io.control_buf();
             if buf.capacity() > 0 {
@@ -317,6 +320,9 @@ impl Shard {
     /// is free after [`Event::Closed`].
     pub(super) fn close(&mut self, id: ConnId, io: &mut impl Io) {
         self.leave_all(id);
+        if self.conn(id).is_some() {
+            self.end_health(id.slot);
+        }
         let Some(conn) = self.conn(id) else { return };
         let (partial, moment) = (conn.partial.len() as u64, conn.moment);
         if conn.in_flight {
