@@ -9,6 +9,7 @@ mod bytes_at;
 pub mod commit;
 pub mod create;
 mod damage;
+pub mod files;
 pub mod index;
 mod log;
 pub mod manifest;
@@ -28,6 +29,7 @@ pub mod tool;
 
 pub use commit::{Commit, CommitFault, commit_len, decode_commit, encode_commit};
 pub use damage::{Damage, DamageKind, Torn};
+pub use files::{Files, RealFiles, Step};
 pub use index::{GroupIndex, LogPos};
 pub use log::{Log, Room, SegmentInfo};
 pub use manifest::{DataDir, Manifest, ManifestError};
