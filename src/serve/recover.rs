@@ -15,7 +15,7 @@ use crate::shard::{Active, Job};
 use crate::wal::{self, DataDir, DirSource, Files, Manifest, Recovered, SegmentHeader, Step};
 
 /// Reads a shard's log and removes what cannot hold anything.
-pub(crate) fn recover(
+fn recover(
     files: &mut impl Files,
     log_dir: &Path,
     manifest: &Manifest,
@@ -56,8 +56,21 @@ pub(crate) fn recover(
     Ok(recovered)
 }
 
+/// Reads all logs of a data directory and raises epochs where something may be lost.
+pub(crate) fn recover_all<F: Files>(
+    files: &mut F,
+    data: &mut DataDir<F>,
+    manifest: Manifest,
+) -> Result<(Manifest, Vec<Recovered>), ServeError> {
+    let mut recovered = Vec::new();
+    for id in (0..manifest.shards).map(ShardId) {
+        recovered.push(recover(files, &data.shard_dir(id), &manifest, id)?);
+    }
+    Ok((raise_epochs(data, manifest, &recovered)?, recovered))
+}
+
 /// New epochs for whoever may have lost messages, durable before anyone is told.
-pub(crate) fn raise_epochs<F: Files>(
+fn raise_epochs<F: Files>(
     data: &mut DataDir<F>,
     mut manifest: Manifest,
     recovered: &[Recovered],

@@ -12,7 +12,7 @@ use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::error;
 
-use super::recover::{Made, first_segment, raise_epochs, recover, steps, unix_ms};
+use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
 use super::{ServeError, nofile};
 use crate::config::ShardConfig;
 use crate::mesh::{Mesh, mesh};
@@ -102,11 +102,7 @@ fn start_on(
 ) -> Result<Running, ServeError> {
     let count = config.cores.len() as u16;
     let mut files = RealFiles::default();
-    let mut recovered = Vec::new();
-    for id in (0..count).map(ShardId) {
-        recovered.push(recover(&mut files, &data.shard_dir(id), &manifest, id)?);
-    }
-    let manifest = raise_epochs(data, manifest, &recovered)?;
+    let (manifest, recovered) = recover_all(&mut files, data, manifest)?;
     let mut meshes = mesh(count).into_iter();
     let cold = ColdExecutor::start()?;
     probe_port(config.listen)?;
