@@ -88,11 +88,12 @@ pub(super) struct SimFiles(Rc<RefCell<Inner>>);
 
 impl SimFiles {
     pub fn new(rng: Rng) -> Self {
+        let root = BTreeMap::from([(PathBuf::from("/"), Entry::Dir)]);
         Self(Rc::new(RefCell::new(Inner {
             inodes: BTreeMap::new(),
             next_inode: 0,
-            names: BTreeMap::new(),
-            durable: BTreeMap::new(),
+            names: root.clone(),
+            durable: root,
             pending: Vec::new(),
             writing: BTreeMap::new(),
             trouble: FileTrouble::default(),
@@ -222,7 +223,8 @@ impl Files for SimFiles {
         if inner.names.get(dir) != Some(&Entry::Dir) {
             return Err(io::Error::from_raw_os_error(ENOENT));
         }
-        let inside = inner.names.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir));
+        let inside =
+            inner.names.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir));
         let names = inside.filter(|(path, _)| path.parent() == Some(dir));
         Ok(names.filter_map(|(path, _)| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
