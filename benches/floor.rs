@@ -185,6 +185,8 @@ impl Floor {
                         handle: self.handle,
                         head: self.seq,
                         group: entry.group,
+                        first: self.seq.next(),
+                        cursor: Seq(0),
                     };
                     joined.encode(&mut reply);
                 }
@@ -213,7 +215,7 @@ impl Floor {
                 published.encode(&mut reply);
             }
             ClientFrame::Ping { token } => ServerFrame::encode_pong(&mut reply, token),
-            ClientFrame::Leave(_) | ClientFrame::Ack(_) | ClientFrame::Unknown { .. } => {}
+            _ => {}
         }
         match self.round.replies.last_mut() {
             Some((last, bytes)) if *last == slot => bytes.extend_from_slice(&reply),
@@ -249,6 +251,9 @@ impl Floor {
             groups_per_member_max: 1,
             ack_every: self.limits.ack_every,
             ack_interval_ms: self.limits.ack_interval_ms,
+            ack_timeout_ms: self.limits.ack_timeout_ms,
+            publish_window: self.limits.publish_window,
+            heartbeat_slot_ms: 0,
         }
     }
 }

@@ -6,7 +6,7 @@ use divan::{Bencher, black_box, counter::BytesCount};
 use fanfare::limits::COMMIT_BYTES_MAX;
 use fanfare::position::{CommitNumber, Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use fanfare::ring::LogBuf;
-use fanfare::wal::{Meta, Run, decode_commit, encode_commit};
+use fanfare::wal::{Meta, Run, RunKind, decode_commit, encode_commit};
 use fanfare::wire::Deliver;
 
 const MESSAGES: [u32; 4] = [1, 16, 256, 4096];
@@ -35,7 +35,7 @@ fn staged(count: u32) -> Staged {
             payload: &[7; 128],
         }
         .encode(&mut frames);
-        Meta { producer: [1; 16], producer_seq: u64::from(seq), level: Level::Durable }
+        Meta { producer: [1; 16], producer_seq: u64::from(seq), level: Level::Durable, receipt: 0 }
             .encode(&mut metas);
     }
     Staged { frames, metas, count }
@@ -43,6 +43,7 @@ fn staged(count: u32) -> Staged {
 
 fn run(staged: &Staged) -> Run<'_> {
     Run {
+        kind: RunKind::Messages,
         handle: Handle(7),
         epoch: Epoch(1),
         group: b"room-42",

@@ -29,8 +29,14 @@ fn deliver(payload: &[u8]) -> Deliver<'_> {
 #[divan::bench(args = PAYLOADS)]
 fn decode_publish(bencher: Bencher<'_, '_>, payload: usize) {
     let payload = vec![7; payload];
-    let publish =
-        Publish { request: 1, level: None, producer_seq: 1, group: b"room-42", payload: &payload };
+    let publish = Publish {
+        request: 1,
+        level: None,
+        receipt: 0,
+        producer_seq: 1,
+        group: b"room-42",
+        payload: &payload,
+    };
     let mut stream = Vec::new();
     (0..FRAMES).for_each(|_| publish.encode(&mut stream));
     bencher.counter(ItemsCount::new(FRAMES)).bench_local(|| {

@@ -1,14 +1,19 @@
 //! What an operator may set, with defaults that need no configuration.
 
 mod args;
+mod class_keys;
+mod classes;
 mod error;
 mod keys;
 mod load;
 mod print;
 
 pub use args::ServeArgs;
+pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
 pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +76,17 @@ pub struct ShardConfig {
     pub ack_every: u32,
     /// ... or after this time.
     pub ack_interval_ms: u32,
+    /// What was sent to a durable member and is not acknowledged after this time may be sent
+    /// again.
+    pub ack_timeout_ms: u32,
+    /// Newest publishes of a producer in a group that are sure to be recognised when they are
+    /// sent again.
+    pub publish_window: u32,
+    /// Redeliveries without any progress before a durable member is disconnected.
+    pub redeliver_max: u32,
+    /// Classes of groups.
+    #[serde(skip)]
+    pub classes: Arc<Classes>,
 }
 
 impl Default for ShardConfig {
@@ -101,6 +117,10 @@ impl Default for ShardConfig {
             level: Level::Durable,
             ack_every: 256,
             ack_interval_ms: 1_000,
+            ack_timeout_ms: 30_000,
+            publish_window: 1_024,
+            redeliver_max: 16,
+            classes: Arc::default(),
         }
     }
 }

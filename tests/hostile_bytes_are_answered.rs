@@ -94,7 +94,7 @@ fn broken_framing_after_hello_ends_the_connection_and_its_memberships() {
 fn unknown_and_malformed_frames_leave_the_connection_open() {
     let server = Server::start(Settings::shards(1));
     let mut client = Client::open(&server, "client");
-    for unknown in [0x00, 0x07, 0x08, 0x09, 0x0A, 0x0B, 0x7F, 0x81, 0x85, 0xC0, 0xFF] {
+    for unknown in [0x00, 0x0A, 0x0D, 0x7F, 0x81, 0x85, 0xC0, 0xFF] {
         client.send(&frame(unknown, &[1, 2, 3]));
         assert_eq!(client.error(0), (ErrorCode::UnknownFrame, u64::from(unknown), String::new()));
     }
@@ -108,8 +108,13 @@ fn unknown_and_malformed_frames_leave_the_connection_open() {
     malformed(&mut client, &frame(kind::PUBLISH, &[7, 0, 0, 0, 9]), 7, "level");
     malformed(&mut client, &frame(kind::PUBLISH, &[8, 0, 0, 0]), 8, "level");
     malformed(&mut client, &frame(kind::JOIN, &[9, 0, 0, 0, 0, 0, 0, 0]), 9, "count");
-    let durable = [10, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'g'];
-    malformed(&mut client, &frame(kind::JOIN, &durable), 10, "mode");
+    for query in [kind::FETCH, kind::SET_STATE, kind::SYNC, kind::ROSTER_QUERY] {
+        malformed(&mut client, &frame(query, &[7, 0, 0]), 0, "request");
+        malformed(&mut client, &frame(query, &[7, 0, 0, 0]), 7, "name_len");
+    }
+    malformed(&mut client, &frame(kind::PROBED, &[0; 7]), 0, "token");
+    let no_mode = [10, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'g'];
+    malformed(&mut client, &frame(kind::JOIN, &no_mode), 10, "mode");
     malformed(&mut client, &frame(kind::LEAVE, &[11, 0, 0, 0, 1, 0, 0, 0, 0]), 11, "group");
     client.join("g");
     assert_eq!(client.publish("g", b"x").seq.0, 1);
@@ -184,7 +189,7 @@ fn random_bytes_hurt_nobody() {
     for round in 1..=300u64 {
         let mut stream = hello_bytes("hostile");
         let mut join = Vec::new();
-        let entry = fanfare::wire::JoinEntry { group: b"g", start: Start::Tail };
+        let entry = fanfare::wire::JoinEntry::live(b"g", Start::Tail);
         fanfare::wire::Join::encode(&mut join, 1, &[entry; 3]);
         stream.extend(&join);
         stream.extend(&publish);

@@ -6,7 +6,7 @@ use fanfare::position::{
     CommitNumber, Epoch, Handle, Level, NodeId, SegmentNumber, Seq, ShardId, Stamp,
 };
 use fanfare::ring::LogBuf;
-use fanfare::wal::{Meta, Run, SegmentHeader, decode_commit, encode_commit};
+use fanfare::wal::{Meta, Record, Run, RunKind, SegmentHeader, decode_commit, encode_commit};
 use fanfare::wire::Deliver;
 
 const SALT: u64 = 0x1122_3344_5566_7788;
@@ -52,7 +52,8 @@ fn the_commit_is_the_golden_one() {
     let stamp = |n: u64| Stamp((CREATED_MS + n) << 16);
     let messages = [(1, Level::Durable, b"hi"), (2, Level::Memory, b"yo")];
     for (n, level, payload) in messages {
-        Meta { producer, producer_seq: n, level }.encode(&mut metas);
+        Meta { producer, producer_seq: n, level, receipt: if n == 1 { 80 } else { 0 } }
+            .encode(&mut metas);
         Deliver {
             handle: HANDLE,
             seq: Seq(40 + n),
@@ -65,6 +66,7 @@ fn the_commit_is_the_golden_one() {
         .encode(&mut frames);
     }
     let run = Run {
+        kind: RunKind::Messages,
         handle: HANDLE,
         epoch: Epoch(5),
         group: b"lobby",
@@ -74,8 +76,13 @@ fn the_commit_is_the_golden_one() {
         metas: &metas,
         frames: &frames,
     };
+    let mut records = Vec::new();
+    for record in golden_records() {
+        record.encode(&mut records);
+    }
+    let records = Run::of_records(HANDLE, Epoch(5), b"lobby", 5, &records);
     let mut buf = LogBuf::with_capacity(LOG_BLOCK);
-    encode_commit(&mut buf, CommitNumber(2), SALT, stamp(2), &[run]);
+    encode_commit(&mut buf, CommitNumber(2), SALT, stamp(2), &[run, records]);
     assert_eq!(buf.as_slice(), golden("commit"));
 
     let golden = golden("commit");
@@ -84,5 +91,29 @@ fn the_commit_is_the_golden_one() {
         (commit.number, commit.max_stamp, commit.total_len),
         (CommitNumber(2), stamp(2), 4096)
     );
-    assert_eq!(commit.runs().collect::<Vec<_>>(), [run]);
+    let runs: Vec<_> = commit.runs().collect();
+    assert_eq!(runs, [run, records]);
+    assert_eq!(runs[1].records().collect::<Vec<_>>(), golden_records());
+}
+
+fn golden_records() -> [Record<'static>; 5] {
+    [
+        Record::MemberJoined { member: b"ann", joined_at: Seq(40), roster: 3 },
+        Record::MemberLeft { member: b"bob", roster: 4 },
+        Record::Cursor { member: b"ann", acked: Seq(41), epoch: Epoch(5) },
+        Record::State {
+            key: b"topic",
+            version: 6,
+            stamp: Stamp((CREATED_MS + 2) << 16),
+            deleted: false,
+            data: b"cats",
+        },
+        Record::State {
+            key: b"mood",
+            version: 7,
+            stamp: Stamp(((CREATED_MS + 2) << 16) | 1),
+            deleted: true,
+            data: b"",
+        },
+    ]
 }

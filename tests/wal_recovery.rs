@@ -14,8 +14,8 @@ use fanfare::position::{
 use fanfare::ring::LogBuf;
 use fanfare::wal::recovery::recover_with;
 use fanfare::wal::{
-    Damage, DamageKind, LogSource, Meta, Recovered, Run, SegmentHeader, SegmentHeaderFault, Torn,
-    commit_len, encode_commit,
+    Damage, DamageKind, LogSource, MemberState, Meta, Record, Recovered, Run, RunKind,
+    SegmentHeader, SegmentHeaderFault, Torn, commit_len, encode_commit,
 };
 use fanfare::wire::Deliver;
 
@@ -63,7 +63,8 @@ fn commit(number: u64, segment: u64, payload: usize) -> Vec<u8> {
 
 fn commit_of(number: u64, segment: u64, payload: usize, group: &[u8], seq: Seq) -> Vec<u8> {
     let (mut metas, mut frames) = (Vec::new(), Vec::new());
-    Meta { producer: [9; 16], producer_seq: number, level: Level::Durable }.encode(&mut metas);
+    Meta { producer: [9; 16], producer_seq: number, level: Level::Durable, receipt: 0 }
+        .encode(&mut metas);
     // No sector of it is all zero, so that a missing one can be told.
     let payload: Vec<u8> = (0..payload).map(|i| (i as u8) | 1).collect();
     let stamp = Stamp(number << 16);
@@ -78,6 +79,7 @@ fn commit_of(number: u64, segment: u64, payload: usize, group: &[u8], seq: Seq) 
     }
     .encode(&mut frames);
     let run = Run {
+        kind: RunKind::Messages,
         handle: GROUP,
         epoch: Epoch(3),
         group,
@@ -551,4 +553,75 @@ fn random_damage_never_takes_an_acknowledged_commit_silently() {
             assert!(whole || !r.damage.is_empty(), "kept {commits:?}, told nothing");
         },
     );
+}
+
+/// A commit with one run of records of the group.
+fn records_commit(number: u64, segment: u64, records: &[Record<'_>], count: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    records.iter().for_each(|record| record.encode(&mut bytes));
+    let run = Run::of_records(GROUP, Epoch(3), b"lobby", count, &bytes);
+    let mut buf = LogBuf::with_capacity(commit_len([run].iter()));
+    encode_commit(&mut buf, CommitNumber(number), salt(segment), Stamp(number << 16), &[run]);
+    buf.as_slice().to_vec()
+}
+
+fn file_of(number: u64, commits: &[Vec<u8>]) -> Disk {
+    let mut file = header(number).encode().to_vec();
+    commits.iter().for_each(|commit| file.extend(commit));
+    file.resize(SEGMENT_BYTES.max(file.len()), 0);
+    Disk { files: [(number, file)].into(), broken: None }
+}
+
+fn recovered(disk: &Disk) -> Recovered {
+    recover_with(&mut disk.clone(), NODE, SHARD, &mut |_, _, _| {}).unwrap()
+}
+
+fn ann_joined() -> [Record<'static>; 2] {
+    [
+        Record::MemberJoined { member: b"ann", joined_at: Seq(1), roster: 1 },
+        Record::Cursor { member: b"ann", acked: Seq(2), epoch: Epoch(3) },
+    ]
+}
+
+#[test]
+fn records_and_producers_are_recovered_beside_the_messages() {
+    let disk =
+        file_of(1, &[commit(1, 1, 9), commit(2, 1, 9), records_commit(3, 1, &ann_joined(), 2)]);
+    let r = recovered(&disk);
+    assert!(r.damage.is_empty(), "{:?}", r.damage);
+    let [group] = &r.groups[..] else { panic!("{:?}", r.groups) };
+    assert_eq!((group.first, group.head), (Seq(1), Seq(2)));
+    let ann = MemberState { joined_at: Seq(1), acked: Seq(2), acked_epoch: Epoch(3) };
+    assert_eq!(group.state.members[&b"ann"[..]], ann);
+    let producer = &group.state.producers[&[9; 16]];
+    assert_eq!((producer.last, &*producer.member), (2, &b"a"[..]));
+    assert_eq!(producer.find(1), Some((Seq(1), Epoch(3))));
+}
+
+#[test]
+fn a_group_of_which_only_records_are_left_goes_on_behind_its_members() {
+    let disk = file_of(4, &[records_commit(9, 4, &ann_joined(), 2)]);
+    let r = recovered(&disk);
+    assert!(r.damage.is_empty());
+    assert_eq!((r.groups[0].first, r.groups[0].head), (Seq(3), Seq(2)));
+    let disk = file_of(4, &[records_commit(9, 4, &ann_joined(), 2), commit(10, 4, 9)]);
+    let r = recovered(&disk);
+    assert!(r.damage.is_empty(), "the first message tells where the group was: {:?}", r.damage);
+    assert_eq!((r.groups[0].first, r.groups[0].head), (Seq(10), Seq(10)));
+}
+
+#[test]
+fn a_cursor_beyond_the_last_message_goes_back_to_it() {
+    let disk = file_of(1, &[commit(1, 1, 9), records_commit(2, 1, &ann_joined(), 2)]);
+    let r = recovered(&disk);
+    assert_eq!(r.groups[0].head, Seq(1));
+    assert_eq!(r.groups[0].state.members[&b"ann"[..]].acked, Seq(1));
+}
+
+#[test]
+fn records_that_end_early_under_right_checksums_are_a_contradiction() {
+    let disk = file_of(1, &[commit(1, 1, 9), records_commit(2, 1, &ann_joined(), 3)]);
+    let r = recovered(&disk);
+    assert_eq!(kinds(&r), [(1, DamageKind::Contradiction(GROUP))]);
+    assert_eq!(r.groups[0].state.members.len(), 1, "what can be read is used");
 }

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use fanfare::position::Level;
 use fanfare::wire::{
-    Acks, ClientFrame, GapReason, Join, Leave, MAGIC, ServerFrame, Start, WireError, kind, split,
+    Acks, ClientFrame, Expected, GapReason, Join, Leave, MAGIC, Mode, Presence, Roster, RosterForm,
+    ServerFrame, Start, State, StateForm, WireError, kind, split,
 };
 
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");
@@ -64,6 +65,21 @@ fn bytes_hex(bytes: &[u8]) -> String {
     })
 }
 
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+fn data(data: Option<&[u8]>) -> String {
+    data.map_or("deleted".to_owned(), bytes_hex)
+}
+
+fn reason(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::Retention => "retention",
+        GapReason::Damaged => "damaged",
+    }
+}
+
 fn level(level: Option<Level>) -> &'static str {
     match level {
         None => "default",
@@ -102,11 +118,18 @@ fn client(frame: ClientFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("request", join.request);
             f.add("count", entries.len());
             for (i, entry) in entries.iter().enumerate() {
+                let mode = match entry.mode {
+                    Mode::Live => "live",
+                    Mode::Durable => "durable",
+                };
                 let start = match entry.start {
                     Start::Tail => "tail".to_owned(),
                     Start::Seq(seq) => format!("seq {seq}"),
+                    Start::Cursor => "cursor".to_owned(),
                 };
+                f.add(&format!("{i}.mode"), mode);
                 f.add(&format!("{i}.start"), start);
+                f.add(&format!("{i}.roster"), yes(entry.roster));
                 f.add(&format!("{i}.group"), text(entry.group));
             }
             Join::encode(&mut out, join.request, &entries);
@@ -125,6 +148,7 @@ fn client(frame: ClientFrame<'_>) -> (&'static str, String, Vec<u8>) {
         ClientFrame::Publish(publish) => {
             f.add("request", publish.request);
             f.add("level", level(publish.level));
+            f.add("receipt", publish.receipt);
             f.add("producer_seq", publish.producer_seq);
             f.add("group", text(publish.group));
             f.add("payload", bytes_hex(publish.payload));
@@ -147,6 +171,51 @@ fn client(frame: ClientFrame<'_>) -> (&'static str, String, Vec<u8>) {
             ClientFrame::encode_ping(&mut out, token);
             "PING"
         }
+        ClientFrame::Fetch(fetch) => {
+            f.add("request", fetch.request);
+            f.add("from", fetch.from);
+            f.add("to", fetch.to.map_or("head".to_owned(), |to| to.to_string()));
+            f.add("count_max", fetch.count_max);
+            f.add("bytes_max", fetch.bytes_max);
+            f.add("group", text(fetch.group));
+            fetch.encode(&mut out);
+            "FETCH"
+        }
+        ClientFrame::SetState(set) => {
+            f.add("request", set.request);
+            let expected = match set.expected {
+                Expected::Any => "any".to_owned(),
+                Expected::Absent => "absent".to_owned(),
+                Expected::Version(version) => format!("version {version}"),
+            };
+            f.add("expected", expected);
+            f.add("group", text(set.group));
+            f.add("key", text(set.key));
+            f.add("data", data(set.data));
+            set.encode(&mut out);
+            "SET_STATE"
+        }
+        ClientFrame::Sync(sync) => {
+            f.add("request", sync.request);
+            f.add("known", sync.known);
+            f.add("group", text(sync.group));
+            sync.encode(&mut out);
+            "SYNC"
+        }
+        ClientFrame::RosterQuery(query) => {
+            f.add("request", query.request);
+            f.add("known", query.known);
+            f.add("after", query.after);
+            f.add("limit", query.limit);
+            f.add("group", text(query.group));
+            query.encode(&mut out);
+            "ROSTER_QUERY"
+        }
+        ClientFrame::Probed { token } => {
+            f.add("token", token);
+            ClientFrame::encode_probed(&mut out, token);
+            "PROBED"
+        }
         ClientFrame::Unknown { .. } => "unknown",
     };
     (name, f.0, out)
@@ -165,6 +234,9 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("groups_per_member_max", welcome.groups_per_member_max);
             f.add("ack_every", welcome.ack_every);
             f.add("ack_interval_ms", welcome.ack_interval_ms);
+            f.add("ack_timeout_ms", welcome.ack_timeout_ms);
+            f.add("publish_window", welcome.publish_window);
+            f.add("heartbeat_slot_ms", welcome.heartbeat_slot_ms);
             welcome.encode(&mut out);
             "WELCOME"
         }
@@ -174,6 +246,8 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("handle", joined.handle);
             f.add("head", joined.head);
             f.add("group", text(joined.group));
+            f.add("first", joined.first);
+            f.add("cursor", joined.cursor);
             joined.encode(&mut out);
             "JOINED"
         }
@@ -231,11 +305,7 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("from", gap.from);
             f.add("to", gap.to);
             f.add("epoch", gap.epoch);
-            let reason = match gap.reason {
-                GapReason::Retention => "retention",
-                GapReason::Damaged => "damaged",
-            };
-            f.add("reason", reason);
+            f.add("reason", reason(gap.reason));
             gap.encode(&mut out);
             "GAP"
         }
@@ -244,6 +314,118 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("reconnect_after_ms", drain.reconnect_after_ms);
             drain.encode(&mut out);
             "DRAIN"
+        }
+        ServerFrame::Receipt(receipt) => {
+            f.add("handle", receipt.handle);
+            f.add("seq", receipt.seq);
+            f.add("producer_seq", receipt.producer_seq);
+            f.add("epoch", receipt.epoch);
+            f.add("acked", receipt.acked);
+            f.add("members", receipt.members);
+            f.add("percent", receipt.percent);
+            receipt.encode(&mut out);
+            "RECEIPT"
+        }
+        ServerFrame::Fetched(fetched) => {
+            f.add("request", fetched.request);
+            f.add("epoch", fetched.epoch);
+            f.add("handle", fetched.handle);
+            f.add("first", fetched.first);
+            f.add("last", fetched.last);
+            f.add("head", fetched.head);
+            let gap = fetched.gap.map_or("none".to_owned(), |(from, to, why)| {
+                format!("{from} to {to} {}", reason(why))
+            });
+            f.add("gap", gap);
+            f.add("more", yes(fetched.more));
+            for (i, message) in fetched.messages().enumerate() {
+                f.add(&format!("{i}.seq"), message.seq);
+                f.add(&format!("{i}.stamp"), message.stamp.0);
+                f.add(&format!("{i}.sender"), text(message.sender));
+                f.add(&format!("{i}.payload"), bytes_hex(message.payload));
+            }
+            fetched.encode(&mut out);
+            "FETCHED"
+        }
+        ServerFrame::State(state) => {
+            f.add("request", state.head.request);
+            let form = match state.head.form {
+                StateForm::UpToDate => "up to date",
+                StateForm::Deltas => "deltas",
+                StateForm::Snapshot => "snapshot",
+            };
+            f.add("form", form);
+            f.add("more", yes(state.head.more));
+            f.add("handle", state.head.handle);
+            f.add("version", state.head.version);
+            for (i, entry) in state.entries().enumerate() {
+                f.add(&format!("{i}.version"), entry.version);
+                f.add(&format!("{i}.stamp"), entry.stamp.0);
+                f.add(&format!("{i}.key"), text(entry.key));
+                f.add(&format!("{i}.data"), data(entry.data));
+            }
+            let entries: Vec<_> = state.entries().collect();
+            State::encode(&mut out, &state.head, entries.iter().copied());
+            "STATE"
+        }
+        ServerFrame::Conflict(conflict) => {
+            f.add("request", conflict.request);
+            f.add("handle", conflict.handle);
+            f.add("version", conflict.version);
+            f.add("stamp", conflict.stamp.0);
+            f.add("data", data(conflict.data));
+            conflict.encode(&mut out);
+            "CONFLICT"
+        }
+        ServerFrame::Roster(roster) => {
+            let head = roster.head;
+            f.add("request", head.request);
+            let form = match head.form {
+                RosterForm::UpToDate => "up to date",
+                RosterForm::Changes => "changes",
+                RosterForm::Page => "page",
+                RosterForm::Counts => "counts",
+            };
+            f.add("form", form);
+            f.add("handle", head.handle);
+            f.add("version", head.version);
+            f.add("members", head.members);
+            f.add("online", head.online);
+            f.add("next", head.next);
+            for (i, entry) in roster.entries().enumerate() {
+                let what = match entry.what {
+                    Presence::Joined => "joined",
+                    Presence::Left => "left",
+                    Presence::Online => "online",
+                    Presence::Offline => "offline",
+                };
+                f.add(&format!("{i}.what"), what);
+                f.add(&format!("{i}.member"), text(entry.member));
+            }
+            let entries: Vec<_> = roster.entries().collect();
+            Roster::encode(&mut out, &head, entries.iter().copied());
+            "ROSTER"
+        }
+        ServerFrame::Redeliver(redeliver) => {
+            f.add("handle", redeliver.handle);
+            f.add("from", redeliver.from);
+            f.add("epoch", redeliver.epoch);
+            f.add("attempt", redeliver.attempt);
+            redeliver.encode(&mut out);
+            "REDELIVER"
+        }
+        ServerFrame::StateSet(set) => {
+            f.add("request", set.request);
+            f.add("handle", set.handle);
+            f.add("version", set.version);
+            f.add("stamp", set.stamp.0);
+            set.encode(&mut out);
+            "STATE_SET"
+        }
+        ServerFrame::Probe { token } => {
+            f.add("token", token);
+            ServerFrame::encode_probe(&mut out, token);
+            "PROBE"
         }
         ServerFrame::Unknown { .. } => "unknown",
     };
@@ -280,6 +462,11 @@ fn every_kind_has_a_golden_vector() {
         kind::PUBLISH,
         kind::ACK,
         kind::PING,
+        kind::FETCH,
+        kind::SET_STATE,
+        kind::SYNC,
+        kind::ROSTER_QUERY,
+        kind::PROBED,
         kind::WELCOME,
         kind::JOINED,
         kind::LEFT,
@@ -290,6 +477,14 @@ fn every_kind_has_a_golden_vector() {
         kind::ERROR,
         kind::GAP,
         kind::DRAIN,
+        kind::RECEIPT,
+        kind::FETCHED,
+        kind::STATE,
+        kind::CONFLICT,
+        kind::ROSTER,
+        kind::REDELIVER,
+        kind::STATE_SET,
+        kind::PROBE,
     ]);
     assert_eq!(have, want);
 
@@ -315,9 +510,12 @@ fn a_frame_cut_at_any_byte_waits_for_the_rest() {
 fn a_body_cut_at_any_byte_is_malformed() {
     for vector in vectors() {
         // A payload ends where the body ends, so a shorter one is another message.
+        let (bytes, at) = (&vector.bytes, |at: usize| usize::from(vector.bytes[at]));
         let payload = match vector.name.split('-').next().unwrap() {
-            "PUBLISH" => vector.bytes.len() - (8 + 16 + usize::from(vector.bytes[13])),
-            "DELIVER" => vector.bytes.len() - (8 + 32 + usize::from(vector.bytes[36])),
+            "PUBLISH" => bytes.len() - (8 + 16 + at(13)),
+            "DELIVER" => bytes.len() - (8 + 32 + at(36)),
+            "SET_STATE" => bytes.len() - (8 + 16 + at(12) + at(13)),
+            "CONFLICT" => bytes.len() - (8 + 32),
             _ => 0,
         };
         for body in 0..vector.bytes.len() - 8 {
@@ -344,7 +542,7 @@ fn unknown_flags_and_bytes_after_the_last_field_are_ignored() {
         let mut bytes = vector.bytes.clone();
         bytes[5] = 0xFF;
         bytes[6..8].fill(0xFF);
-        if kind != "PUBLISH" && kind != "DELIVER" {
+        if !["PUBLISH", "DELIVER", "SET_STATE", "CONFLICT"].contains(&kind) {
             bytes.extend([0xAB; 13]);
         }
         let len = bytes.len() as u32 - 4;

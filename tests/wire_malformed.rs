@@ -8,6 +8,9 @@ use fanfare::wire::{
     ServerFrame, Start, WireError, kind, split,
 };
 
+/// A kind that is reserved.
+const RESUME: u8 = 0x0A;
+
 fn frame(bytes: &[u8]) -> Frame<'_> {
     let (frame, taken) = split(bytes, FRAME_MAX).unwrap().unwrap();
     assert_eq!(taken, bytes.len());
@@ -64,10 +67,10 @@ fn kinds_of_the_other_side_and_reserved_kinds_are_unknown() {
     for body in [&[][..], &[0xFF; 64]] {
         for kind in 0..=u8::MAX {
             let frame = Frame { kind, flags: 0, body };
-            if !(kind::HELLO..=kind::PING).contains(&kind) {
+            if !(kind::HELLO..=kind::PROBED).contains(&kind) || kind == RESUME {
                 assert_eq!(ClientFrame::decode(frame), Ok(ClientFrame::Unknown { kind }));
             }
-            if !(kind::WELCOME..=kind::DRAIN).contains(&kind) {
+            if !(kind::WELCOME..=kind::PROBE).contains(&kind) {
                 assert_eq!(ServerFrame::decode(frame), Ok(ServerFrame::Unknown { kind }));
             }
         }
@@ -76,7 +79,7 @@ fn kinds_of_the_other_side_and_reserved_kinds_are_unknown() {
 
 #[test]
 fn counts_are_one_to_the_maximum() {
-    let entry = JoinEntry { group: b"g", start: Start::Tail };
+    let entry = JoinEntry::live(b"g", Start::Tail);
     let ack = Ack { handle: Handle(1), seq: Seq(1), epoch: Epoch(1) };
     for count in [1, FRAME_ENTRIES_MAX] {
         let mut out = Vec::new();
@@ -138,11 +141,15 @@ fn names_and_ids_are_one_byte_to_the_maximum() {
 
 #[test]
 fn reserved_modes_starts_and_levels_are_refused_by_name() {
-    for reserved in [1, 2, 255] {
+    for reserved in [2, 3, 255] {
         assert_eq!(bad_field(kind::JOIN, &join(reserved, 0, b"g")), "mode");
     }
-    for reserved in [2, 3, 255] {
-        assert_eq!(bad_field(kind::JOIN, &join(0, reserved, b"g")), "start");
+    for (mode, reserved) in [(0, 2), (0, 3), (1, 3), (1, 255)] {
+        assert_eq!(bad_field(kind::JOIN, &join(mode, reserved, b"g")), "start");
+    }
+    for reserved in [101, 255] {
+        let body = [1, 0, 0, 0, 1, 1, reserved, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'g'];
+        assert_eq!(bad_field(kind::PUBLISH, &body), "receipt");
     }
     for reserved in [3, 4, 255] {
         let body = [1, 0, 0, 0, reserved, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'g'];
@@ -154,7 +161,7 @@ fn reserved_modes_starts_and_levels_are_refused_by_name() {
 fn a_bad_entry_after_good_ones_refuses_the_whole_frame() {
     let mut body = join(0, 0, b"g");
     body[4] = 2;
-    body.extend(&join(1, 0, b"h")[8..]);
+    body.extend(&join(2, 0, b"h")[8..]);
     assert_eq!(bad_field(kind::JOIN, &body), "mode");
     body.truncate(body.len() - 1);
     body[4] = 3;
@@ -175,12 +182,21 @@ fn start_at_zero_is_start_at_one() {
 #[test]
 fn a_malformed_request_still_tells_its_number() {
     let request = |kind, body| Frame { kind, flags: 0, body }.request();
-    for kind in [kind::JOIN, kind::LEAVE, kind::PUBLISH] {
+    let asking = [
+        kind::JOIN,
+        kind::LEAVE,
+        kind::PUBLISH,
+        kind::FETCH,
+        kind::SET_STATE,
+        kind::SYNC,
+        kind::ROSTER_QUERY,
+    ];
+    for kind in asking {
         assert_eq!(request(kind, &[4, 3, 2, 1]), 0x0102_0304);
         assert_eq!(request(kind, &[4, 3, 2, 1, 255]), 0x0102_0304);
         assert_eq!(request(kind, &[4, 3, 2]), 0);
     }
-    for kind in [kind::HELLO, kind::ACK, kind::PING, 0x07, 0xFF] {
+    for kind in [kind::HELLO, kind::ACK, kind::PING, kind::PROBED, RESUME, 0xFF] {
         assert_eq!(request(kind, &[4, 3, 2, 1]), 0);
     }
 }
@@ -204,7 +220,8 @@ fn the_longest_publish_fits_in_the_longest_frame_and_so_does_its_deliver() {
     let payload = vec![1; fanfare::limits::PAYLOAD_MAX];
     let mut out = Vec::new();
     let group = &[b'g'; GROUP_NAME_MAX][..];
-    Publish { request: 1, level: None, producer_seq: 1, group, payload: &payload }.encode(&mut out);
+    Publish { request: 1, level: None, receipt: 0, producer_seq: 1, group, payload: &payload }
+        .encode(&mut out);
     assert!(matches!(ClientFrame::decode(frame(&out)), Ok(ClientFrame::Publish(_))));
 
     out.clear();
@@ -240,7 +257,7 @@ fn every_error_code_is_in_the_document_and_the_other_way_round() {
             Some((cells.next()?.parse().ok()?, cells.next()?.to_owned()))
         })
         .collect();
-    assert_eq!(table.len(), 25);
+    assert_eq!(table.len(), 35);
     for number in 0..=u16::MAX {
         let code = ErrorCode::from_number(number);
         let row = table.iter().find(|(of, _)| *of == number).map(|(_, name)| name.clone());

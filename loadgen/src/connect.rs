@@ -58,10 +58,7 @@ pub fn first_frames(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Vec
     for (i, chunk) in groups.chunks(fanfare::limits::FRAME_ENTRIES_MAX).enumerate() {
         let entries: Vec<JoinEntry<'_>> = chunk
             .iter()
-            .map(|g| JoinEntry {
-                group: plan.groups[*g as usize].name.as_bytes(),
-                start: Start::Tail,
-            })
+            .map(|g| JoinEntry::live(plan.groups[*g as usize].name.as_bytes(), Start::Tail))
             .collect();
         Join::encode(&mut out, i as u32 + 1, &entries);
     }

@@ -207,6 +207,7 @@ impl Publishers {
         Publish {
             request: id + 1,
             level: plan.level,
+            receipt: 0,
             producer_seq,
             group: to.name.as_bytes(),
             payload: &self.payload,

@@ -109,9 +109,8 @@ impl<'a> Session<'a> {
             ServerFrame::Drain(d) => {
                 self.last_words = Some(format!("DRAIN with {} ms of grace", d.grace_ms));
             }
-            ServerFrame::Left(_) | ServerFrame::Pong { .. } | ServerFrame::Unknown { .. } => {}
-            // Taken by the member itself.
-            ServerFrame::Deliver(_) | ServerFrame::Gap(_) => {}
+            // The member itself takes DELIVER and GAP; the rest is not asked for.
+            _ => {}
         }
     }
 

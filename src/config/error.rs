@@ -49,6 +49,16 @@ pub enum ConfigError {
         /// What is allowed.
         allowed: String,
     },
+    /// A class of groups that cannot be.
+    #[error("{class} in the file {}: {what}", path.display())]
+    Class {
+        /// The file.
+        path: PathBuf,
+        /// Which class.
+        class: String,
+        /// What is wrong with it and what is allowed.
+        what: String,
+    },
     /// A `--set` that is not `key=value`.
     #[error("`--set {0}` is not of the form key=value")]
     Set(String),

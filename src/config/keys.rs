@@ -117,6 +117,9 @@ pub const SHARD_KEYS: &[Key] = keys! {
     retention_age_ms: Kind::Int(0, 100 * 365 * 24 * HOUR_MS), "Log files older than this go; 0 keeps them.";
     ack_every: Kind::Int(1, 1_000_000), "Clients are told to acknowledge after this many messages ...";
     ack_interval_ms: Kind::Int(1, HOUR_MS), "... or after this time.";
+    ack_timeout_ms: Kind::Int(100, HOUR_MS), "What a durable member does not acknowledge for this long may be sent again.";
+    publish_window: Kind::Int(1, 64 * KIB), "Newest publishes of a producer in a group that are recognised when they are sent again.";
+    redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
 };
 
 /// All keys.
@@ -136,7 +139,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// Edits from one name to the other (Levenshtein).
-fn distance(a: &[u8], b: &[u8]) -> usize {
+pub(super) fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut diagonal = row[0];

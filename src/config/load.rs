@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::class_keys::{self, CLASS};
 use super::keys::{self, Key, Kind, SHARD_KEYS};
-use super::{ConfigError, ShardConfig};
+use super::{Classes, ConfigError, ShardConfig};
 
 /// Where names of the environment begin.
 pub(super) const ENV_PREFIX: &str = "FANFARE_";
@@ -107,12 +109,17 @@ impl Loaded {
 /// [`ConfigError`] for the first thing that is wrong.
 pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
     let mut values = BTreeMap::new();
+    let mut classes = Classes::default();
     defaults(&mut values)?;
     if let Some((path, text)) = &layers.file {
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
             ConfigError::Syntax { path: path.clone(), message: e.to_string() }
         })?;
         for (name, value) in &table {
+            if name == CLASS {
+                classes = class_keys::read(value, path)?;
+                continue;
+            }
             let origin = Origin::File(path.clone());
             let key = known(name, &origin)?;
             values.insert(key.name, (from_toml(key, value, &origin)?, origin));
@@ -138,7 +145,8 @@ pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
             return Err(ConfigError::Twice(key.name.into()));
         }
     }
-    let config = build(&values)?;
+    let mut config = build(&values)?;
+    config.shard.classes = Arc::new(classes);
     check_together(&config, &values)?;
     Ok(Loaded { config, unknown_env, values })
 }

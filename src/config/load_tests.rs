@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
+use super::super::Priority;
 use super::super::keys::{NODE_KEYS, SHARD_KEYS};
 use super::*;
 
@@ -229,4 +230,75 @@ fn the_printed_configuration_loads_to_the_same() {
     for key in NODE_KEYS.iter().chain(SHARD_KEYS) {
         assert!(printed.contains(&format!("\n{} = ", key.name)), "{} is missing", key.name);
     }
+}
+
+const CLASSES: &str = r#"
+ack_timeout_ms = 5000
+
+[[class]]
+name = "alerts"
+groups = ["alerts/*", "fire"]
+priority = "realtime"
+level = "memory"
+
+[[class]]
+name = "feeds"
+groups = ["feed/*"]
+priority = "bulk"
+retention_bytes = 1_000_000
+retention_age_ms = 60_000
+receipts = false
+ack_timeout_ms = 100
+redeliver_max = 3
+"#;
+
+#[test]
+fn classes_are_read_and_printed_so_that_they_load_to_the_same() {
+    let first = file(CLASSES).unwrap();
+    let shard = &first.config.shard;
+    let of = |name: &str| shard.classes.get(shard.classes.of(name.as_bytes()));
+    assert_eq!((of("fire").name.as_str(), of("fire").priority), ("alerts", Priority::Realtime));
+    assert_eq!((of("feed/1").retention_bytes, of("feed/1").receipts), (Some(1_000_000), false));
+    assert_eq!(of("other").name, Classes::DEFAULT_NAME);
+    assert!(shard.classes.are_mixed() && shard.classes.trim());
+    let printed = first.to_toml();
+    let again = file(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+    assert_eq!(format!("{:?}", again.config), format!("{:?}", first.config));
+    assert!(file("").unwrap().to_toml().contains("# Classes of groups"));
+}
+
+#[test]
+fn mistakes_in_classes_say_which_class_and_what_is_allowed() {
+    let with = |line: &str| format!("[[class]]\nname = \"a\"\ngroups = [\"x\"]\n{line}");
+    let cases = [
+        (with("prioritty = \"bulk\""), "unknown key `prioritty`, did you mean `priority`; a class"),
+        (with("colour = 1"), "unknown key `colour`"),
+        (with("priority = \"high\""), "priority = \"high\" must be realtime, normal or bulk"),
+        (with("priority = 1"), "must be realtime, normal or bulk"),
+        (with("level = \"fast\""), "must be durable or memory"),
+        (with("receipts = \"no\""), "must be true or false"),
+        (with("retention_bytes = 0"), "a number from 1"),
+        (with("retention_age_ms = -5"), "a number from 1"),
+        (with("ack_timeout_ms = 1"), "a number from 100"),
+        (with("redeliver_max = 1.5"), "a number from 1"),
+        ("[[class]]\ngroups = [\"x\"]".into(), "class number 1"),
+        ("[[class]]\nname = \"a b\"\ngroups = [\"x\"]".into(), "letters, digits"),
+        ("[[class]]\nname = \"a\"".into(), "`groups` is missing"),
+        ("[[class]]\nname = \"a\"\ngroups = []".into(), "`groups` is missing"),
+        ("[[class]]\nname = \"a\"\ngroups = [\"\"]".into(), "is empty"),
+        ("[[class]]\nname = \"a\"\ngroups = [\"x*y\"]".into(), "only at its end"),
+        ("[[class]]\nname = \"a\"\ngroups = [\"x\", \"x\"]".into(), "twice"),
+        ("[[class]]\nname = \"a\"\ngroups = \"x\"".into(), "a list of names"),
+        ("[[class]]\nname = \"default\"\ngroups = [\"x\"]".into(), "take another"),
+        (with("[[class]]\nname = \"a\"\ngroups = [\"y\"]"), "two classes of this name"),
+        (with("[[class]]\nname = \"b\"\ngroups = [\"x\"]"), "in class `a` already"),
+        ("class = 1".into(), "[[class]] tables"),
+        (format!("[[class]]\nname = \"a\"\ngroups = [\"{}\"]", "n".repeat(129)), "128 bytes"),
+    ];
+    for (text, part) in cases {
+        let error = file(&text).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("f.toml"), "{text}\n{error}");
+    }
+    let many = (0..65).map(|n| format!("[[class]]\nname = \"{n}\"\ngroups = [\"{n}\"]\n"));
+    assert!(file(&many.collect::<String>()).unwrap_err().to_string().contains("at most 64"));
 }

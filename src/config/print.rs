@@ -14,6 +14,7 @@ impl Loaded {
         self.section(NODE_KEYS, &mut out);
         out.push_str("\n# Each shard. Sizes are bytes, times milliseconds.\n");
         self.section(SHARD_KEYS, &mut out);
+        super::class_keys::print(&self.config.shard.classes, &mut out);
         out
     }
 
@@ -55,6 +56,6 @@ pub(super) fn toml_text(value: &toml::Value) -> String {
 }
 
 /// A JSON string is a TOML basic string too.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

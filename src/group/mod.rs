@@ -1,15 +1,23 @@
 //! A group on one shard: its tail, its local members and their cursors, and on the owner
 //! shard the sequencer.
 
+mod mail;
 mod member;
+pub mod receipts;
+mod roster;
+pub mod roster_log;
 mod sequencer;
+pub mod state;
 
 use slab::Slab;
 
+use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 
+pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
+pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
 /// What this shard is for the group.
@@ -49,6 +57,10 @@ pub struct ChunkWait {
 pub struct Group {
     /// Name.
     pub name: Box<[u8]>,
+    /// What the configuration says of it, by its name.
+    pub class: ClassId,
+    /// The class's priority.
+    pub priority: Priority,
     /// Number; 0 on a replica until the owner answered the first join.
     pub handle: Handle,
     /// Epoch of live messages.
@@ -75,6 +87,8 @@ impl Group {
     pub fn new(name: Box<[u8]>, handle: Handle, epoch: Epoch, role: Role) -> Self {
         Self {
             name,
+            class: ClassId::default(),
+            priority: Priority::default(),
             handle,
             epoch,
             tail: Tail::default(),

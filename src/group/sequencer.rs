@@ -104,6 +104,7 @@ impl Sequencer {
             producer: message.producer,
             producer_seq: message.producer_seq,
             level: message.level,
+            receipt: message.receipt,
         }
         .encode(&mut staged.metas);
         staged.count += 1;
@@ -130,6 +131,8 @@ pub struct Message<'a> {
     pub producer: ProducerId,
     /// The publisher's own number.
     pub producer_seq: u64,
+    /// Share of the members for which the publisher wants a receipt; 0 for none.
+    pub receipt: u8,
     /// Member id of the publisher.
     pub sender: &'a [u8],
     /// The payload.

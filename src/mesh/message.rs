@@ -24,8 +24,8 @@ pub struct Forward {
     pub conn: ConnId,
     /// The request of the PUBLISH.
     pub request: u32,
-    /// Level asked for.
-    pub level: Level,
+    /// Level asked for, if any.
+    pub level: Option<Level>,
     /// Identity of the publisher.
     pub producer: ProducerId,
     /// The publisher's own number.

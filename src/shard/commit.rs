@@ -4,6 +4,7 @@
 use tracing::{error, info, warn};
 
 use super::inbox::Origin;
+use super::records::{Records, Taken, Ticket};
 use super::{Io, Job, Shard};
 use crate::fanout::{Segment, SegmentRef};
 use crate::group::Group;
@@ -45,8 +46,44 @@ pub struct Filling {
     pub replies: Vec<Reply>,
     /// Answers to messages that are published in this turn.
     pub early_replies: Vec<Reply>,
-    /// Encoded bytes staged.
+    /// Encoded bytes of messages staged.
     pub staged_bytes: usize,
+    /// What is not a message.
+    pub records: Records,
+}
+
+impl Filling {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.runs.is_empty() && self.records.is_empty()
+    }
+
+    /// What goes to the disk now; the messages only if they are `with` it.
+    fn hand_over(
+        &mut self,
+        number: CommitNumber,
+        at: LogPos,
+        newest_ms: u64,
+        with: bool,
+        records: Taken,
+    ) -> Commit {
+        self.records.remove(records);
+        let mut commit = Commit {
+            number,
+            at,
+            newest_ms,
+            runs: Vec::new(),
+            replies: Vec::new(),
+            records: records.up_to,
+            synced: false,
+        };
+        if with {
+            self.staged_bytes = 0;
+            commit.runs = std::mem::take(&mut self.runs);
+            commit.replies = std::mem::take(&mut self.replies);
+        }
+        commit
+    }
 }
 
 /// The commit that is on its way to the disk.
@@ -54,8 +91,12 @@ pub struct Filling {
 pub struct Commit {
     pub number: CommitNumber,
     pub at: LogPos,
+    /// Unix milliseconds of its newest message.
+    pub newest_ms: u64,
     pub runs: Vec<Run>,
     pub replies: Vec<Reply>,
+    /// It holds all records up to this one.
+    pub records: Ticket,
     /// It is on disk and may be published.
     pub synced: bool,
 }
@@ -86,7 +127,7 @@ impl Shard {
         if self.in_flight.is_some() || self.log.is_poisoned() {
             return;
         }
-        if self.filling.groups.is_empty() && self.filling.runs.is_empty() {
+        if self.filling.is_empty() {
             return;
         }
         for key in std::mem::take(&mut self.filling.groups) {
@@ -99,12 +140,20 @@ impl Shard {
                 self.filling.runs.push(run);
             }
         }
-        let groups = &self.groups;
-        let runs = self.filling.runs.iter().map(|run| log_run(&groups[run.group as usize], run));
-        let runs: Vec<wal::Run<'_>> = runs.collect();
-        let len = wal::commit_len(runs.iter());
+        let (groups, filling) = (&self.groups, &self.filling);
+        let runs = filling.runs.iter().map(|run| log_run(&groups[run.group as usize], run));
+        let mut runs: Vec<wal::Run<'_>> = runs.collect();
+        let mut messages = runs.len();
+        let records = filling.records.take(groups, &mut runs);
         let before = self.log.active();
-        let Room::At(at) = self.log.room(len) else {
+        let mut room = self.log.room(wal::commit_len(runs.iter()), messages > 0);
+        if room == Room::Wait && messages > 0 && messages < runs.len() {
+            // Messages wait for the next segment, records need not.
+            runs.drain(..messages);
+            messages = 0;
+            room = self.log.room(wal::commit_len(runs.iter()), false);
+        }
+        let Room::At(at) = room else {
             return self.prepare_segment(io);
         };
         if at.segment != before {
@@ -112,14 +161,12 @@ impl Shard {
         }
         let (number, salt, mut buf) = self.log.begin();
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
-        debug_assert_eq!(buf.len(), len);
+        let len = buf.len();
         io.write_log(at.segment, at.offset, buf);
-        self.log.started(len, self.stamp.millis());
+        let newest_ms = self.stamp.millis();
+        self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
-        self.filling.staged_bytes = 0;
-        let runs = std::mem::take(&mut self.filling.runs);
-        let replies = std::mem::take(&mut self.filling.replies);
-        self.in_flight = Some(Commit { number, at, runs, replies, synced: false });
+        self.in_flight = Some(self.filling.hand_over(number, at, newest_ms, messages > 0, records));
         self.prepare_segment(io);
     }
 
@@ -201,6 +248,7 @@ impl Shard {
 
 fn log_run<'a>(group: &'a Group, run: &'a Run) -> wal::Run<'a> {
     wal::Run {
+        kind: wal::RunKind::Messages,
         handle: group.handle,
         epoch: group.epoch,
         group: &group.name,

@@ -35,7 +35,7 @@ impl Shard {
 
     fn log_is_idle(&self) -> bool {
         let filling = &self.filling;
-        self.in_flight.is_none() && filling.groups.is_empty() && filling.runs.is_empty()
+        self.in_flight.is_none() && filling.is_empty()
     }
 
     /// Last stage: whether there is another turn.

@@ -7,7 +7,7 @@ use crate::group::{Group, Lag, Member, PeerCursor, Role, Sequencer};
 use crate::mesh::Message;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::wal::GroupIndex;
-use crate::wire::{Acks, ErrorCode, Join, JoinEntry, Joined, Leave, Left, Start};
+use crate::wire::{Acks, ErrorCode, Join, JoinEntry, Joined, Leave, Left, Mode, Start};
 
 /// A join that the owner accepted.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,11 @@ pub(super) struct Accepted {
 
 impl Shard {
     pub(super) fn join(&mut self, id: ConnId, join: &Join<'_>) {
+        if join.entries().any(|entry| entry.mode == Mode::Durable) {
+            let text = "durable members are not served by this build; use mode 0";
+            let refusal = Refusal::new(ErrorCode::Malformed, text).field(b"mode");
+            return self.refuse(id, join.request, refusal);
+        }
         for entry in join.entries() {
             self.join_one(id, join.request, entry);
         }
@@ -100,10 +105,18 @@ impl Shard {
         if self.groups.len() >= self.config.groups_max as usize {
             return None;
         }
+        Some(self.place_group(group))
+    }
+
+    /// Puts a group among those of this shard and gives it its class: owner and replicas
+    /// decide by the same name alike.
+    pub(super) fn place_group(&mut self, mut group: Group) -> u32 {
+        group.class = self.config.classes.of(&group.name);
+        group.priority = self.config.priority_of(group.class);
         let name = group.name.clone();
         let key = self.groups.insert(group) as u32;
         self.by_name.insert(name, key);
-        Some(key)
+        key
     }
 
     /// Counts a member in on the owner; `peer` is its shard if that is another one. Returns
@@ -158,7 +171,7 @@ impl Shard {
         let group = &mut self.groups[key as usize];
         let head = accepted.head;
         let sent = match accepted.start {
-            Start::Tail => head,
+            Start::Tail | Start::Cursor => head,
             Start::Seq(seq) => Seq(seq.0 - 1).min(head),
         };
         let (lag, next) = match group.attach(sent) {
@@ -177,7 +190,8 @@ impl Shard {
             conn.memberships.push(membership);
         }
         self.figures.members += 1;
-        let joined = Joined { request: accepted.request, epoch, handle, head, group: &name };
+        let (request, first, cursor) = (accepted.request, sent.next(), Seq(0));
+        let joined = Joined { request, epoch, handle, head, group: &name, first, cursor };
         self.control(id, |out| joined.encode(out));
         if behind {
             self.mark_dirty(membership);

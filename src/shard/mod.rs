@@ -12,6 +12,7 @@ mod io;
 mod joins;
 mod peers;
 mod publish;
+mod records;
 mod replies;
 mod sequence;
 mod start;

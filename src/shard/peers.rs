@@ -126,10 +126,11 @@ impl Shard {
             );
             return FORWARD_OVERHEAD + payload.len() as u64;
         };
+        let default_level = self.config.level_of(self.groups[group as usize].class);
         let header = Header {
             origin,
             group: group as usize,
-            level: forward.level,
+            level: forward.level.unwrap_or(default_level),
             producer: forward.producer,
             producer_seq: forward.producer_seq,
         };

@@ -14,11 +14,13 @@ impl Shard {
         }
         let Some(commit) = self.in_flight.take() else { return };
         debug_assert_eq!(commit.number, self.log.synced());
+        self.filling.records.synced(commit.records);
         for run in commit.runs {
             let group = &mut self.groups[run.group as usize];
             if let Some(sequencer) = group.sequencer() {
                 sequencer.synced = run.segment.last();
-                sequencer.index.note(run.segment.first(), commit.at);
+                let bytes = (run.metas.len() + run.segment.bytes().len()) as u64;
+                sequencer.index.note(run.segment.first(), commit.at, bytes, commit.newest_ms);
                 if run.has_memory {
                     sequencer.memory_marked = commit.at.segment;
                 }

@@ -46,6 +46,24 @@ pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
             "the log failed while the message was under way; after a restart look whether it is there"
         }
         ErrorCode::Draining => "the server is stopping; reconnect and publish again",
+        ErrorCode::UnknownProducer => {
+            "the group does not know this producer; number its messages from 1, or draw a new id"
+        }
+        ErrorCode::ProducerGap => {
+            "an earlier message of this producer is missing; send from the number in limit on"
+        }
+        ErrorCode::ProducerSeqTooOld => {
+            "the message is too old to tell whether it was taken; FETCH the history to find out"
+        }
+        ErrorCode::ProducerTaken => {
+            "the producer id belongs to another member; draw a new one and open a new connection"
+        }
+        ErrorCode::TooManyProducers => {
+            "the group has as many producers as it may; publish with a known one or raise the limit"
+        }
+        ErrorCode::ReceiptsRefused => {
+            "receipts are off for this group or too many wait; the message was not accepted"
+        }
         _ => "the request was refused",
     }
 }

@@ -32,16 +32,15 @@ impl Shard {
         if self.inbox.bytes() + self.forwarded_bytes > self.config.inbox_bytes_max {
             self.throttle(id);
         }
-        let level = publish.level.unwrap_or(self.config.level);
         let owner = self.owner_of(publish.group);
         if owner == self.id {
-            self.enqueue_local(origin, level, publish);
+            self.enqueue_local(origin, publish);
         } else {
-            self.forward(owner, id, level, publish);
+            self.forward(owner, id, publish);
         }
     }
 
-    fn enqueue_local(&mut self, origin: Origin, level: Level, publish: &Publish<'_>) {
+    fn enqueue_local(&mut self, origin: Origin, publish: &Publish<'_>) {
         if let Err((code, limit)) = self.may_publish() {
             return self.refuse_publish(origin, code, limit);
         }
@@ -49,24 +48,25 @@ impl Shard {
             let max = u64::from(self.config.groups_max);
             return self.refuse_publish(origin, ErrorCode::TooManyGroups, max);
         };
+        let default_level = self.config.level_of(self.groups[group as usize].class);
         let Some(Some(conn)) = self.conns.get(origin.conn.slot as usize) else { return };
         let header = Header {
             origin,
             group: group as usize,
-            level,
+            level: publish.level.unwrap_or(default_level),
             producer: conn.producer,
             producer_seq: publish.producer_seq,
         };
         self.inbox.push(header, &conn.member, publish.payload);
     }
 
-    fn forward(&mut self, owner: ShardId, id: ConnId, level: Level, publish: &Publish<'_>) {
+    fn forward(&mut self, owner: ShardId, id: ConnId, publish: &Publish<'_>) {
         let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
         let Some(peer) = self.mesh.peer(owner) else { return };
         let forward = Forward {
             conn: id,
             request: publish.request,
-            level,
+            level: publish.level,
             producer: conn.producer,
             producer_seq: publish.producer_seq,
             group: peer.carry(publish.group),
@@ -146,6 +146,7 @@ impl Shard {
                 level: header.level,
                 producer: header.producer,
                 producer_seq: header.producer_seq,
+                receipt: 0,
                 sender,
                 payload,
             };

@@ -131,10 +131,9 @@ impl Shard {
             }
             let sequencer = Sequencer::after(group.head, group.first, group.index);
             let role = Role::Owner(Box::new(sequencer));
-            let mut restored = Group::new(group.name.clone(), group.handle, epoch, role);
+            let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;
-            let key = shard.groups.insert(restored) as u32;
-            shard.by_name.insert(group.name, key);
+            let key = shard.place_group(restored);
             shard.by_handle.insert(group.handle, key);
         }
         shard

@@ -171,12 +171,20 @@ impl Shard {
             ClientFrame::Ping { token } => {
                 self.control(id, |out| ServerFrame::encode_pong(out, token));
             }
-            ClientFrame::Unknown { kind } => {
-                let text = "this server does not know frames of this kind; see PROTOCOL.md";
-                let refusal = Refusal::new(ErrorCode::UnknownFrame, text).limit(u64::from(kind));
-                self.refuse(id, 0, refusal);
-            }
+            // Asked for by PROBE, which is not sent yet.
+            ClientFrame::Probed { .. } => {}
+            ClientFrame::Fetch(_)
+            | ClientFrame::SetState(_)
+            | ClientFrame::Sync(_)
+            | ClientFrame::RosterQuery(_) => self.unknown(id, frame.request(), frame.kind),
+            ClientFrame::Unknown { kind } => self.unknown(id, 0, kind),
         }
+    }
+
+    fn unknown(&mut self, id: ConnId, request: u32, kind: u8) {
+        let text = "this server does not know frames of this kind; see PROTOCOL.md";
+        let refusal = Refusal::new(ErrorCode::UnknownFrame, text).limit(u64::from(kind));
+        self.refuse(id, request, refusal);
     }
 
     fn malformed(&mut self, id: ConnId, frame: wire::Frame<'_>, error: WireError) {
@@ -219,6 +227,9 @@ impl Shard {
             groups_per_member_max: self.config.groups_per_member_max,
             ack_every: self.config.ack_every,
             ack_interval_ms: self.config.ack_interval_ms,
+            ack_timeout_ms: self.config.ack_timeout_ms,
+            publish_window: self.config.publish_window,
+            heartbeat_slot_ms: self.config.heartbeat_ms,
         };
         if let Some(conn) = self.conn(id) {
             conn.state = ConnState::Open;

@@ -278,7 +278,7 @@ impl Client {
                 view.place = Place::Joining;
                 view.start = start;
                 self.joins.push((request, group));
-                entries.push(JoinEntry { group: name, start });
+                entries.push(JoinEntry::live(name, start));
                 let from = if let Start::Seq(seq) = start { seq.0 } else { 0 };
                 oracle.note(Note::Joining { client: self.index, group, from });
             }
@@ -319,6 +319,7 @@ impl Client {
         Publish {
             request,
             level: Some(sent.level),
+            receipt: 0,
             producer_seq: sent.producer_seq,
             group: &group_name(pending.group),
             payload: &sent.payload,

@@ -55,7 +55,7 @@ impl Client {
             F::Error(error) => self.error(&error, oracle),
             F::Gap(gap) => self.gap(&gap, oracle),
             F::Drain(_) => Ok(()),
-            F::Unknown { .. } => Err("an unknown frame".to_owned()),
+            other => Err(format!("nobody asked for {other:?}")),
         }
     }
 
@@ -71,7 +71,7 @@ impl Client {
         view.stamp = Stamp(0);
         view.unacked = 0;
         view.expect = match view.start {
-            Start::Tail => joined.head.next(),
+            Start::Tail | Start::Cursor => joined.head.next(),
             Start::Seq(seq) => seq.min(joined.head.next()),
         };
         if joined.head < view.last && joined.epoch <= view.last_epoch {

@@ -78,8 +78,6 @@ pub(super) struct Inner {
     pub dead: bool,
     /// What happened since the world asked.
     pub happened: Vec<Fault>,
-    /// Files of which bits were flipped.
-    pub rotten: BTreeSet<PathBuf>,
 }
 
 /// A handle; clones see the same files.
@@ -101,7 +99,6 @@ impl SimFiles {
             power_left: None,
             dead: false,
             happened: Vec::new(),
-            rotten: BTreeSet::new(),
         })))
     }
 

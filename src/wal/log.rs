@@ -19,6 +19,9 @@ pub struct SegmentInfo {
     pub newest_ms: u64,
 }
 
+/// Share of a segment that messages leave to records as long as there is no next segment.
+const RECORDS_SHARE: u64 = 8;
+
 /// Whether a commit can be written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
@@ -127,12 +130,18 @@ impl Log {
         self.writing
     }
 
-    /// Finds room for a commit of `len` bytes, in the next segment if need be.
-    pub fn room(&mut self, len: usize) -> Room {
+    /// Finds room for a commit of `len` bytes, in the next segment if need be. Without a next
+    /// segment the last eighth of this one is for commits without messages: on a full disk
+    /// members still leave and keep their cursors.
+    pub fn room(&mut self, len: usize, has_messages: bool) -> Room {
         if self.writing || self.poisoned {
             return Room::Wait;
         }
-        if self.offset + len as u64 > self.segment_bytes {
+        let reserved = match self.spare {
+            None if has_messages => self.segment_bytes / RECORDS_SHARE,
+            _ => 0,
+        };
+        if self.offset + len as u64 > self.segment_bytes - reserved {
             let Some((number, salt)) = self.spare.take() else {
                 return Room::Wait;
             };
@@ -225,14 +234,14 @@ impl Log {
 mod tests {
     use super::*;
 
-    const BYTES: u64 = 10 * LOG_BLOCK as u64;
+    const BYTES: u64 = 16 * LOG_BLOCK as u64;
 
     fn log() -> Log {
         Log::new(BTreeMap::new(), SegmentNumber(1), 7, CommitNumber(0), BYTES)
     }
 
     fn write(log: &mut Log, blocks: usize, ms: u64) {
-        assert!(matches!(log.room(blocks * LOG_BLOCK), Room::At(_)));
+        assert!(matches!(log.room(blocks * LOG_BLOCK, true), Room::At(_)));
         let (_, _, buf) = log.begin();
         log.started(blocks * LOG_BLOCK, ms);
         log.finished(true, buf);
@@ -241,11 +250,11 @@ mod tests {
     #[test]
     fn one_write_is_in_flight_at_most() {
         let mut log = log();
-        assert!(matches!(log.room(LOG_BLOCK), Room::At(_)));
+        assert!(matches!(log.room(LOG_BLOCK, true), Room::At(_)));
         let (number, _, buf) = log.begin();
         assert_eq!(number, CommitNumber(1));
         log.started(LOG_BLOCK, 1);
-        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        assert_eq!(log.room(LOG_BLOCK, true), Room::Wait);
         assert!(log.synced() < log.appended());
         log.finished(true, buf);
         assert_eq!(log.synced(), log.appended());
@@ -254,8 +263,8 @@ mod tests {
     #[test]
     fn a_full_segment_waits_for_the_spare_one() {
         let mut log = log();
-        write(&mut log, 9, 1);
-        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        write(&mut log, 13, 1);
+        assert_eq!(log.room(LOG_BLOCK, true), Room::Wait);
         assert_eq!(log.wants_segment(), Some((SegmentNumber(2), BYTES)));
         assert_eq!(log.wants_segment(), None);
         log.segment_created(SegmentNumber(2), 9, false);
@@ -263,18 +272,31 @@ mod tests {
         assert_eq!(log.wants_segment(), Some((SegmentNumber(2), BYTES)));
         log.segment_created(SegmentNumber(2), 9, true);
         let at = LogPos { segment: SegmentNumber(2), offset: LOG_BLOCK as u64 };
-        assert_eq!(log.room(LOG_BLOCK), Room::At(at));
+        assert_eq!(log.room(3 * LOG_BLOCK, true), Room::At(at));
+    }
+
+    #[test]
+    fn without_a_next_segment_messages_leave_the_rest_of_this_one_to_records() {
+        let mut log = log();
+        write(&mut log, 13, 1);
+        assert_eq!(log.room(LOG_BLOCK, true), Room::Wait);
+        let at = LogPos { segment: SegmentNumber(1), offset: 14 * LOG_BLOCK as u64 };
+        assert_eq!(log.room(LOG_BLOCK, false), Room::At(at));
+        assert_eq!(log.room(3 * LOG_BLOCK, false), Room::Wait);
+        assert!(log.wants_segment().is_some());
+        log.segment_created(SegmentNumber(2), 9, true);
+        assert_eq!(log.room(LOG_BLOCK, true), Room::At(at), "then messages use it up");
     }
 
     #[test]
     fn a_failed_write_is_never_retried() {
         let mut log = log();
-        assert!(matches!(log.room(LOG_BLOCK), Room::At(_)));
+        assert!(matches!(log.room(LOG_BLOCK, true), Room::At(_)));
         let (_, _, buf) = log.begin();
         log.started(LOG_BLOCK, 1);
         log.finished(false, buf);
         assert!(log.is_poisoned());
-        assert_eq!(log.room(LOG_BLOCK), Room::Wait);
+        assert_eq!(log.room(LOG_BLOCK, true), Room::Wait);
         assert_eq!(log.synced(), CommitNumber(0));
     }
 
@@ -282,11 +304,11 @@ mod tests {
     fn retention_by_bytes_and_by_age_never_takes_the_active_segment() {
         let mut log = log();
         for number in 2..5 {
-            write(&mut log, 9, number * 1_000);
+            write(&mut log, 13, number * 1_000);
             assert!(log.wants_segment().is_some());
             log.segment_created(SegmentNumber(number), number, true);
         }
-        write(&mut log, 9, 5_000);
+        write(&mut log, 13, 5_000);
         assert_eq!(log.expire(BYTES * 3, 0, 0), vec![SegmentNumber(1)]);
         assert_eq!(log.expire(u64::MAX, 1_000, 4_500), vec![SegmentNumber(2)]);
         assert_eq!(log.expire(0, 1, u64::MAX), vec![SegmentNumber(3)]);

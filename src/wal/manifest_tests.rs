@@ -77,9 +77,9 @@ fn another_shard_count_is_refused_with_both_numbers() {
 fn another_format_version_is_refused_even_if_its_fields_are_unknown() {
     let dir = tempfile::tempdir().unwrap();
     drop(Manifest::open(dir.path(), Some(1)).unwrap());
-    edit(dir.path(), "format_version = 1", "format_version = 2\nnew_field = \"x\"");
+    edit(dir.path(), "format_version = 2", "format_version = 3\nnew_field = \"x\"");
     let error = Manifest::open(dir.path(), Some(1)).unwrap_err();
-    assert!(matches!(error, ManifestError::Version { found: 2, .. }), "{error}");
+    assert!(matches!(error, ManifestError::Version { found: 3, .. }), "{error}");
 }
 
 #[test]

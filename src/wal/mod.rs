@@ -1,6 +1,7 @@
 //! The write-ahead log of a shard. WAL_FORMAT.md is the specification of the bytes.
 //!
-//! The pure part ([`commit`], [`segment`], [`index`], [`read`]) does no I/O. The start-up
+//! The pure part ([`commit`], [`record`], [`segment`], [`index`], [`read`], [`group_state`])
+//! does no I/O. The start-up
 //! part ([`manifest`], [`source`], [`recovery`], [`create`], [`quarantine`]) runs before a
 //! shard serves, and [`tool`] reads a data directory for an operator.
 
@@ -10,12 +11,14 @@ pub mod commit;
 pub mod create;
 mod damage;
 pub mod files;
+pub mod group_state;
 pub mod index;
 mod log;
 pub mod manifest;
 pub mod paths;
 mod quarantine;
 pub mod read;
+pub mod record;
 mod recovered;
 pub mod recovery;
 mod report;
@@ -30,16 +33,18 @@ pub mod tool;
 pub use commit::{Commit, CommitFault, commit_len, decode_commit, encode_commit};
 pub use damage::{Damage, DamageKind, Torn};
 pub use files::{Files, RealFiles, Step};
-pub use index::{GroupIndex, LogPos};
+pub use group_state::{GroupState, MemberState, ProducerState, ReceiptState, StateEntry};
+pub use index::{GroupIndex, IndexEntry, LogPos};
 pub use log::{Log, Room, SegmentInfo};
 pub use manifest::{DataDir, Manifest, ManifestError};
 pub use quarantine::quarantine;
 pub use read::{Collected, Resume, collect};
+pub use record::Record;
 pub use recovered::{Recovered, RecoveredGroup, RecoveredSegment};
 pub use recovery::{RecoveryError, recover};
-pub use run::{META_BYTES, Meta, Run};
+pub use run::{META_BYTES, Meta, Run, RunKind};
 pub use segment::{SegmentHeader, SegmentHeaderFault};
 pub use source::{DirSource, LogSource};
 
 /// Version of the format of manifest, segments and commits.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;

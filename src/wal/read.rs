@@ -88,7 +88,7 @@ pub fn collect(
         }
         match decode_commit(rest, salt) {
             Ok(commit) => {
-                let runs = commit.runs().filter(|run| run.handle == handle);
+                let runs = commit.runs().filter(|run| run.handle == handle && run.has_messages());
                 if let Err(stop) = take_runs(&mut out, runs, from, bytes_max) {
                     break stop.resume(out.frames.is_empty(), offset, commit.total_len);
                 }

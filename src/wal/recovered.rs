@@ -1,6 +1,7 @@
 //! What recovery hands to the shard.
 
 use super::damage::{Damage, Torn};
+use super::group_state::GroupState;
 use super::index::GroupIndex;
 use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, Stamp};
 
@@ -34,9 +35,11 @@ pub struct Recovered {
     pub messages: u64,
     /// Commits in the log.
     pub commits: u64,
+    /// Messages whose producer seq has an earlier place in their group. The first one counts.
+    pub repeated_publishes: u64,
 }
 
-/// A group that has messages in the log.
+/// A group that has messages or records in the log.
 #[derive(Clone, Debug)]
 pub struct RecoveredGroup {
     /// Its handle.
@@ -45,15 +48,19 @@ pub struct RecoveredGroup {
     pub name: Box<[u8]>,
     /// Its epoch as of the last run.
     pub epoch: Epoch,
-    /// Its oldest message that is kept.
+    /// Its oldest message that is kept, or the one after its head if none is.
     pub first: Seq,
-    /// Its last message.
+    /// Its last message, kept or not.
     pub head: Seq,
     /// Whether a message of level `memory` is in the log.
     pub used_memory: bool,
     /// Where its messages are.
     pub index: GroupIndex,
-    /// Commit with its last message.
+    /// What is durable of it beside its messages.
+    pub state: GroupState,
+    /// Whether `head` comes from a message and not only from positions of members.
+    pub(super) head_known: bool,
+    /// The last commit with something of it.
     pub(super) last_commit: CommitNumber,
 }
 

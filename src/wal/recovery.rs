@@ -9,14 +9,16 @@ use super::bad_place::BadPlace;
 use super::bytes_at::is_zero;
 use super::commit::Commit;
 use super::damage::{Damage, DamageKind, Torn};
+use super::group_state::GroupState;
 use super::index::{GroupIndex, LogPos};
 use super::recovered::{Recovered, RecoveredGroup, RecoveredSegment};
-use super::run::Run;
+use super::run::{Run, RunKind};
 use super::scan::{Scan, Window};
 use super::segment::{SegmentHeader, SegmentHeaderFault};
 use super::source::LogSource;
 use crate::limits::LOG_BLOCK;
 use crate::position::{CommitNumber, Handle, NodeId, SegmentNumber, Seq, ShardId};
+use crate::wire::{self, ServerFrame};
 
 const BLOCK: u64 = LOG_BLOCK as u64;
 
@@ -258,35 +260,86 @@ impl<'v> Recovery<'v> {
         self.out.commits += 1;
         self.out.max_stamp = self.out.max_stamp.max(commit.max_stamp);
         for run in commit.runs() {
-            self.out.messages += u64::from(run.count);
             self.out.max_epoch = self.out.max_epoch.max(run.epoch);
-            let group = self.groups.entry(run.handle).or_insert_with(|| RecoveredGroup {
-                handle: run.handle,
-                name: run.group.into(),
-                epoch: run.epoch,
-                first: run.first,
-                head: Seq(run.first.0 - 1),
-                used_memory: false,
-                index: GroupIndex::default(),
-                last_commit: commit.number,
-            });
-            let overlaps = run.first <= group.head;
-            // Where damage is known a hole is what it left; without it, it is news.
-            let jumps = run.first > group.head.next() && self.out.damage.is_empty();
-            let contradicts = overlaps || jumps || *group.name != *run.group;
-            if !overlaps {
-                group.index.note(run.first, pos);
-            }
-            group.head = group.head.max(run.last());
-            group.epoch = group.epoch.max(run.epoch);
-            group.used_memory |= run.has_memory;
-            group.last_commit = commit.number;
-            if contradicts {
+            let holds = match run.kind {
+                RunKind::Messages => self.messages(pos, commit, &run),
+                RunKind::Records => self.records(commit.number, &run),
+                RunKind::Other(_) => true,
+            };
+            if !holds {
                 let end = pos.offset + commit.total_len as u64;
                 self.damage(pos.segment, pos.offset, end, DamageKind::Contradiction(run.handle));
             }
             (self.visit)(pos, commit, &run);
         }
+    }
+
+    fn group(&mut self, number: CommitNumber, run: &Run<'_>) -> &mut RecoveredGroup {
+        let group = self.groups.entry(run.handle).or_insert_with(|| RecoveredGroup {
+            handle: run.handle,
+            name: run.group.into(),
+            epoch: run.epoch,
+            first: Seq(1),
+            head: Seq(0),
+            used_memory: false,
+            index: GroupIndex::default(),
+            state: GroupState::default(),
+            head_known: false,
+            last_commit: number,
+        });
+        group.last_commit = number;
+        group
+    }
+
+    /// Takes a run of messages in; false if it contradicts what came before it.
+    fn messages(&mut self, pos: LogPos, commit: &Commit<'_>, run: &Run<'_>) -> bool {
+        self.out.messages += u64::from(run.count);
+        let damaged = !self.out.damage.is_empty();
+        let group = self.group(commit.number, run);
+        if !group.head_known {
+            group.head_known = true;
+            group.first = run.first;
+            group.head = Seq(run.first.0 - 1);
+        }
+        if run.epoch > group.epoch {
+            // What members knew of the epoch before may be more than what was left of it.
+            group.state.cut_after(Seq(run.first.0 - 1));
+        }
+        let overlaps = run.first <= group.head;
+        // Where damage is known a hole is what it left; without it, it is news.
+        let jumps = run.first > group.head.next() && !damaged;
+        let holds = !overlaps && !jumps && *group.name == *run.group;
+        if !overlaps {
+            let bytes = (run.metas.len() + run.frames.len()) as u64;
+            group.index.note(run.first, pos, bytes, commit.max_stamp.millis());
+        }
+        group.head = group.head.max(run.last());
+        group.epoch = group.epoch.max(run.epoch);
+        group.used_memory |= run.has_memory;
+        let (mut rest, mut repeated) = (run.frames, 0);
+        let mut seq = run.first;
+        for meta in run.metas() {
+            let Ok(Some((frame, len))) = wire::split(rest, rest.len()) else { break };
+            let Ok(ServerFrame::Deliver(message)) = ServerFrame::decode(frame) else { break };
+            let first = group.state.apply_message(&meta, seq, run.epoch, message.sender);
+            repeated += u64::from(!first);
+            rest = &rest[len..];
+            seq = seq.next();
+        }
+        self.out.repeated_publishes += repeated;
+        holds
+    }
+
+    /// Takes a run of records in; false if one is malformed or the group has another name.
+    fn records(&mut self, number: CommitNumber, run: &Run<'_>) -> bool {
+        let group = self.group(number, run);
+        group.epoch = group.epoch.max(run.epoch);
+        let mut count = 0;
+        for record in run.records() {
+            group.state.apply_record(&record);
+            count += 1;
+        }
+        count == run.count && *group.name == *run.group
     }
 
     fn finish(mut self, newest: Option<SegmentNumber>) -> Recovered {
@@ -319,6 +372,13 @@ impl<'v> Recovery<'v> {
         self.out.next_segment = SegmentNumber(newest_kept + 1);
         self.out.next_commit = CommitNumber(last.map_or(1, |last| last.0 + 1));
         self.out.groups = self.groups.into_values().collect();
+        for group in &mut self.out.groups {
+            if !group.head_known {
+                group.head = group.state.last_known();
+                group.first = group.head.next();
+            }
+            group.state.cut_after(group.head);
+        }
         self.out.groups.sort_by_key(|group| (group.last_commit, group.handle));
         self.out
     }

@@ -51,6 +51,10 @@ struct GroupReport {
     epoch: u32,
     first: u64,
     head: u64,
+    members: usize,
+    keys: usize,
+    producers: usize,
+    receipts: usize,
 }
 
 #[derive(Serialize)]
@@ -120,6 +124,10 @@ impl ShardReport {
             epoch: g.epoch.0,
             first: g.first.0,
             head: g.head.0,
+            members: g.state.members.len(),
+            keys: g.state.entries.values().filter(|entry| !entry.deleted).count(),
+            producers: g.state.producers.len(),
+            receipts: g.state.receipts.len(),
         };
         let segment = |s: &RecoveredSegment| SegmentReport {
             segment: s.number.0,
@@ -164,8 +172,17 @@ impl ShardReport {
         for g in self.groups.iter().flatten() {
             writeln!(
                 out,
-                "  group {} handle {} epoch {} messages {} to {}",
-                g.group, g.handle, g.epoch, g.first, g.head
+                "  group {} handle {} epoch {} messages {} to {}; {} durable members, {} keys, \
+                 {} producers, {} receipts",
+                g.group,
+                g.handle,
+                g.epoch,
+                g.first,
+                g.head,
+                g.members,
+                g.keys,
+                g.producers,
+                g.receipts
             )?;
         }
         if let Some(t) = &self.torn {

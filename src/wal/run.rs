@@ -1,8 +1,10 @@
-//! A run: consecutive messages of one group in a commit, with its entry in the directory.
+//! A run: consecutive messages of one group in a commit, or records of one, with its entry
+//! in the directory.
 
 use bytes::BufMut;
 
 use super::bytes_at::{u32_at, u64_at};
+use super::record::{Record, records};
 use crate::limits::GROUP_NAME_MAX;
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
 
@@ -21,6 +23,8 @@ pub struct Meta {
     pub producer_seq: u64,
     /// The level it was published with.
     pub level: Level,
+    /// Share of the members for which the publisher wants a receipt, 1 to 100; 0 for none.
+    pub receipt: u8,
 }
 
 impl Meta {
@@ -29,7 +33,8 @@ impl Meta {
         out.put_slice(&self.producer);
         out.put_u64_le(self.producer_seq);
         out.put_u8(self.level as u8);
-        out.put_slice(&[0; 7]);
+        out.put_u8(self.receipt);
+        out.put_slice(&[0; 6]);
     }
 
     /// Decodes the first [`META_BYTES`] bytes; `None` if they are too few or name no level.
@@ -43,36 +48,98 @@ impl Meta {
             2 => Level::Memory,
             _ => return None,
         };
-        Some(Self { producer: *producer, producer_seq: u64::from_le_bytes(*producer_seq), level })
+        let producer_seq = u64::from_le_bytes(*producer_seq);
+        Some(Self { producer: *producer, producer_seq, level, receipt: tail[1] })
     }
 }
 
-/// Consecutive messages of one group in one commit.
+/// What a run consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKind {
+    /// Messages.
+    Messages,
+    /// Records.
+    Records,
+    /// Something that this build does not know, and steps over.
+    Other(u8),
+}
+
+impl RunKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Messages => 0,
+            Self::Records => 1,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Messages,
+            1 => Self::Records,
+            code => Self::Other(code),
+        }
+    }
+}
+
+/// Consecutive messages of one group in one commit, or records of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run<'a> {
+    /// What it consists of.
+    pub kind: RunKind,
     /// The group.
     pub handle: Handle,
     /// Its epoch.
     pub epoch: Epoch,
     /// Its name, so that any run alone says which group it is.
     pub group: &'a [u8],
-    /// Sequence number of the first message.
+    /// Sequence number of the first message; 0 if it has none.
     pub first: Seq,
-    /// Number of messages, at least 1.
+    /// Number of messages or records, at least 1.
     pub count: u32,
     /// Whether a message of level `memory` is among them.
     pub has_memory: bool,
-    /// One encoded [`Meta`] per message.
+    /// One encoded [`Meta`] per message; empty for records.
     pub metas: &'a [u8],
-    /// One whole encoded DELIVER frame per message, exactly as sent to members.
+    /// One whole encoded DELIVER frame per message, exactly as sent to members; or the
+    /// encoded records.
     pub frames: &'a [u8],
 }
 
 impl<'a> Run<'a> {
-    /// Sequence number of the last message.
+    /// A run of `count` encoded `records`.
+    #[must_use]
+    pub fn of_records(
+        handle: Handle,
+        epoch: Epoch,
+        group: &'a [u8],
+        count: u32,
+        records: &'a [u8],
+    ) -> Self {
+        let (kind, metas) = (RunKind::Records, &[][..]);
+        let (first, has_memory) = (Seq(0), false);
+        Self { kind, handle, epoch, group, first, count, has_memory, metas, frames: records }
+    }
+
+    /// Whether it consists of messages.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        self.kind == RunKind::Messages
+    }
+
+    /// Sequence number of the last message; 0 if it has none.
     #[must_use]
     pub fn last(&self) -> Seq {
-        Seq(self.first.0 + u64::from(self.count) - 1)
+        match self.kind {
+            RunKind::Messages => Seq(self.first.0 + u64::from(self.count) - 1),
+            RunKind::Records | RunKind::Other(_) => Seq(0),
+        }
+    }
+
+    /// The records, in order; fewer than [`Run::count`] if one is malformed.
+    pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let bytes = if self.kind == RunKind::Records { self.frames } else { &[] };
+        records(bytes).take(self.count as usize)
     }
 
     /// The metas, in order.
@@ -97,9 +164,11 @@ pub(super) fn encode_run(
     dir: &mut &mut [u8],
     data: &mut &mut [u8],
 ) -> usize {
-    assert!(run.count > 0 && run.first.0 > 0, "a run has messages, numbered from 1");
     assert!((1..=GROUP_NAME_MAX).contains(&run.group.len()), "group name is within its limit");
-    assert!(run.metas.len() == run.count as usize * META_BYTES, "one meta per message");
+    let metas = if run.has_messages() { run.count as usize * META_BYTES } else { 0 };
+    assert!(run.metas.len() == metas, "one meta per message");
+    assert!(run.count > 0, "a run is not empty");
+    assert!(run.has_messages() == (run.first.0 > 0), "messages are numbered from 1");
     dir.put_u64_le(run.handle.0);
     dir.put_u32_le(run.epoch.0);
     dir.put_u32_le(if run.has_memory { FLAG_MEMORY } else { 0 });
@@ -108,7 +177,8 @@ pub(super) fn encode_run(
     dir.put_u32_le(run.frames.len() as u32);
     dir.put_u32_le(data_at as u32);
     dir.put_u8(run.group.len() as u8);
-    dir.put_slice(&[0; 3]);
+    dir.put_u8(run.kind.code());
+    dir.put_slice(&[0; 2]);
     dir.put_slice(run.group);
     dir.put_bytes(0, run.entry_len() - ENTRY_FIXED - run.group.len());
     data.put_slice(run.metas);
@@ -128,15 +198,21 @@ pub(super) fn take_run<'a>(dir: &mut &'a [u8], body: &'a [u8]) -> Option<Run<'a>
     let name_len = usize::from(entry[36]);
     let group = entry.get(ENTRY_FIXED..ENTRY_FIXED + name_len)?;
     let rest = entry.get(entry_len(name_len)..)?;
-    let (first, count) = (u64_at(entry, 16), u32_at(entry, 24));
-    let named = (1..=GROUP_NAME_MAX).contains(&name_len);
-    if !named || count == 0 || first == 0 || first.checked_add(u64::from(count)).is_none() {
+    let (kind, first, count) = (RunKind::of(entry[37]), u64_at(entry, 16), u32_at(entry, 24));
+    let numbered = match kind {
+        RunKind::Messages => first > 0 && first.checked_add(u64::from(count)).is_some(),
+        RunKind::Records => first == 0,
+        RunKind::Other(_) => true,
+    };
+    if !(1..=GROUP_NAME_MAX).contains(&name_len) || count == 0 || !numbered {
         return None;
     }
-    let (metas, data) = data.split_at_checked((count as usize).checked_mul(META_BYTES)?)?;
+    let metas = if kind == RunKind::Messages { count as usize } else { 0 };
+    let (metas, data) = data.split_at_checked(metas.checked_mul(META_BYTES)?)?;
     let frames = data.get(..u32_at(entry, 28) as usize)?;
     *dir = rest;
     Some(Run {
+        kind,
         handle: Handle(u64_at(entry, 0)),
         epoch: Epoch(u32_at(entry, 8)),
         group,

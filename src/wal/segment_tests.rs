@@ -28,11 +28,11 @@ fn zeros_and_short_files_are_no_header() {
 #[test]
 fn another_format_version_is_named() {
     let mut block = header().encode();
-    block[8] = 2;
+    block[8] = 9;
     let crc = crc32fast::hash(&block[..CRC_AT]);
     block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
     let fault = SegmentHeader::decode(&block);
-    assert_eq!(fault, Err(SegmentHeaderFault::Version { found: 2 }));
+    assert_eq!(fault, Err(SegmentHeaderFault::Version { found: 9 }));
 }
 
 #[test]

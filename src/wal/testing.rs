@@ -1,7 +1,7 @@
 //! Builders that the tests of this folder share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use super::{Meta, Run, encode_commit};
+use super::{Meta, Run, RunKind, encode_commit};
 use crate::position::{CommitNumber, Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use crate::ring::LogBuf;
 use crate::wire::Deliver;
@@ -23,6 +23,7 @@ pub(super) struct OwnedRun {
 impl OwnedRun {
     pub(super) fn as_run(&self) -> Run<'_> {
         Run {
+            kind: RunKind::Messages,
             handle: self.handle,
             epoch: self.epoch,
             group: &self.group,
@@ -55,7 +56,8 @@ pub(super) fn run(handle: u64, first: u64, count: u32, payload: usize) -> OwnedR
     let handle = Handle(handle);
     let (mut metas, mut frames) = (Vec::new(), Vec::new());
     for seq in first..first + u64::from(count) {
-        Meta { producer: [7; 16], producer_seq: seq, level: Level::Durable }.encode(&mut metas);
+        Meta { producer: [7; 16], producer_seq: seq, level: Level::Durable, receipt: 0 }
+            .encode(&mut metas);
         let bytes: Vec<u8> = (0..payload).map(|i| (i as u8 ^ seq as u8) | 1).collect();
         frames.extend(frame(handle, seq, &bytes));
     }

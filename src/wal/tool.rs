@@ -135,7 +135,7 @@ pub fn messages(dir: &Path, group: &[u8], out: &mut impl Write) -> Result<(), To
     for shard in (0..manifest.shards).map(ShardId) {
         let mut source = DirSource::new(&paths::shard_dir(dir, shard));
         let mut show = |_: LogPos, _: &Commit<'_>, run: &Run<'_>| {
-            if run.group == group && written.is_ok() {
+            if run.has_messages() && run.group == group && written.is_ok() {
                 written = write_messages(run, out);
             }
         };
@@ -196,10 +196,17 @@ struct MessageLine {
     producer: String,
     producer_seq: u64,
     level: Level,
+    #[serde(skip_serializing_if = "is_zero")]
+    receipt: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_hex: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(receipt: &u8) -> bool {
+    *receipt == 0
 }
 
 fn write_messages(run: &Run<'_>, out: &mut impl Write) -> io::Result<()> {
@@ -216,6 +223,7 @@ fn write_messages(run: &Run<'_>, out: &mut impl Write) -> io::Result<()> {
             producer: hex(&meta.producer),
             producer_seq: meta.producer_seq,
             level: meta.level,
+            receipt: meta.receipt,
             payload_hex: text.is_none().then(|| hex(message.payload)),
             payload: text,
         };

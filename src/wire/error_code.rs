@@ -29,6 +29,8 @@ pub enum ErrorCode {
     MemoryBudget = 11,
     /// The server is stopping.
     ShuttingDown = 12,
+    /// Another connection of this member took over.
+    Replaced = 13,
 
     /// The server does not know this kind of frame; `limit` is the kind.
     UnknownFrame = 100,
@@ -57,6 +59,26 @@ pub enum ErrorCode {
     Unsupported = 111,
     /// The server is stopping and takes no more messages; this one was not accepted.
     Draining = 112,
+    /// The group does not know this producer, and its first publish is not number 1;
+    /// `limit` is 1.
+    UnknownProducer = 113,
+    /// A publish before this one is missing; `limit` is the number that is expected next.
+    ProducerGap = 114,
+    /// The publish is older than what the server still recognises; `limit` is the oldest
+    /// number that it does.
+    ProducerSeqTooOld = 115,
+    /// The producer id belongs to another member.
+    ProducerTaken = 116,
+    /// The group holds as many producers as it may; `limit` is that number.
+    TooManyProducers = 117,
+    /// Receipts are not served for this group, or too many wait; `limit` is how many may.
+    ReceiptsRefused = 118,
+    /// Key, value or state of a group is too large; `field` says which, `limit` is the most.
+    StateTooLarge = 119,
+    /// Too many FETCH, SYNC and ROSTER_QUERY wait on this connection; `limit` is how many may.
+    TooManyRequests = 120,
+    /// The group holds as many keys as it may; `limit` is that number.
+    TooManyKeys = 121,
 }
 
 impl ErrorCode {
@@ -83,6 +105,7 @@ impl ErrorCode {
             10 => E::Stalled,
             11 => E::MemoryBudget,
             12 => E::ShuttingDown,
+            13 => E::Replaced,
             100 => E::UnknownFrame,
             101 => E::Malformed,
             102 => E::TooManyGroupsPerMember,
@@ -96,6 +119,15 @@ impl ErrorCode {
             110 => E::Indeterminate,
             111 => E::Unsupported,
             112 => E::Draining,
+            113 => E::UnknownProducer,
+            114 => E::ProducerGap,
+            115 => E::ProducerSeqTooOld,
+            116 => E::ProducerTaken,
+            117 => E::TooManyProducers,
+            118 => E::ReceiptsRefused,
+            119 => E::StateTooLarge,
+            120 => E::TooManyRequests,
+            121 => E::TooManyKeys,
             _ => return None,
         })
     }

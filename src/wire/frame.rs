@@ -15,6 +15,11 @@ pub mod kind {
     pub const PUBLISH: u8 = 0x04;
     pub const ACK: u8 = 0x05;
     pub const PING: u8 = 0x06;
+    pub const FETCH: u8 = 0x07;
+    pub const SET_STATE: u8 = 0x08;
+    pub const SYNC: u8 = 0x09;
+    pub const ROSTER_QUERY: u8 = 0x0B;
+    pub const PROBED: u8 = 0x0C;
 
     pub const WELCOME: u8 = 0x81;
     pub const JOINED: u8 = 0x82;
@@ -26,6 +31,14 @@ pub mod kind {
     pub const ERROR: u8 = 0x88;
     pub const GAP: u8 = 0x89;
     pub const DRAIN: u8 = 0x8A;
+    pub const RECEIPT: u8 = 0x8B;
+    pub const FETCHED: u8 = 0x8C;
+    pub const STATE: u8 = 0x8D;
+    pub const CONFLICT: u8 = 0x8E;
+    pub const ROSTER: u8 = 0x8F;
+    pub const REDELIVER: u8 = 0x90;
+    pub const STATE_SET: u8 = 0x91;
+    pub const PROBE: u8 = 0x92;
 }
 
 /// Why bytes from a peer are not a frame. After `TooLong` and `TooShort` the frame boundary
@@ -166,7 +179,8 @@ impl<'a> Fields<'a> {
         self.take(usize::from(len), field)
     }
 
-    pub(super) fn rest(self) -> &'a [u8] {
-        self.rest
+    /// What is left.
+    pub(super) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
     }
 }

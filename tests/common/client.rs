@@ -100,7 +100,7 @@ impl Got {
             ServerFrame::Drain(d) => {
                 Self::Drain { grace_ms: d.grace_ms, reconnect_after_ms: d.reconnect_after_ms }
             }
-            ServerFrame::Unknown { kind } => panic!("the server sent the unknown kind {kind:#x}"),
+            other => panic!("nobody asked for {other:?}"),
         }
     }
 
@@ -267,10 +267,8 @@ impl Client {
 
     pub fn send_join(&mut self, groups: &[(&str, Start)]) -> u32 {
         let request = self.request();
-        let entries: Vec<_> = groups
-            .iter()
-            .map(|(group, start)| JoinEntry { group: group.as_bytes(), start: *start })
-            .collect();
+        let entries: Vec<_> =
+            groups.iter().map(|(group, start)| JoinEntry::live(group.as_bytes(), *start)).collect();
         let mut out = Vec::new();
         Join::encode(&mut out, request, &entries);
         self.send(&out);
@@ -315,7 +313,8 @@ impl Client {
         let (request, producer_seq) = (self.request(), self.next_producer_seq);
         self.next_producer_seq += 1;
         let mut out = Vec::new();
-        Publish { request, level, producer_seq, group: group.as_bytes(), payload }.encode(&mut out);
+        Publish { request, level, receipt: 0, producer_seq, group: group.as_bytes(), payload }
+            .encode(&mut out);
         (request, out)
     }
 

@@ -184,6 +184,9 @@ impl Hub {
                 groups_per_member_max: 1000,
                 ack_every: 100,
                 ack_interval_ms: 1000,
+                ack_timeout_ms: 30_000,
+                publish_window: 1024,
+                heartbeat_slot_ms: 50,
             }
             .encode(&mut frame);
         }
@@ -200,7 +203,9 @@ impl Hub {
         group.members.push((member.to_vec(), out.clone()));
         let mut frame = Vec::new();
         let (handle, head) = (Handle(group.handle), Seq(group.seq));
-        Joined { request, epoch: Epoch(1), handle, head, group: name }.encode(&mut frame);
+        let (first, cursor) = (head.next(), Seq(0));
+        Joined { request, epoch: Epoch(1), handle, head, group: name, first, cursor }
+            .encode(&mut frame);
         out.send(frame).unwrap();
     }
 

@@ -1,0 +1,241 @@
+//! The durable members of a group, on its owner shard: their acknowledged cursors, which of
+//! them wait to be written to the log, and on which connections they are online.
+//!
+//! What is in here is on disk: a member comes in when its join is synced, and goes when its
+//! leave is. The one exception are cursors, which reach the disk a little later; one that is
+//! lost in a crash makes messages come again.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::mail::{Mail, Place};
+use super::receipts::Receipts;
+use crate::position::{Epoch, Seq};
+
+/// Names a durable member of a group as long as it is one. Other shards acknowledge with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RosterKey {
+    /// Index in the roster.
+    pub index: u32,
+    /// Tells members apart that had this index one after another.
+    pub generation: u32,
+}
+
+/// A durable member.
+#[derive(Debug)]
+pub struct Durable {
+    /// Its id.
+    pub id: Rc<[u8]>,
+    /// Last message that had its place when the member joined: receipts of later ones count it.
+    pub joined_at: Seq,
+    /// Last message that it acknowledged, or after which it began: it goes on at the next.
+    pub acked: Seq,
+    /// Epoch of that message.
+    pub acked_epoch: Epoch,
+    /// Connections on which it is online; more than one only if the configuration allows it.
+    pub online: SmallVec<[Place; 1]>,
+    generation: u32,
+    /// Its cursor waits to be written to the log.
+    dirty: bool,
+}
+
+impl Durable {
+    /// The first message that receipts wait for.
+    #[must_use]
+    pub fn position(&self) -> Seq {
+        self.joined_at.max(self.acked).next()
+    }
+}
+
+/// A durable member that comes in.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// Its id.
+    pub id: &'a [u8],
+    /// See [`Durable::joined_at`].
+    pub joined_at: Seq,
+    /// See [`Durable::acked`].
+    pub acked: Seq,
+    /// See [`Durable::acked_epoch`].
+    pub acked_epoch: Epoch,
+}
+
+/// The durable members of a group and the receipts that wait for them.
+#[derive(Debug, Default)]
+pub struct Roster {
+    members: Slab<Durable>,
+    by_id: HashMap<Rc<[u8]>, u32>,
+    /// Members that are online on a connection at least.
+    online: u32,
+    next_generation: u32,
+    dirty: Vec<u32>,
+    /// Version of the last join or leave that was staged for the log.
+    pub staged_version: u64,
+    /// Receipts that wait for acknowledgements.
+    pub receipts: Receipts,
+    /// Receipts that wait for their publishers.
+    pub mail: Mail,
+}
+
+impl Roster {
+    /// Durable members.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.members.len() as u32
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How many of them are online.
+    #[must_use]
+    pub fn online(&self) -> u32 {
+        self.online
+    }
+
+    /// The members from index `after` on, each with its index.
+    pub fn from_index(&self, after: u32) -> impl Iterator<Item = (u32, &Durable)> {
+        let end = self.members.iter().next_back().map_or(0, |(index, _)| index as u32 + 1);
+        (after..end).filter_map(|index| Some((index, self.members.get(index as usize)?)))
+    }
+
+    /// The member with this id.
+    #[must_use]
+    pub fn find(&self, id: &[u8]) -> Option<RosterKey> {
+        let index = *self.by_id.get(id)?;
+        let generation = self.members.get(index as usize)?.generation;
+        Some(RosterKey { index, generation })
+    }
+
+    /// A member, if it still is one.
+    #[must_use]
+    pub fn get(&self, key: RosterKey) -> Option<&Durable> {
+        self.members.get(key.index as usize).filter(|member| member.generation == key.generation)
+    }
+
+    fn get_mut(&mut self, key: RosterKey) -> Option<&mut Durable> {
+        let member = self.members.get_mut(key.index as usize)?;
+        (member.generation == key.generation).then_some(member)
+    }
+
+    /// Takes a member in whose join is on disk. One that is in already stays as it is.
+    pub fn join(&mut self, incoming: Incoming<'_>) -> RosterKey {
+        if let Some(key) = self.find(incoming.id) {
+            return key;
+        }
+        let id: Rc<[u8]> = incoming.id.into();
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let member = Durable {
+            id: id.clone(),
+            joined_at: incoming.joined_at,
+            acked: incoming.acked,
+            acked_epoch: incoming.acked_epoch,
+            online: SmallVec::new(),
+            generation,
+            dirty: false,
+        };
+        self.receipts.member_in(member.joined_at, member.position());
+        let index = self.members.insert(member) as u32;
+        self.by_id.insert(id, index);
+        RosterKey { index, generation }
+    }
+
+    /// Takes a member out whose leave is on disk.
+    pub fn leave(&mut self, key: RosterKey) -> Option<Durable> {
+        self.get(key)?;
+        let member = self.members.remove(key.index as usize);
+        self.by_id.remove(&member.id);
+        self.online -= u32::from(!member.online.is_empty());
+        self.receipts.member_out(member.joined_at, member.position());
+        if member.dirty {
+            self.dirty.retain(|index| *index != key.index);
+        }
+        Some(member)
+    }
+
+    /// A member is online on this connection. Whether it was online nowhere before.
+    pub fn came(&mut self, key: RosterKey, place: Place) -> bool {
+        let Some(member) = self.get_mut(key) else { return false };
+        if member.online.contains(&place) {
+            return false;
+        }
+        member.online.push(place);
+        let first = member.online.len() == 1;
+        self.online += u32::from(first);
+        first
+    }
+
+    /// A member is no longer online on this connection. Whether it is online nowhere now.
+    pub fn went(&mut self, key: RosterKey, place: Place) -> bool {
+        let Some(member) = self.get_mut(key) else { return false };
+        let Some(at) = member.online.iter().position(|p| *p == place) else { return false };
+        member.online.swap_remove(at);
+        let last = member.online.is_empty();
+        self.online -= u32::from(last);
+        last
+    }
+
+    /// Moves the cursor of a member; one that does not lie ahead says nothing. Returns whether
+    /// this is the first one of the group that waits to be written.
+    pub fn ack(&mut self, key: RosterKey, seq: Seq, epoch: Epoch) -> Acked {
+        let Some(member) = self.get_mut(key) else { return Acked::Nothing };
+        if seq <= member.acked || epoch < member.acked_epoch {
+            return Acked::Nothing;
+        }
+        let before = member.position();
+        (member.acked, member.acked_epoch) = (seq, epoch);
+        let after = member.position();
+        let was_dirty = std::mem::replace(&mut member.dirty, true);
+        self.receipts.moved(before, after);
+        if was_dirty {
+            return Acked::Moved;
+        }
+        self.dirty.push(key.index);
+        if self.dirty.len() == 1 { Acked::FirstDirty } else { Acked::Moved }
+    }
+
+    /// Has the cursor of a member written although no acknowledgement moved it.
+    pub fn mark_dirty(&mut self, key: RosterKey) {
+        if let Some(member) = self.get_mut(key)
+            && !std::mem::replace(&mut member.dirty, true)
+        {
+            self.dirty.push(key.index);
+        }
+    }
+
+    /// Cursors that wait to be written.
+    #[must_use]
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Takes one cursor that waits to be written.
+    pub fn take_dirty(&mut self) -> Option<&Durable> {
+        let index = self.dirty.pop()?;
+        let member = self.members.get_mut(index as usize)?;
+        member.dirty = false;
+        Some(member)
+    }
+}
+
+/// What an acknowledgement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// Nothing: it was not ahead, or the member is gone.
+    Nothing,
+    /// It moved the cursor.
+    Moved,
+    /// It moved the cursor, and no other one of the group waits to be written.
+    FirstDirty,
+}
+
+#[cfg(test)]
+#[path = "roster_tests.rs"]
+mod tests;
