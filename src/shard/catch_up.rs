@@ -97,7 +97,18 @@ impl Shard {
         let Some(&key) = self.by_handle.get(&handle) else { return };
         let group = &mut self.groups[key as usize];
         let Some(sequencer) = group.sequencer() else { return };
-        let first = sequencer.first_kept;
+        let (first, synced) = (sequencer.first_kept, sequencer.synced);
+        // Shown before it was on disk: the owner's tail keeps it as long as the log lacks it,
+        // which is for good if the log failed meanwhile.
+        if from > synced
+            && let Some(tail) = group.tail.ordinal_of(from).and_then(|at| group.tail.get(at))
+        {
+            let bytes = tail.bytes().clone();
+            let segment = Some(Announced { bytes, first: tail.first(), last: tail.last() });
+            let history = History { handle, from, gap: None, epoch: group.epoch, segment };
+            return self.answer_with(shard, history);
+        }
+        let Some(sequencer) = group.sequencer() else { return };
         let gap = (from < first).then(|| (from, Seq(first.0 - 1), GapReason::Retention));
         let from = from.max(first);
         let at = sequencer.index.find(from).filter(|_| from <= sequencer.synced);
@@ -214,10 +225,14 @@ impl Shard {
         let segment =
             found.map(|f| Announced { bytes: f.frames.into(), first: f.first, last: f.last });
         let history = History { handle: read.handle, from: asked, gap: read.gap, epoch, segment };
-        if read.shard == self.id {
+        self.answer_with(read.shard, history);
+    }
+
+    fn answer_with(&mut self, shard: ShardId, history: History) {
+        if shard == self.id {
             self.history_arrived(history);
         } else {
-            self.tell(read.shard, Message::History(history));
+            self.tell(shard, Message::History(history));
         }
     }
 
