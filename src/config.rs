@@ -51,6 +51,8 @@ pub struct ShardConfig {
     pub partial_bytes_max: u64,
     /// Publishes that wait to be sequenced, per shard.
     pub inbox_bytes_max: u64,
+    /// The state of one group: its keys and their values.
+    pub state_bytes_max: u64,
     /// Most bytes in one socket write.
     pub send_bytes_max: u32,
     /// Control frames that wait on one connection; when full the connection is not read.
@@ -105,6 +107,7 @@ impl Default for ShardConfig {
             pinned_bytes_max: 64 << 20,
             partial_bytes_max: 32 << 20,
             inbox_bytes_max: 4 << 20,
+            state_bytes_max: 1 << 20,
             send_bytes_max: 256 * 1024,
             control_bytes_max: 64 * 1024,
             socket_send_buffer: 256 * 1024,

@@ -106,6 +106,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     pinned_bytes_max: Kind::Int(64 * KIB, TIB), "Older messages held only by unfinished writes, per shard, in bytes.";
     partial_bytes_max: Kind::Int(FRAME_MAX as u64, TIB), "Unfinished frames of all connections of a shard, in bytes.";
     inbox_bytes_max: Kind::Int(4 * KIB, TIB), "Publishes that wait to be sequenced, per shard, in bytes.";
+    state_bytes_max: Kind::Int(KIB, GIB), "The state of one group, keys and values, in bytes.";
     send_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Most bytes in one socket write.";
     control_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Replies waiting on one connection, in bytes; when full it is not read.";
     socket_send_buffer: Kind::Int(4 * KIB, GIB), "SO_SNDBUF of member sockets; the kernel doubles it and caps it at net.core.wmem_max.";

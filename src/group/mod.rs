@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
+use crate::shard::OwnedState;
 
 pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
@@ -105,6 +106,15 @@ impl Group {
     pub fn sequencer(&mut self) -> Option<&mut Sequencer> {
         match &mut self.role {
             Role::Owner(sequencer) => Some(sequencer),
+            Role::Replica { .. } => None,
+        }
+    }
+
+    /// The group's state, on the owner and if it has some.
+    #[must_use]
+    pub fn owned_state(&self) -> Option<&OwnedState> {
+        match &self.role {
+            Role::Owner(sequencer) => sequencer.state.as_deref(),
             Role::Replica { .. } => None,
         }
     }

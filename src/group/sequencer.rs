@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use crate::fanout::Ordinal;
 use crate::position::Handle;
 use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
+use crate::shard::OwnedState;
 use crate::wal::{GroupIndex, Meta};
 use crate::wire::Deliver;
 
@@ -43,6 +44,8 @@ pub struct Sequencer {
     /// the first such message waits for its commit, so that recovery always knows which
     /// groups may have shown messages that a crash took.
     pub memory_marked: SegmentNumber,
+    /// Keys with versions, if there are any.
+    pub state: Option<Box<OwnedState>>,
     /// What is staged for the next commit.
     pub staged: Staged,
 }

@@ -203,11 +203,14 @@ impl Shard {
             error = %std::io::Error::from_raw_os_error(errno),
             "log write failed; this shard accepts no more messages until the server is restarted"
         );
+        let mut records = None;
         if let Some(commit) = self.in_flight.take() {
+            records = Some(commit.records);
             for reply in commit.replies {
                 self.refuse_publish(reply.origin, ErrorCode::Indeterminate, 0);
             }
         }
+        self.refuse_all_held(records);
         for reply in std::mem::take(&mut self.filling.replies) {
             self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
         }

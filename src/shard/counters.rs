@@ -81,6 +81,10 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Pages of history sent in answer to FETCH.
+    fetches,
+    /// Keys of groups' states set or deleted.
+    state_changes,
     /// GAP frames sent.
     gaps,
     /// Connections closed for not reading.

@@ -264,7 +264,8 @@ impl Shard {
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         sequencer.members -= 1;
         // A publish in the inbox holds the key of its group.
-        if sequencer.members == 0 && sequencer.sequenced == Seq(0) && self.inbox.is_empty() {
+        let unused = sequencer.sequenced == Seq(0) && sequencer.state.is_none();
+        if sequencer.members == 0 && unused && self.inbox.is_empty() {
             self.forget_group(key);
         }
     }

@@ -8,16 +8,22 @@ mod conn;
 pub mod counters;
 mod drain;
 mod expire;
+mod fetch;
+mod held;
 mod inbox;
 mod io;
 mod joins;
 mod peers;
 mod publish;
+mod queries;
 mod queues;
 mod records;
 mod replies;
+mod retention;
+mod rosters;
 mod sequence;
 mod start;
+mod state;
 mod take;
 mod wheel;
 mod write;
@@ -40,13 +46,18 @@ use commit::{Commit, Filling};
 use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
+use held::HeldAnswers;
 use inbox::Inbox;
+use queries::Questions;
 use queues::Queues;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use queries::{Answer, Asked, Question};
 pub use start::{Active, ShardParts};
+pub use state::OwnedState;
 
 /// Whether a shard wants another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +90,9 @@ pub struct Shard {
 
     mesh: Mesh,
     inbox: Inbox,
+    /// Questions about owned groups, and answers that wait for the disk.
+    questions: Questions,
+    held: HeldAnswers,
     backpressure: Backpressure,
 
     stamp: Stamp,
@@ -102,6 +116,7 @@ pub struct Shard {
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
+    retention_pass: Option<retention::Pass>,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
@@ -114,6 +129,7 @@ impl Shard {
         self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
         self.drain_mesh(io); // what other shards forwarded, announced, asked for
         self.sequence(io); //   inbox -> group seq -> staged for the next commit
+        self.answer_questions(io); // a slice of what clients ask about groups
         self.publish(); //      what is on disk: tails move, replies are released
         self.commit(io); //     then the next log write, covering all that was staged
         self.tell_peers(io); // peer rings get segments and replies
@@ -134,7 +150,7 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.is_empty() || self.has_sequenceable();
+        let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.can_answer();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {
@@ -160,7 +176,8 @@ impl Shard {
         figures.wal_synced = self.log.synced().0;
         figures.tail_bytes = self.tail_bytes;
         figures.pinned_bytes = self.pins.bytes();
-        figures.inbox_bytes = self.inbox.bytes() + self.backpressure.forwarded_bytes();
+        figures.inbox_bytes =
+            self.inbox.bytes() + self.questions.bytes() + self.backpressure.forwarded_bytes();
         self.counters.store(figures);
     }
 

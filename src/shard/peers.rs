@@ -1,5 +1,6 @@
 //! Stage 2: what other shards said; and stage 6: what they are told.
 
+use super::catch_up::For;
 use super::inbox::{Header, Origin};
 use super::joins::Accepted;
 use super::replies::{Refusal, refusal_text};
@@ -82,6 +83,8 @@ impl Shard {
                     let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
                     self.refuse(conn, request, refusal.field(&group));
                 }
+                Message::Ask(asked) => self.questions.push(*asked),
+                Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
@@ -94,7 +97,9 @@ impl Shard {
                 Message::Announce { handle, segments, published } => {
                     self.announced(handle, segments, published);
                 }
-                Message::Read { handle, from: seq } => self.reads.ask(from, handle, seq),
+                Message::Read { handle, from: seq } => {
+                    self.reads.ask(For::Members(from), handle, seq);
+                }
                 Message::History(history) => self.history_arrived(history),
             }
         }

@@ -35,6 +35,7 @@ impl Shard {
         for reply in commit.replies {
             self.reply(reply);
         }
+        self.release_held();
     }
 
     /// Publishes what has level memory and waits for nothing.

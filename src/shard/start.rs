@@ -10,6 +10,7 @@ use super::Shard;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
+use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Sequencer};
@@ -101,6 +102,8 @@ impl Shard {
             groups_created: 0,
             mesh: parts.mesh,
             inbox: super::inbox::Inbox::default(),
+            questions: super::queries::Questions::default(),
+            held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
@@ -119,6 +122,7 @@ impl Shard {
             sweep_at: None,
             storage_retry_at: None,
             retention_at: Some(parts.now),
+            retention_pass: None,
             control: parts.control,
             drain: None,
             config,
@@ -128,7 +132,8 @@ impl Shard {
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
-            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;

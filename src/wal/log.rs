@@ -207,20 +207,25 @@ impl Log {
         }
     }
 
-    /// Takes the sealed segments out that retention no longer keeps, oldest first.
-    pub fn expire(&mut self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> Vec<SegmentNumber> {
+    /// The oldest segment that these bounds keep; never one after the active one.
+    #[must_use]
+    pub fn expirable(&self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> SegmentNumber {
         let mut total: u64 = self.segments.values().map(|segment| segment.used).sum();
-        let mut gone = Vec::new();
-        while let Some((&number, &segment)) = self.segments.first_key_value() {
+        for (&number, segment) in &self.segments {
             let old = age_max_ms > 0 && segment.newest_ms.saturating_add(age_max_ms) < wall_ms;
             if number == self.active || (total <= bytes_max && !old) {
-                break;
+                return number;
             }
             total -= segment.used;
-            self.segments.remove(&number);
-            gone.push(number);
         }
-        gone
+        self.active
+    }
+
+    /// Takes the sealed segments before this one out, oldest first.
+    pub fn remove_before(&mut self, number: SegmentNumber) -> Vec<SegmentNumber> {
+        let kept = self.segments.split_off(&number.min(self.active));
+        let gone = std::mem::replace(&mut self.segments, kept);
+        gone.into_keys().collect()
     }
 
     /// The oldest segment that is kept.
@@ -309,9 +314,12 @@ mod tests {
             log.segment_created(SegmentNumber(number), number, true);
         }
         write(&mut log, 13, 5_000);
-        assert_eq!(log.expire(BYTES * 3, 0, 0), vec![SegmentNumber(1)]);
-        assert_eq!(log.expire(u64::MAX, 1_000, 4_500), vec![SegmentNumber(2)]);
-        assert_eq!(log.expire(0, 1, u64::MAX), vec![SegmentNumber(3)]);
+        assert_eq!(log.expirable(BYTES * 4, 0, 0), SegmentNumber(1));
+        assert_eq!(log.expirable(BYTES * 3, 0, 0), SegmentNumber(2));
+        assert_eq!(log.remove_before(SegmentNumber(2)), vec![SegmentNumber(1)]);
+        assert_eq!(log.expirable(u64::MAX, 1_000, 4_500), SegmentNumber(3));
+        assert_eq!(log.expirable(0, 1, u64::MAX), SegmentNumber(4));
+        assert_eq!(log.remove_before(SegmentNumber(9)), vec![SegmentNumber(2), SegmentNumber(3)]);
         assert_eq!(log.oldest(), SegmentNumber(4));
     }
 }

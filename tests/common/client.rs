@@ -7,9 +7,10 @@ use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, Seq, Stamp};
 use fanfare::wire::{
     Ack, Acks, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish, Published,
-    ServerFrame, Start, Welcome, split,
+    ServerFrame, Start, StateSet, Welcome, split,
 };
 
+use super::queries::{ConflictGot, Page, RosterPage, StatePage};
 use super::{SOON, Server};
 
 /// A frame of the server, owned.
@@ -58,6 +59,11 @@ pub enum Got {
         grace_ms: u32,
         reconnect_after_ms: u32,
     },
+    Fetched(Page),
+    State(StatePage),
+    StateSet(StateSet),
+    Conflict(ConflictGot),
+    Roster(RosterPage),
     /// The server ended the connection.
     Closed,
 }
@@ -100,6 +106,11 @@ impl Got {
             ServerFrame::Drain(d) => {
                 Self::Drain { grace_ms: d.grace_ms, reconnect_after_ms: d.reconnect_after_ms }
             }
+            ServerFrame::Fetched(page) => Self::Fetched(Page::of(&page)),
+            ServerFrame::State(state) => Self::State(StatePage::of(&state)),
+            ServerFrame::StateSet(set) => Self::StateSet(set),
+            ServerFrame::Conflict(conflict) => Self::Conflict(ConflictGot::of(&conflict)),
+            ServerFrame::Roster(roster) => Self::Roster(RosterPage::of(&roster)),
             other => panic!("nobody asked for {other:?}"),
         }
     }
