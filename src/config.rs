@@ -41,6 +41,10 @@ pub struct ShardConfig {
     pub members_per_group_max: u32,
     /// Groups per member.
     pub groups_per_member_max: u32,
+    /// Producers per group that are remembered.
+    pub producers_per_group_max: u32,
+    /// A producer that published within this time is not forgotten for another one.
+    pub producer_ttl_ms: u64,
     /// Longest payload.
     pub payload_max: u32,
     /// All tails of a shard together.
@@ -102,6 +106,8 @@ impl Default for ShardConfig {
             groups_max: 1_000_000,
             members_per_group_max: 1_000_000,
             groups_per_member_max: 1_000,
+            producers_per_group_max: limits::PRODUCERS_KEPT_MAX as u32,
+            producer_ttl_ms: 600_000,
             payload_max: 64 * 1024,
             tail_bytes_max: 64 << 20,
             pinned_bytes_max: 64 << 20,

@@ -3,6 +3,7 @@
 
 mod mail;
 mod member;
+mod producers;
 pub mod receipts;
 mod roster;
 pub mod roster_log;
@@ -18,6 +19,7 @@ use crate::shard::OwnedState;
 
 pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
+pub use producers::{Attempt, ProducerLimits, Producers, Slot, Unacceptable, Verdict};
 pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 

@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 
+use super::Producers;
 use crate::fanout::Ordinal;
 use crate::position::Handle;
 use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
@@ -28,6 +29,8 @@ pub struct PeerCursor {
 pub struct Sequencer {
     /// Last sequence number given out.
     pub sequenced: Seq,
+    /// Last message handed to the disk.
+    pub handed: Seq,
     /// Last message that is on disk.
     pub synced: Seq,
     /// Oldest message that retention has left, or the next one if there is none.
@@ -44,6 +47,8 @@ pub struct Sequencer {
     /// the first such message waits for its commit, so that recovery always knows which
     /// groups may have shown messages that a crash took.
     pub memory_marked: SegmentNumber,
+    /// Who has published, and where.
+    pub producers: Producers,
     /// Keys with versions, if there are any.
     pub state: Option<Box<OwnedState>>,
     /// What is staged for the next commit.
@@ -80,7 +85,13 @@ impl Sequencer {
     /// A sequencer that goes on after `head`.
     #[must_use]
     pub fn after(head: Seq, first_kept: Seq, index: GroupIndex) -> Self {
-        Self { sequenced: head, synced: head, first_kept, index, ..Self::default() }
+        Self { sequenced: head, handed: head, synced: head, first_kept, index, ..Self::default() }
+    }
+
+    /// Whether a message waits for the disk before it is shown.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.unsynced_durable > 0 || self.staged.waits
     }
 
     /// Gives the message its place and stages it: the one place where sequence numbers are

@@ -55,6 +55,8 @@ counters! {
     messages,
     /// Publishes that were refused.
     refused,
+    /// Publishes that had their place already.
+    duplicates,
     /// Messages handed to sockets, once per member.
     deliveries,
     /// Socket writes started.

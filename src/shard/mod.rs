@@ -7,6 +7,7 @@ mod commit;
 mod conn;
 pub mod counters;
 mod drain;
+mod duplicates;
 mod expire;
 mod fetch;
 mod held;

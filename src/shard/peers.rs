@@ -123,17 +123,12 @@ impl Shard {
         let bytes = |range: &std::ops::Range<u32>| &arena[range.start as usize..range.end as usize];
         let (name, payload) = (bytes(&forward.group), bytes(&forward.payload));
         let origin = Origin { shard: from, conn: forward.conn, request: forward.request };
-        if let Err((code, limit)) = self.may_publish() {
-            self.refuse_publish(origin, code, limit);
-            return FORWARD_OVERHEAD + payload.len() as u64;
-        }
-        let Some(group) = self.owned_group(name) else {
-            self.refuse_publish(
-                origin,
-                ErrorCode::TooManyGroups,
-                u64::from(self.config.groups_max),
-            );
-            return FORWARD_OVERHEAD + payload.len() as u64;
+        let group = match self.group_to_publish(name, forward.producer_seq) {
+            Ok(group) => group,
+            Err((code, limit)) => {
+                self.refuse_publish(origin, code, limit);
+                return FORWARD_OVERHEAD + payload.len() as u64;
+            }
         };
         let default_level = self.config.level_of(self.groups[group as usize].class);
         let header = Header {

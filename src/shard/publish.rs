@@ -123,7 +123,7 @@ impl Shard {
         }
     }
 
-    fn reply(&mut self, reply: Reply) {
+    pub(super) fn reply(&mut self, reply: Reply) {
         let Reply { origin, published } = reply;
         if origin.shard == self.id {
             self.control(origin.conn, |out| published.encode(out));

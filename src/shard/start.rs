@@ -127,6 +127,7 @@ impl Shard {
             drain: None,
             config,
         };
+        let limits = shard.config.producer_limits();
         for group in recovered.groups {
             let mut epoch = group.epoch.max(parts.epoch_floor);
             if group.used_memory {
@@ -134,6 +135,8 @@ impl Shard {
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
+            let now_ms = parts.now.0 / 1_000_000;
+            sequencer.producers.restore(group.state.producers, now_ms, &limits);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;
