@@ -95,6 +95,10 @@ counters! {
     silent,
     /// Times a publisher was not read because the inbox was full.
     throttled,
+    /// Cursors of durable members staged for the log.
+    cursors_written,
+    /// Connections closed because another one of their member took over.
+    takeovers,
     /// Batches pushed to other shards.
     mesh_batches,
     /// Times a ring to another shard was full.

@@ -100,6 +100,9 @@ impl Shard {
             && self.held.is_empty()
             && self.backpressure.forwarded_bytes() == 0
             && log_idle
+            && (self.log.is_poisoned() || self.cursors.is_empty())
+            && self.roster_changes.is_empty()
+            && self.acks_are_told()
             && self.reads.is_idle()
             && self.queues.is_empty()
             && self.writes_in_flight == 0

@@ -16,6 +16,8 @@ impl Shard {
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
+            // A write that is under way ends with an event.
+            self.cursors.flush_at().filter(|_| self.in_flight.is_none()),
             self.retention_deadline(),
             self.drain.as_ref().map(|drain| drain.look_at),
         ]

@@ -6,8 +6,10 @@ mod catch_up;
 mod commit;
 mod conn;
 pub mod counters;
+mod cursors;
 mod drain;
 mod duplicates;
+mod durable;
 mod expire;
 mod fetch;
 mod held;
@@ -44,9 +46,11 @@ use crate::wal::Log;
 use backpressure::Backpressure;
 use catch_up::Reads;
 use commit::{Commit, Filling};
-use conn::Conn;
+use conn::{Conn, Membership};
 use counters::{Counters, Figures};
+use cursors::{AcksOut, Cursors};
 use drain::Drain;
+use durable::RosterChanges;
 use held::HeldAnswers;
 use inbox::Inbox;
 use queries::Questions;
@@ -54,8 +58,10 @@ use queues::Queues;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use durable::Wanted;
 pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use joins::Accepted;
 pub use queries::{Answer, Asked, Question};
 pub use start::{Active, ShardParts};
 pub use state::OwnedState;
@@ -95,6 +101,15 @@ pub struct Shard {
     questions: Questions,
     held: HeldAnswers,
     backpressure: Backpressure,
+
+    /// Joins and leaves of durable members that wait for the disk.
+    roster_changes: RosterChanges,
+    /// Cursors that the log does not have yet.
+    cursors: Cursors,
+    /// Acknowledgements for the owners of foreign groups, by shard.
+    acks_out: Vec<AcksOut>,
+    /// Local members whose cursor moved over a gap that is in the write being made.
+    stepped: Vec<Membership>,
 
     stamp: Stamp,
     filling: Filling,

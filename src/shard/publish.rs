@@ -35,6 +35,7 @@ impl Shard {
         for reply in commit.replies {
             self.reply(reply);
         }
+        self.release_roster_changes();
         self.release_held();
     }
 

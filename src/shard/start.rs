@@ -13,7 +13,7 @@ use super::drain::Control;
 use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
-use crate::group::{Group, Role, Sequencer};
+use crate::group::{Group, Role, Roster, Sequencer};
 use crate::mesh::Mesh;
 use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
 use crate::wal::{Log, Recovered, SegmentInfo};
@@ -105,6 +105,10 @@ impl Shard {
             questions: super::queries::Questions::default(),
             held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
+            roster_changes: super::durable::RosterChanges::default(),
+            cursors: super::cursors::Cursors::default(),
+            acks_out: Vec::new(),
+            stepped: Vec::new(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,
@@ -134,6 +138,8 @@ impl Shard {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.roster =
+                Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let now_ms = parts.now.0 / 1_000_000;
             sequencer.producers.restore(group.state.producers, now_ms, &limits);

@@ -8,7 +8,7 @@ use crate::config::Priority;
 use crate::fanout::Part;
 use crate::group::{Group, Lag};
 use crate::limits::SEND_PARTS_MAX;
-use crate::position::{Nanos, Seq};
+use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::{EpochStart, Gap};
 
 /// Groups visited without a write before the shard looks at its input again.
@@ -28,6 +28,8 @@ struct Taken {
     caught_up: bool,
     /// It fell off the tail.
     fell_behind: bool,
+    /// Its cursor moved over a gap.
+    stepped: bool,
 }
 
 impl Shard {
@@ -147,6 +149,9 @@ impl Shard {
             if taken.ask {
                 self.reads.wanted.push(membership);
             }
+            if taken.stepped {
+                self.stepped.push(membership);
+            }
         }
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
@@ -159,6 +164,9 @@ impl Shard {
         slice.sends -= 1;
         conn.in_flight = true;
         conn.progress_at = now;
+        while let Some(Membership { group, member }) = self.stepped.pop() {
+            self.tell_cursor(group, member, Epoch(0));
+        }
         self.figures.writes += 1;
         self.figures.write_bytes +=
             self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
@@ -216,7 +224,7 @@ fn take(
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
                 taken.gaps += 1;
-                member.sent = to;
+                taken.stepped = member.gap(from, to);
             }
             if let Some(segment) = &chunk.segment {
                 if member.epoch != chunk.epoch {
