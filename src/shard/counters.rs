@@ -85,6 +85,8 @@ counters! {
     catch_up_reads,
     /// Pages of history sent in answer to FETCH.
     fetches,
+    /// Rosters announced.
+    rosters,
     /// Keys of groups' states set or deleted.
     state_changes,
     /// GAP frames sent.
