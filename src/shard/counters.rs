@@ -83,6 +83,18 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Connections that keep up now.
+    members_live,
+    /// Connections whose writes take long beside those of the others now.
+    members_lagging,
+    /// Connections that are served from the log in a group now.
+    members_catch_up,
+    /// Connections whose write does not move now.
+    members_stalled,
+    /// Connections that are served last until they have recovered, now.
+    members_tripped,
+    /// Times that this began for a connection.
+    trips,
     /// Pages of history sent in answer to FETCH.
     fetches,
     /// Rosters announced.

@@ -39,6 +39,7 @@ impl Shard {
             self.sweep(now, io);
         }
         self.announce_rosters(io);
+        self.take_medians(now);
         self.bound_pins(io);
         self.bound_partials();
         if self.storage_retry_at.is_some_and(|at| at <= now) {
@@ -87,6 +88,11 @@ impl Shard {
     /// Closes members whose write made no progress for too long.
     fn sweep(&mut self, now: Nanos, io: &mut impl Io) {
         let limit_ms = u64::from(self.config.stall_timeout_ms);
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].as_deref().is_some_and(|conn| self.seems_stalled(conn, now)) {
+                self.has_stalled(slot as u32);
+            }
+        }
         let stalled: Vec<_> = self
             .conns
             .iter()

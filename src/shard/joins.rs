@@ -145,7 +145,10 @@ impl Shard {
             None => (Lag::Behind, 0),
         };
         let behind = sent < group.published;
-        self.figures.catch_up_members += u64::from(matches!(lag, Lag::Behind));
+        if matches!(lag, Lag::Behind) {
+            self.figures.catch_up_members += 1;
+            self.begins_behind(id.slot);
+        }
         let member = Member {
             conn: id.slot,
             epoch: Epoch(0),
@@ -157,6 +160,7 @@ impl Shard {
             dirty: false,
             durable: durable.map(DurableMember::new),
         };
+        let group = &mut self.groups[key as usize];
         let member = group.members.insert(member) as u32;
         if roster {
             self.watch_roster(key, true);
@@ -244,6 +248,7 @@ impl Shard {
         }
         if !matches!(member.lag, Lag::Live) {
             self.figures.catch_up_members -= 1;
+            self.ends_behind(member.conn);
         }
         self.figures.members -= 1;
         member.durable.map(|durable| durable.key)

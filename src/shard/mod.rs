@@ -15,6 +15,7 @@ mod fetch;
 mod held;
 mod inbox;
 mod io;
+pub mod isolate;
 mod joins;
 mod peers;
 mod publish;
@@ -27,6 +28,7 @@ mod rosters;
 mod sequence;
 mod start;
 mod state;
+pub mod status;
 mod take;
 mod wheel;
 mod write;
@@ -53,6 +55,7 @@ use drain::Drain;
 use durable::RosterChanges;
 use held::HeldAnswers;
 use inbox::Inbox;
+use isolate::Normal;
 use queries::Questions;
 use queues::Queues;
 use rosters::Announcements;
@@ -138,6 +141,8 @@ pub struct Shard {
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
+    normal: Normal,
+    collecting: Option<status::Collecting>,
 }
 
 impl Shard {
@@ -172,7 +177,8 @@ impl Shard {
         let has_work = !self.queues.is_empty()
             || self.has_sequenceable()
             || self.can_answer()
-            || self.announcements.has_work();
+            || self.announcements.has_work()
+            || self.collecting.is_some();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

@@ -130,6 +130,8 @@ impl Shard {
             retention_pass: None,
             control: parts.control,
             drain: None,
+            normal: super::isolate::Normal::new(parts.now),
+            collecting: None,
             config,
         };
         let limits = shard.config.producer_limits();

@@ -114,6 +114,7 @@ impl Shard {
         let bytes_max = self.config.send_bytes_max as usize;
         let mut bytes = conn.control.len();
         debug_assert!(self.parts.is_empty());
+        let mut moved = false;
         let mut urgent = Priority::Realtime;
         let mut rounds = conn.dirty.len(urgent);
         // One place stays free for the control frames, which go first.
@@ -142,6 +143,12 @@ impl Shard {
             self.figures.gaps += taken.gaps;
             self.figures.catch_up_members += u64::from(taken.fell_behind);
             self.figures.catch_up_members -= u64::from(taken.caught_up);
+            if taken.fell_behind {
+                conn.drainage.fell();
+            } else if taken.caught_up {
+                conn.drainage.caught_up();
+            }
+            moved |= taken.fell_behind || taken.caught_up;
             group.members[membership.member as usize].dirty = taken.more;
             if taken.more {
                 conn.dirty.push(urgent, membership);
@@ -153,6 +160,10 @@ impl Shard {
                 self.stepped.push(membership);
             }
         }
+        if moved {
+            self.judge(slot);
+        }
+        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }
@@ -164,12 +175,13 @@ impl Shard {
         slice.sends -= 1;
         conn.in_flight = true;
         conn.progress_at = now;
+        let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
+        conn.drainage.started(now, bytes);
         while let Some(Membership { group, member }) = self.stepped.pop() {
             self.tell_cursor(group, member, Epoch(0));
         }
         self.figures.writes += 1;
-        self.figures.write_bytes +=
-            self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
+        self.figures.write_bytes += bytes;
         self.writes_in_flight += 1;
         self.watch_stalls(now);
         io.send(id, &mut self.parts);
