@@ -12,17 +12,21 @@
 //!                          │          ├─ member     one connection's bytes, verified against
 //!                          │          │  stream     what the group must look like
 //!                          │          └─ record     histograms
+//!                          ├─ history     what is laid down before
+//!                          ├─ catch_up    members that read it beside the others
 //!                          ▼
 //!                       report, hdr_files, proc (CPU and memory)
 //! ```
 #![deny(unsafe_code)]
 
 mod args;
+mod catch_up;
 mod clock;
 mod connect;
 mod control;
 mod error;
 mod hdr_files;
+mod history;
 mod join;
 mod member;
 mod payload;
