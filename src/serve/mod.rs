@@ -3,7 +3,7 @@
 mod control;
 mod error;
 mod nofile;
-mod recover;
+pub(crate) mod recover;
 mod shards;
 
 use std::io::IsTerminal;

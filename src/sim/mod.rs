@@ -5,7 +5,7 @@
 //!  Client ──► client_side ──► net::Link ──► server_side ──► io::ShardIo ◄──► Shard
 //!    │                                                          │
 //!    ▼                                                          ▼
-//!  Oracle                                                   disk::Disk
+//!  Oracle                                                   files::SimFiles
 //! ```
 //!
 //! [`World::run`] panics with the seed and the last events if a client saw something that the
@@ -15,12 +15,14 @@ mod client;
 mod client_frames;
 mod client_side;
 mod config;
-mod disk;
 mod disk_side;
+mod files;
 mod io;
+mod log_reader;
 mod net;
 mod node;
 mod oracle;
+mod power;
 mod rng;
 mod server_side;
 mod settle;

@@ -28,7 +28,7 @@ impl Default for Trace {
 #[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
 pub(super) enum Note {
     Start { start: u32 },
-    Recovered { shard: usize, commits: u64, torn: bool, active: u64 },
+    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, active: u64 },
     Crash,
     Connect { client: usize, link: u32, shard: usize },
     ClientLeaves { client: usize, how: Fault },
@@ -132,6 +132,18 @@ faults! {
     Drain,
     /// A crash left a part of a log write.
     TornWrite,
+    /// The power went while the node started.
+    CrashAtStart,
+    /// The node did not start because its disk failed.
+    StartFailed,
+    /// A crash took bytes of a file that no sync had made durable.
+    UnsyncedLost,
+    /// A crash took a name that no sync had made durable, or brought one back.
+    NameLost,
+    /// A crash undid a rename that no sync had made durable.
+    RenameLost,
+    /// A sync failed.
+    SyncError,
     /// A crash met a job that was under way.
     InterruptedJob,
     /// There was no room for a segment.

@@ -11,7 +11,6 @@ use super::oracle::{Oracle, Violation};
 use super::rng::Rng;
 use super::trace::Note;
 use crate::position::Nanos;
-use crate::shard::Job;
 
 /// Something that is due at some time. Those of a node belong to one of its lives.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(super) enum Due {
     Deadline { shard: usize, token: u64 },
     LogWritten { shard: usize, failed: bool },
     LogRead { shard: usize, token: u64, segment: u64, offset: u64, len: usize, failed: bool },
-    JobDone { shard: usize, job: Job, failed: bool },
+    JobStep { shard: usize, id: u64 },
     Accept { link: u32 },
     UpArrives { link: u32, count: usize },
     UpEnds { link: u32, end: End },
@@ -91,6 +90,7 @@ pub struct World {
     pub(super) node: Node,
     pub(super) links: BTreeMap<u32, Link>,
     pub(super) next_link: u32,
+    pub(super) next_job: u64,
     pub(super) clients: Vec<Client>,
     pub(super) oracle: Oracle,
     /// Trouble is over; everyone finishes what was begun.
@@ -120,7 +120,7 @@ impl World {
             }
             clients.push(client);
         }
-        let node = Node::new(config.shards, &mut rng);
+        let node = Node::new(&mut rng);
         Self {
             seed,
             now: Nanos(1_000_000_000),
@@ -130,6 +130,7 @@ impl World {
             node,
             links: BTreeMap::new(),
             next_link: 0,
+            next_job: 0,
             clients,
             oracle: Oracle::default(),
             calm: false,
@@ -223,7 +224,7 @@ impl World {
             Due::LogRead { shard, token, segment, offset, len, failed } if alive => {
                 self.log_read(shard, token, segment, offset, len, failed);
             }
-            Due::JobDone { shard, job, failed } if alive => self.job_done(shard, job, failed),
+            Due::JobStep { shard, id } if alive => self.job_step(shard, id),
             _ => {}
         }
     }
