@@ -15,7 +15,7 @@ use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Sequencer};
 use crate::mesh::Mesh;
 use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
-use crate::wal::{Log, Recovered, SegmentInfo};
+use crate::wal::{Log, Recovered};
 
 /// The segment that was created for this start, empty.
 #[derive(Clone, Copy, Debug)]
@@ -74,14 +74,8 @@ impl Shard {
     #[must_use]
     pub fn new(parts: ShardParts) -> Self {
         let ShardParts { recovered, config, .. } = parts;
-        let segments: BTreeMap<_, _> = recovered
-            .segments
-            .iter()
-            .map(|s| {
-                let info = SegmentInfo { salt: s.salt, used: s.bytes_used, newest_ms: s.newest_ms };
-                (s.number, info)
-            })
-            .collect();
+        let segments: BTreeMap<_, _> =
+            recovered.segments.iter().map(|s| (s.number, s.info())).collect();
         let last_commit = CommitNumber(recovered.next_commit.0.saturating_sub(1));
         let active = parts.active;
         let log = Log::new(segments, active.number, active.salt, last_commit, config.segment_bytes);

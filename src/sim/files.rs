@@ -222,7 +222,8 @@ impl Files for SimFiles {
         if inner.names.get(dir) != Some(&Entry::Dir) {
             return Err(io::Error::from_raw_os_error(ENOENT));
         }
-        let inside = inner.names.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir));
+        let inside =
+            inner.names.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir));
         let names = inside.filter(|(path, _)| path.parent() == Some(dir));
         Ok(names.filter_map(|(path, _)| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }

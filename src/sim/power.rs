@@ -141,9 +141,8 @@ impl Inner {
         }
         // What is in a directory that is gone is gone.
         let all = self.durable.clone();
-        self.durable.retain(|path, _| {
-            path.parent().is_none_or(|dir| all.get(dir) == Some(&Entry::Dir))
-        });
+        self.durable
+            .retain(|path, _| path.parent().is_none_or(|dir| all.get(dir) == Some(&Entry::Dir)));
     }
 }
 

@@ -9,7 +9,7 @@ use crate::position::{CommitNumber, SegmentNumber};
 use crate::ring::LogBuf;
 
 /// What is known of a segment file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Salt that its commits carry.
     pub salt: u64,
@@ -17,6 +17,16 @@ pub struct SegmentInfo {
     pub used: u64,
     /// Unix milliseconds of its newest message.
     pub newest_ms: u64,
+    /// Its first commit; 0 if it has none.
+    pub first_commit: CommitNumber,
+    /// Its last commit; 0 if it has none.
+    pub last_commit: CommitNumber,
+}
+
+impl SegmentInfo {
+    fn fresh(salt: u64) -> Self {
+        Self { salt, used: LOG_BLOCK as u64, ..Self::default() }
+    }
 }
 
 /// Share of a segment that messages leave to records as long as there is no next segment.
@@ -62,7 +72,7 @@ impl Log {
         segment_bytes: u64,
     ) -> Self {
         let header = LOG_BLOCK as u64;
-        segments.insert(active, SegmentInfo { salt, used: header, newest_ms: 0 });
+        segments.insert(active, SegmentInfo::fresh(salt));
         Self {
             segment_bytes,
             active,
@@ -148,7 +158,7 @@ impl Log {
             self.active = number;
             self.offset = LOG_BLOCK as u64;
             self.synced_end = self.offset;
-            self.segments.insert(number, SegmentInfo { salt, used: self.offset, newest_ms: 0 });
+            self.segments.insert(number, SegmentInfo::fresh(salt));
         }
         Room::At(LogPos { segment: self.active, offset: self.offset })
     }
@@ -170,6 +180,10 @@ impl Log {
         if let Some(segment) = self.segments.get_mut(&self.active) {
             segment.used = offset;
             segment.newest_ms = newest_ms;
+            segment.last_commit = self.appended;
+            if segment.first_commit.0 == 0 {
+                segment.first_commit = self.appended;
+            }
         }
     }
 
