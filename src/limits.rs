@@ -21,6 +21,14 @@ pub const CLASS_PATTERNS_MAX: usize = 256;
 pub const SHARDS_MAX: usize = 64;
 /// Most staged message bytes in one commit before sequencing waits.
 pub const COMMIT_STAGED_MAX: usize = 1024 * 1024;
+/// What realtime groups may have of it, if there are groups of several priorities.
+pub const COMMIT_REALTIME_MAX: usize = COMMIT_STAGED_MAX / 4;
+/// What normal groups may have of it then.
+pub const COMMIT_NORMAL_MAX: usize = COMMIT_STAGED_MAX / 2;
+/// What bulk groups may have of it while nothing of normal groups waits.
+pub const COMMIT_BULK_MAX: usize = COMMIT_STAGED_MAX / 4;
+/// What bulk groups may have of it beside normal ones: 1 to 8.
+pub const COMMIT_BULK_BESIDE_NORMAL: usize = COMMIT_NORMAL_MAX / 8;
 /// Largest commit on disk, in bytes: the staged bytes, one more message, its directory and
 /// checksums.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,6 +68,8 @@ pub const DESCRIPTORS_SPARE: usize = 64;
 const _: () = {
     assert!(FRAME_MAX > PAYLOAD_MAX + GROUP_NAME_MAX + 64);
     assert!(COMMIT_BYTES_MAX > COMMIT_STAGED_MAX * 2 + FRAME_MAX);
+    // Each share may be passed by one message, and still the others get in.
+    assert!(COMMIT_REALTIME_MAX + COMMIT_BULK_BESIDE_NORMAL + 2 * FRAME_MAX < COMMIT_STAGED_MAX);
     assert!(
         COMMIT_BYTES_MAX
             > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX

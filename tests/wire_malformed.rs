@@ -1,11 +1,12 @@
 //! What the codec says about frames that are not as PROTOCOL.md asks.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
-use fanfare::limits::{FRAME_ENTRIES_MAX, FRAME_MAX, GROUP_NAME_MAX, MEMBER_ID_MAX};
+use fanfare::limits::{FRAME_ENTRIES_MAX, FRAME_MAX, GROUP_NAME_MAX, MEMBER_ID_MAX, STATE_KEY_MAX};
 use fanfare::position::{Epoch, Handle, Seq};
 use fanfare::wire::{
-    Ack, Acks, ClientFrame, ErrorCode, ErrorFrame, Frame, Hello, Join, JoinEntry, Leave, Publish,
-    ServerFrame, Start, WireError, kind, split,
+    Ack, Acks, ClientFrame, ErrorCode, ErrorFrame, Fetched, Frame, Hello, Join, JoinEntry, Leave,
+    Presence, Publish, Roster, RosterEntry, RosterForm, RosterHead, ServerFrame, Start, State,
+    StateEntry, StateForm, StateHead, WireError, kind, split,
 };
 
 /// A kind that is reserved.
@@ -147,6 +148,8 @@ fn reserved_modes_starts_and_levels_are_refused_by_name() {
     for (mode, reserved) in [(0, 2), (0, 3), (1, 3), (1, 255)] {
         assert_eq!(bad_field(kind::JOIN, &join(mode, reserved, b"g")), "start");
     }
+    let unnumbered = [1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'g'];
+    assert_eq!(bad_field(kind::PUBLISH, &unnumbered), "producer_seq");
     for reserved in [101, 255] {
         let body = [1, 0, 0, 0, 1, 1, reserved, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'g'];
         assert_eq!(bad_field(kind::PUBLISH, &body), "receipt");
@@ -166,6 +169,119 @@ fn a_bad_entry_after_good_ones_refuses_the_whole_frame() {
     body.truncate(body.len() - 1);
     body[4] = 3;
     assert_eq!(bad_field(kind::JOIN, &body), "mode");
+}
+
+#[test]
+fn ranges_and_keys_of_queries_are_checked() {
+    let fetch = |from: u64, to: u64| {
+        let mut body = vec![1, 0, 0, 0, 1, 0, 0, 0];
+        body.extend(from.to_le_bytes());
+        body.extend(to.to_le_bytes());
+        body.extend([0; 8]);
+        body.push(b'g');
+        body
+    };
+    assert_eq!(bad_field(kind::FETCH, &fetch(5, 4)), "to");
+    for (from, to) in [(0, 0), (0, 1), (5, 0), (5, 5), (u64::MAX, u64::MAX)] {
+        let body = fetch(from, to);
+        let Ok(ClientFrame::Fetch(got)) =
+            ClientFrame::decode(Frame { kind: kind::FETCH, flags: 0, body: &body })
+        else {
+            panic!()
+        };
+        assert_eq!((got.from.0, got.to.map_or(0, |to| to.0)), (from.max(1), to));
+    }
+    for key_len in [0, STATE_KEY_MAX + 1] {
+        let mut body = vec![1, 0, 0, 0, 1, key_len as u8, 0, 0];
+        body.extend([0; 8]);
+        body.push(b'g');
+        body.extend(vec![b'k'; key_len]);
+        assert_eq!(bad_field(kind::SET_STATE, &body), "key");
+    }
+}
+
+/// The field that a client complains about.
+fn bad_answer(frame: &[u8]) -> &'static str {
+    let frame = self::frame(frame);
+    match ServerFrame::decode(frame) {
+        Err(WireError::Malformed { kind: of, field }) if of == frame.kind => field,
+        other => panic!("not malformed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_page_whose_frames_are_not_what_it_says_is_refused() {
+    let deliver = |handle, seq| {
+        let mut out = Vec::new();
+        fanfare::wire::Deliver {
+            handle: Handle(handle),
+            seq: Seq(seq),
+            stamp: fanfare::position::Stamp(1),
+            node: fanfare::position::NodeId(1),
+            shard: fanfare::position::ShardId(1),
+            sender: b"m",
+            payload: b"x",
+        }
+        .encode(&mut out);
+        out
+    };
+    let page = |first, last, gap, frames: &[&[u8]]| {
+        let mut out = Vec::new();
+        let (first, last, frames) = (Seq(first), Seq(last), &frames.concat()[..]);
+        let (epoch, handle, head) = (Epoch(1), Handle(1), Seq(9));
+        let more = false;
+        Fetched { request: 1, epoch, handle, first, last, head, gap, more, frames }
+            .encode(&mut out);
+        out
+    };
+    let (one, two, foreign) = (deliver(1, 1), deliver(1, 2), deliver(2, 2));
+    let right = page(1, 2, None, &[&one, &two]);
+    let Ok(ServerFrame::Fetched(got)) = ServerFrame::decode(frame(&right)) else { panic!() };
+    assert_eq!(got.messages().map(|message| message.seq.0).collect::<Vec<_>>(), [1, 2]);
+
+    assert_eq!(bad_answer(&page(1, 2, None, &[&one])), "frames");
+    assert_eq!(bad_answer(&page(1, 2, None, &[&one, &foreign])), "frames");
+    assert_eq!(bad_answer(&page(1, 2, None, &[&two, &one])), "frames");
+    assert_eq!(bad_answer(&page(1, u64::MAX, None, &[&one, &two])), "frames");
+    let mut pong = Vec::new();
+    ServerFrame::encode_pong(&mut pong, 1);
+    assert_eq!(bad_answer(&page(1, 1, None, &[&pong])), "frames");
+    for (first, last) in [(0, 1), (1, 0), (2, 1)] {
+        assert_eq!(bad_answer(&page(first, last, None, &[&one, &two])), "last");
+    }
+    let gap = Some((Seq(2), Seq(1), fanfare::wire::GapReason::Retention));
+    assert_eq!(bad_answer(&page(0, 0, gap, &[])), "gap_to");
+}
+
+#[test]
+fn forms_and_entries_of_answers_are_checked() {
+    let (handle, stamp) = (Handle(1), fanfare::position::Stamp(1));
+    let (mut state, mut roster) = (Vec::new(), Vec::new());
+    let head = StateHead { request: 1, form: StateForm::Deltas, more: false, handle, version: 1 };
+    let entry = StateEntry { version: 1, stamp, key: b"k", data: Some(b"data") };
+    State::encode(&mut state, &head, std::iter::once(entry));
+    let (form, version) = (RosterForm::Page, 1);
+    let head = RosterHead { request: 1, form, handle, version, members: 1, online: 1, next: 0 };
+    let entry = RosterEntry { what: Presence::Online, member: b"m" };
+    Roster::encode(&mut roster, &head, std::iter::once(entry));
+
+    let bad = |frame: &[u8], at: usize, value: u8| {
+        let mut frame = frame.to_vec();
+        frame[8 + at] = value;
+        bad_answer(&frame)
+    };
+    assert_eq!(bad(&state, 4, 3), "form");
+    assert_eq!(bad(&state, 6, 2), "entry.version");
+    assert_eq!(bad(&state, 24 + 18, 0), "key");
+    assert_eq!(bad(&state, 24 + 18, STATE_KEY_MAX as u8 + 1), "key");
+    assert_eq!(bad(&state, 24 + 20, 5), "data");
+    assert_eq!(bad(&state, 24 + 23, 255), "data");
+    assert_eq!(bad(&roster, 4, 4), "form");
+    assert_eq!(bad(&roster, 7, 255), "what");
+    assert_eq!(bad(&roster, 40, 0), "what");
+    assert_eq!(bad(&roster, 40, 5), "what");
+    assert_eq!(bad(&roster, 41, 0), "member");
+    assert_eq!(bad(&roster, 41, MEMBER_ID_MAX as u8 + 1), "member");
 }
 
 #[test]

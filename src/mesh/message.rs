@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::config::Priority;
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
 use crate::shard::ConnId;
 use crate::wire::{ErrorCode, GapReason, Published, Start};
@@ -24,6 +25,8 @@ pub struct Forward {
     pub conn: ConnId,
     /// The request of the PUBLISH.
     pub request: u32,
+    /// Priority of the group, whose share of the inbox it counts against.
+    pub priority: Priority,
     /// Level asked for, if any.
     pub level: Option<Level>,
     /// Identity of the publisher.
@@ -117,6 +120,8 @@ pub enum Message {
     Forward(Forward),
     /// From the owner: forwarded bytes were taken out of its inbox.
     Credit {
+        /// Priority of their groups.
+        priority: Priority,
         /// How many.
         bytes: u64,
     },

@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 use super::inbox::Origin;
 use super::records::{Records, Taken, Ticket};
 use super::{Io, Job, Shard};
+use crate::config::Priority;
 use crate::fanout::{Segment, SegmentRef};
 use crate::group::Group;
 use crate::position::{CommitNumber, Nanos, Seq};
@@ -48,11 +49,19 @@ pub struct Filling {
     pub early_replies: Vec<Reply>,
     /// Encoded bytes of messages staged.
     pub staged_bytes: usize,
+    /// The same by priority.
+    pub staged_by: [usize; Priority::COUNT],
     /// What is not a message.
     pub records: Records,
 }
 
 impl Filling {
+    /// Counts bytes of messages to a group of this priority.
+    pub fn add(&mut self, priority: Priority, bytes: usize) {
+        self.staged_bytes += bytes;
+        self.staged_by[priority.index()] += bytes;
+    }
+
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.runs.is_empty() && self.records.is_empty()
@@ -79,6 +88,7 @@ impl Filling {
         };
         if with {
             self.staged_bytes = 0;
+            self.staged_by = Default::default();
             commit.runs = std::mem::take(&mut self.runs);
             commit.replies = std::mem::take(&mut self.replies);
         }
@@ -201,10 +211,9 @@ impl Shard {
         for reply in std::mem::take(&mut self.filling.replies) {
             self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
         }
-        while let Some((header, _, payload)) = self.inbox.front() {
+        while let Some((header, _, payload)) = self.inbox.front_of_all() {
             let bytes = payload.len() as u64;
-            self.inbox.pop();
-            self.give_credit(header.origin.shard, bytes);
+            self.done(&header, bytes);
             self.refuse_publish(header.origin, ErrorCode::StorageFailed, 0);
         }
     }

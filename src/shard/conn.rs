@@ -1,11 +1,11 @@
 //! A connection: what is known of the peer, its unfinished frame, its control queue and the
 //! groups that have something for it.
 
-use std::collections::VecDeque;
-
 use smallvec::SmallVec;
 
 use super::ConnId;
+use super::queues::Dirty;
+use crate::config::Priority;
 use crate::position::{MemberId, Nanos, ProducerId};
 
 /// Where a connection stands.
@@ -39,14 +39,18 @@ pub struct Conn {
     pub state: ConnState,
     /// A write is in flight.
     pub in_flight: bool,
-    /// It is in the run queue.
-    pub queued: bool,
+    /// The run queues it is in, one bit for each lane.
+    pub queued: u8,
+    /// It keeps falling behind, so it is served last until it has recovered.
+    pub tripped: bool,
     /// Reading was asked to stop.
     pub paused: bool,
     /// Reading has stopped.
     pub recv_off: bool,
-    /// Its publishes found the inbox full.
-    pub throttled: bool,
+    /// Its publishes found these shares of the inbox full, one bit for each priority.
+    pub throttled: u8,
+    /// Lane of its control frames: that of the most urgent group it published to.
+    pub answers: Priority,
     /// Identity of the member; empty before HELLO.
     pub member: MemberId,
     /// Identity under which it publishes.
@@ -58,7 +62,7 @@ pub struct Conn {
     /// The groups it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     /// Memberships that have something to send, served in turn.
-    pub dirty: VecDeque<Membership>,
+    pub dirty: Dirty,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
     /// When the last byte came; before HELLO, when it was accepted.
@@ -75,16 +79,18 @@ impl Conn {
             id,
             state: ConnState::Opening,
             in_flight: false,
-            queued: false,
+            queued: 0,
+            tripped: false,
             paused: false,
             recv_off: false,
-            throttled: false,
+            throttled: 0,
+            answers: Priority::Normal,
             member: MemberId::default(),
             producer: ProducerId::default(),
             partial: Vec::new(),
             control: Vec::new(),
             memberships: SmallVec::new(),
-            dirty: VecDeque::new(),
+            dirty: Dirty::default(),
             joining: 0,
             heard_at: now,
             progress_at: now,

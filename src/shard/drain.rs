@@ -96,11 +96,10 @@ impl Shard {
     fn is_idle(&mut self) -> bool {
         let log_idle = self.log.is_poisoned() || self.log_is_idle();
         self.inbox.is_empty()
-            && self.forwarded_bytes == 0
+            && self.backpressure.forwarded_bytes() == 0
             && log_idle
             && self.reads.is_idle()
-            && self.queues.ready.is_empty()
-            && self.queues.scans.is_empty()
+            && self.queues.is_empty()
             && self.writes_in_flight == 0
             && self.mesh.is_flushed()
     }

@@ -213,7 +213,7 @@ impl Shard {
             let handle = self.groups[membership.group as usize].handle;
             if let Some(conn) = self.conn(id) {
                 conn.memberships.retain(|m| *m != membership);
-                conn.dirty.retain(|m| *m != membership);
+                conn.dirty.remove(membership);
             }
             self.remove_member(membership);
             let left = Left { request: leave.request, handle };

@@ -1,6 +1,7 @@
 //! The shard: one thread's state machine. It owns connections, groups and a log, does no I/O
 //! of its own, and advances by [`Shard::turn`].
 
+mod backpressure;
 mod catch_up;
 mod commit;
 mod conn;
@@ -12,6 +13,7 @@ mod io;
 mod joins;
 mod peers;
 mod publish;
+mod queues;
 mod records;
 mod replies;
 mod sequence;
@@ -32,12 +34,14 @@ use crate::mesh::Mesh;
 use crate::position::{Epoch, Handle, Nanos, NodeId, ShardId, Stamp};
 use crate::wal::Log;
 
+use backpressure::Backpressure;
 use catch_up::Reads;
 use commit::{Commit, Filling};
 use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
 use inbox::Inbox;
+use queues::Queues;
 use wheel::Wheel;
 
 pub use drain::Control;
@@ -51,15 +55,6 @@ pub enum Turn {
     Continue,
     /// It has drained: everything it accepted is on disk and was offered to every member.
     Stopped,
-}
-
-/// Run queues: who has something to be written.
-#[derive(Debug, Default)]
-struct Queues {
-    /// Slots of connections whose write ended with more to send, or that have replies.
-    ready: VecDeque<u32>,
-    /// Keys of groups whose tail moved.
-    scans: VecDeque<u32>,
 }
 
 /// One shard. See the module's first lines and ARCHITECTURE.md.
@@ -84,10 +79,7 @@ pub struct Shard {
 
     mesh: Mesh,
     inbox: Inbox,
-    /// Bytes forwarded to owners that have not given credit for them.
-    forwarded_bytes: u64,
-    /// Connections that were paused because the inbox was full.
-    throttled: Vec<ConnId>,
+    backpressure: Backpressure,
 
     stamp: Stamp,
     filling: Filling,
@@ -142,9 +134,7 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.ready.is_empty()
-            || !self.queues.scans.is_empty()
-            || (self.can_sequence() && !self.inbox.is_empty());
+        let has_work = !self.queues.is_empty() || self.has_sequenceable();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {
@@ -170,7 +160,7 @@ impl Shard {
         figures.wal_synced = self.log.synced().0;
         figures.tail_bytes = self.tail_bytes;
         figures.pinned_bytes = self.pins.bytes();
-        figures.inbox_bytes = self.inbox.bytes() + self.forwarded_bytes;
+        figures.inbox_bytes = self.inbox.bytes() + self.backpressure.forwarded_bytes();
         self.counters.store(figures);
     }
 
@@ -178,17 +168,5 @@ impl Shard {
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
         let conn = self.conns.get_mut(id.slot as usize)?.as_deref_mut()?;
         (conn.id == id).then_some(conn)
-    }
-
-    /// Puts a connection with output into the run queue.
-    fn make_ready(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
-            && !conn.queued
-            && !conn.in_flight
-            && conn.has_output()
-        {
-            conn.queued = true;
-            self.queues.ready.push_back(slot);
-        }
     }
 }

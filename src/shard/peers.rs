@@ -4,6 +4,7 @@ use super::inbox::{Header, Origin};
 use super::joins::Accepted;
 use super::replies::{Refusal, refusal_text};
 use super::{Io, Shard};
+use crate::config::Priority;
 use crate::fanout::Segment;
 use crate::group::Role;
 use crate::mesh::{Announced, Batch, Forward, Message, Peer};
@@ -30,11 +31,11 @@ impl Shard {
 
     fn heard(&mut self, from: ShardId, batch: Batch) {
         let Batch { messages, arena } = batch;
-        let mut credit = 0;
+        let mut credit = [0; Priority::COUNT];
         for message in messages {
             match message {
                 Message::Forward(forward) => {
-                    credit += self.take_forward(from, &forward, &arena);
+                    credit[forward.priority.index()] += self.take_forward(from, &forward, &arena);
                 }
                 Message::Join { conn, request, group, start } => {
                     let admitted = match self.owned_group(&group) {
@@ -81,7 +82,7 @@ impl Shard {
                     let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
                     self.refuse(conn, request, refusal.field(&group));
                 }
-                Message::Credit { bytes } => self.forwarded_bytes -= bytes,
+                Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
                 }
@@ -97,8 +98,11 @@ impl Shard {
                 Message::History(history) => self.history_arrived(history),
             }
         }
-        if credit > 0 {
-            self.tell(from, Message::Credit { bytes: credit });
+        for priority in Priority::ALL {
+            let bytes = credit[priority.index()];
+            if bytes > 0 {
+                self.tell(from, Message::Credit { priority, bytes });
+            }
         }
     }
 
@@ -130,6 +134,7 @@ impl Shard {
         let header = Header {
             origin,
             group: group as usize,
+            priority: forward.priority,
             level: forward.level.unwrap_or(default_level),
             producer: forward.producer,
             producer_seq: forward.producer_seq,

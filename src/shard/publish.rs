@@ -86,7 +86,7 @@ impl Shard {
         } else {
             group.scan.queued = true;
             group.scan.next = 0;
-            self.queues.scans.push_back(key);
+            self.queues.push_scan(group.priority, key);
         }
     }
 

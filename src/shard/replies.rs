@@ -115,6 +115,6 @@ impl Shard {
 
     /// Whether a connection must not be read for now.
     pub(super) fn must_pause(&self, conn: &Conn) -> bool {
-        conn.throttled || conn.control.len() > self.config.control_bytes_max as usize
+        conn.throttled != 0 || conn.control.len() > self.config.control_bytes_max as usize
     }
 }

@@ -1,12 +1,12 @@
 //! Stage 3: publishes get their place in their group's order.
 
 use super::commit::Reply;
-use super::conn::ConnState;
 use super::inbox::{Header, Origin};
 use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Io, Shard};
-use crate::group;
+use crate::config::Priority;
+use crate::group::{self, Group};
 use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
 use crate::mesh::{Forward, Message};
 use crate::position::{Level, ShardId};
@@ -29,9 +29,6 @@ impl Shard {
         if self.drain.is_some() {
             return self.refuse_publish(origin, ErrorCode::Draining, 0);
         }
-        if self.inbox.bytes() + self.forwarded_bytes > self.config.inbox_bytes_max {
-            self.throttle(id);
-        }
         let owner = self.owner_of(publish.group);
         if owner == self.id {
             self.enqueue_local(origin, publish);
@@ -48,11 +45,14 @@ impl Shard {
             let max = u64::from(self.config.groups_max);
             return self.refuse_publish(origin, ErrorCode::TooManyGroups, max);
         };
-        let default_level = self.config.level_of(self.groups[group as usize].class);
+        let Group { class, priority, .. } = self.groups[group as usize];
+        self.throttle_if_full(origin.conn, priority);
+        let default_level = self.config.level_of(class);
         let Some(Some(conn)) = self.conns.get(origin.conn.slot as usize) else { return };
         let header = Header {
             origin,
             group: group as usize,
+            priority,
             level: publish.level.unwrap_or(default_level),
             producer: conn.producer,
             producer_seq: publish.producer_seq,
@@ -61,11 +61,14 @@ impl Shard {
     }
 
     fn forward(&mut self, owner: ShardId, id: ConnId, publish: &Publish<'_>) {
+        let priority = self.priority_of_foreign(publish.group);
+        self.throttle_if_full(id, priority);
         let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
         let Some(peer) = self.mesh.peer(owner) else { return };
         let forward = Forward {
             conn: id,
             request: publish.request,
+            priority,
             level: publish.level,
             producer: conn.producer,
             producer_seq: publish.producer_seq,
@@ -74,17 +77,7 @@ impl Shard {
             payload: peer.carry(publish.payload),
         };
         peer.tell(Message::Forward(forward));
-        self.forwarded_bytes += FORWARD_OVERHEAD + publish.payload.len() as u64;
-    }
-
-    /// Backpressure: who publishes into a full inbox is not read until it has drained.
-    fn throttle(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
-        if !conn.throttled {
-            conn.throttled = true;
-            self.throttled.push(id);
-            self.figures.throttled += 1;
-        }
+        self.backpressure.forwarded(priority, FORWARD_OVERHEAD + publish.payload.len() as u64);
     }
 
     /// Whether the log takes messages.
@@ -109,20 +102,36 @@ impl Shard {
         }
     }
 
-    pub(super) fn can_sequence(&self) -> bool {
+    /// Whether the commit being filled has room for a publish to a group of this priority.
+    pub(super) fn can_sequence(&self, priority: Priority) -> bool {
         self.filling.staged_bytes < COMMIT_STAGED_MAX
+            && self.filling.staged_by[priority.index()] < self.commit_share(priority)
+    }
+
+    /// Whether a publish waits that could be sequenced now.
+    pub(super) fn has_sequenceable(&self) -> bool {
+        Priority::ALL.into_iter().any(|p| self.inbox.has(p) && self.can_sequence(p))
     }
 
     /// Gives the publishes of the inbox their place, until the commit being filled is full.
+    /// Bulk goes before normal, since its share is so small that it takes nothing from it.
     pub(super) fn sequence(&mut self, io: &mut impl Io) {
+        for priority in [Priority::Realtime, Priority::Bulk, Priority::Normal] {
+            self.sequence_lane(priority, io);
+        }
+        self.publish_early();
+        self.unthrottle(io);
+    }
+
+    fn sequence_lane(&mut self, priority: Priority, io: &mut impl Io) {
         let wall_ms = io.wall_ms();
-        while self.can_sequence() {
-            let Some((header, sender, payload)) = self.inbox.front() else { break };
+        while self.can_sequence(priority) {
+            let Some((header, sender, payload)) = self.inbox.front(priority) else { break };
             let bytes = payload.len() as u64;
             let group = &mut self.groups[header.group];
             let (handle, epoch) = (group.handle, group.epoch);
             let Some(sequencer) = group.sequencer() else {
-                self.inbox.pop();
+                self.done(&header, bytes);
                 continue;
             };
             // Level memory is shown before it is on disk only if nothing before it waits,
@@ -135,7 +144,7 @@ impl Shard {
             self.stamp = self.stamp.tick(wall_ms);
             if sequencer.staged.count == 0 {
                 self.filling.groups.push(header.group as u32);
-                self.filling.staged_bytes += RUN_OVERHEAD;
+                self.filling.add(priority, RUN_OVERHEAD);
             }
             let before = sequencer.staged.bytes();
             let message = group::Message {
@@ -151,7 +160,7 @@ impl Shard {
                 payload,
             };
             let seq = sequencer.stage(&message, shown_early);
-            self.filling.staged_bytes += sequencer.staged.bytes() - before;
+            self.filling.add(priority, sequencer.staged.bytes() - before);
             let published = Published {
                 request: header.origin.request,
                 epoch,
@@ -167,31 +176,17 @@ impl Shard {
                 self.filling.replies.push(reply);
             }
             self.figures.messages += 1;
-            self.inbox.pop();
-            self.give_credit(header.origin.shard, bytes);
-        }
-        self.publish_early();
-        self.unthrottle(io);
-    }
-
-    pub(super) fn give_credit(&mut self, shard: ShardId, payload: u64) {
-        if shard != self.id {
-            self.tell(shard, Message::Credit { bytes: FORWARD_OVERHEAD + payload });
+            self.done(&header, bytes);
         }
     }
 
-    fn unthrottle(&mut self, io: &mut impl Io) {
-        let waiting = self.inbox.bytes() + self.forwarded_bytes;
-        if self.throttled.is_empty() || waiting > self.config.inbox_bytes_max / 2 {
-            return;
-        }
-        for id in std::mem::take(&mut self.throttled) {
-            if let Some(conn) = self.conn(id)
-                && conn.state == ConnState::Open
-            {
-                conn.throttled = false;
-                self.resume_if_possible(id, io);
-            }
+    /// The oldest publish of its priority is dealt with.
+    pub(super) fn done(&mut self, header: &Header, payload: u64) {
+        let priority = header.priority;
+        self.inbox.pop(priority);
+        if header.origin.shard != self.id {
+            let bytes = FORWARD_OVERHEAD + payload;
+            self.tell(header.origin.shard, Message::Credit { priority, bytes });
         }
     }
 }

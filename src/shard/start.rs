@@ -6,10 +6,10 @@ use std::sync::Arc;
 use slab::Slab;
 use twox_hash::XxHash3_64;
 
+use super::Shard;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
-use super::{Queues, Shard};
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Sequencer};
@@ -95,14 +95,13 @@ impl Shard {
             groups_created: 0,
             mesh: parts.mesh,
             inbox: super::inbox::Inbox::default(),
-            forwarded_bytes: 0,
-            throttled: Vec::new(),
+            backpressure: super::backpressure::Backpressure::default(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,
             log,
             reads: super::catch_up::Reads::default(),
-            queues: Queues::default(),
+            queues: super::queues::Queues::default(),
             pins: PinGauge::default(),
             tail_bytes: 0,
             tail_order: VecDeque::new(),

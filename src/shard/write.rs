@@ -2,10 +2,12 @@
 //! everything between its cursors and the tails.
 
 use super::conn::Membership;
+use super::queues::Slice;
 use super::{Io, Shard};
+use crate::config::Priority;
 use crate::fanout::Part;
 use crate::group::{Group, Lag};
-use crate::limits::{SEND_PARTS_MAX, SENDS_PER_TURN};
+use crate::limits::SEND_PARTS_MAX;
 use crate::position::{Nanos, Seq};
 use crate::wire::{EpochStart, Gap};
 
@@ -29,36 +31,46 @@ struct Taken {
 }
 
 impl Shard {
-    pub(super) fn write(&mut self, io: &mut impl Io) {
-        let mut sends = SENDS_PER_TURN;
-        // Half a slice at most goes to connections that wait with more while groups wait to
-        // be visited, so that neither starves the other.
-        let mut ready = if self.queues.scans.is_empty() { sends } else { sends / 2 };
+    /// Serves who waits in a lane; returns what is left of the slice.
+    pub(super) fn write_lane(
+        &mut self,
+        lane: Priority,
+        mut slice: Slice,
+        io: &mut impl Io,
+    ) -> Slice {
+        let mut ready = self.queues.ready_share(lane, slice.sends);
         while ready > 0
-            && let Some(slot) = self.queues.ready.pop_front()
+            && !slice.is_over(lane)
+            && let Some(slot) = self.pop_ready(lane)
         {
-            let sent = usize::from(self.serve(slot, io));
-            ready -= sent;
-            sends -= sent;
+            ready -= usize::from(self.serve(slot, lane, &mut slice, io));
         }
         let mut visits = VISITS_PER_TURN;
-        while sends > 0
-            && visits > 0
-            && let Some(key) = self.queues.scans.pop_front()
+        while visits > 0
+            && !slice.is_over(lane)
+            && let Some(key) = self.queues.pop_scan(lane)
         {
-            self.scan(key, &mut sends, &mut visits, io);
+            self.scan(key, lane, &mut slice, &mut visits, io);
         }
+        slice
     }
 
     /// Visits the members of a group from where the last slice ended.
-    fn scan(&mut self, key: u32, sends: &mut usize, visits: &mut usize, io: &mut impl Io) {
+    fn scan(
+        &mut self,
+        key: u32,
+        lane: Priority,
+        slice: &mut Slice,
+        visits: &mut usize,
+        io: &mut impl Io,
+    ) {
         loop {
             let Some(group) = self.groups.get_mut(key as usize) else { return };
             if !group.scan.queued {
                 return;
             }
-            if *sends == 0 || *visits == 0 {
-                return self.queues.scans.push_front(key);
+            if slice.is_over(lane) || *visits == 0 {
+                return self.queues.resume_scan(lane, key);
             }
             *visits -= 1;
             let at = group.scan.next;
@@ -67,7 +79,7 @@ impl Shard {
                 group.scan.next = 0;
                 group.scan.queued = again;
                 if again {
-                    self.queues.scans.push_back(key);
+                    self.queues.push_scan(lane, key);
                 }
                 return;
             }
@@ -80,43 +92,57 @@ impl Shard {
             member.dirty = true;
             let slot = member.conn;
             let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
-            conn.dirty.push_back(Membership { group: key, member: at as u32 });
-            if !conn.in_flight && !conn.queued {
-                *sends -= usize::from(self.serve(slot, io));
+            conn.dirty.push(lane, Membership { group: key, member: at as u32 });
+            if conn.tripped {
+                self.make_ready(slot);
+            } else if !conn.in_flight && !conn.is_queued_by(lane) {
+                self.serve(slot, lane, slice, io);
             }
         }
     }
 
-    /// Writes what a connection has waiting; whether a write was started.
-    fn serve(&mut self, slot: u32, io: &mut impl Io) -> bool {
+    /// Writes what a connection has waiting, the most urgent first; whether a write was
+    /// started.
+    fn serve(&mut self, slot: u32, lane: Priority, slice: &mut Slice, io: &mut impl Io) -> bool {
         let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
-        conn.queued = false;
         if conn.in_flight {
             return false;
         }
         let (id, now) = (conn.id, io.now());
         let bytes_max = self.config.send_bytes_max as usize;
         let mut bytes = conn.control.len();
-        let mut rounds = conn.dirty.len();
         debug_assert!(self.parts.is_empty());
+        let mut urgent = Priority::Realtime;
+        let mut rounds = conn.dirty.len(urgent);
         // One place stays free for the control frames, which go first.
-        while rounds > 0
-            && bytes < bytes_max
-            && self.parts.len() < SEND_PARTS_MAX - 1
-            && let Some(membership) = conn.dirty.pop_front()
-        {
+        while bytes < bytes_max && self.parts.len() < SEND_PARTS_MAX - 1 {
+            if rounds == 0 {
+                let Some(&next) = Priority::ALL.get(urgent.index() + 1) else { break };
+                urgent = next;
+                rounds = conn.dirty.len(urgent);
+                continue;
+            }
+            // A write that was started for realtime takes others along within bounds.
+            let below = urgent != Priority::Realtime;
+            if below && slice.bytes == 0 && lane == Priority::Realtime {
+                break;
+            }
+            let Some(membership) = conn.dirty.pop(urgent) else { break };
             rounds -= 1;
             let group = &mut self.groups[membership.group as usize];
             let room = bytes_max - bytes;
             let taken = take(group, membership.member, room, &mut conn.control, &mut self.parts);
             bytes += taken.bytes;
+            if below {
+                slice.bytes = slice.bytes.saturating_sub(taken.bytes);
+            }
             self.figures.deliveries += taken.messages;
             self.figures.gaps += taken.gaps;
             self.figures.catch_up_members += u64::from(taken.fell_behind);
             self.figures.catch_up_members -= u64::from(taken.caught_up);
             group.members[membership.member as usize].dirty = taken.more;
             if taken.more {
-                conn.dirty.push_back(membership);
+                conn.dirty.push(urgent, membership);
             }
             if taken.ask {
                 self.reads.wanted.push(membership);
@@ -127,12 +153,10 @@ impl Shard {
         }
         if self.parts.is_empty() {
             // A chunk of history that held nothing: its member asks again in the next turn.
-            conn.queued = !conn.dirty.is_empty();
-            if conn.queued {
-                self.queues.ready.push_back(slot);
-            }
+            self.make_ready(slot);
             return false;
         }
+        slice.sends -= 1;
         conn.in_flight = true;
         conn.progress_at = now;
         self.figures.writes += 1;
@@ -154,12 +178,12 @@ impl Shard {
 
     /// Puts a membership into its connection's list of those with something to send.
     pub(super) fn mark_dirty(&mut self, membership: Membership) {
-        let member =
-            &mut self.groups[membership.group as usize].members[membership.member as usize];
+        let group = &mut self.groups[membership.group as usize];
+        let member = &mut group.members[membership.member as usize];
         if !member.dirty {
             member.dirty = true;
             if let Some(Some(conn)) = self.conns.get_mut(member.conn as usize) {
-                conn.dirty.push_back(membership);
+                conn.dirty.push(group.priority, membership);
             }
         }
     }

@@ -1,0 +1,208 @@
+//! Run queues: who has something to be written, by priority.
+
+use std::collections::VecDeque;
+
+use super::Shard;
+use super::conn::{Conn, Membership};
+use crate::config::Priority;
+use crate::limits::SENDS_PER_TURN;
+
+/// Of a slice, what realtime leaves to the others when they wait: an eighth.
+const OTHERS_SHARE: usize = 8;
+/// Of what realtime leaves, bulk gets one part in nine while normal waits: 8 to 1.
+const BULK_SHARE: usize = 9;
+/// Bytes of a slice that are not realtime, as long as there are realtime groups: what a
+/// realtime message may have to wait for, about a slice of small writes.
+const SLICE_BYTES: usize = 1024 * 1024;
+/// Bytes of these that ride along in writes that were started for realtime, so that a
+/// connection with realtime always waiting gets the rest of its groups too.
+const RIDE_BYTES: usize = 64 * 1024;
+
+/// One priority's queues.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Slots of connections whose write ended with more to send, or that have replies.
+    ready: VecDeque<u32>,
+    /// Keys of groups whose tail moved.
+    scans: VecDeque<u32>,
+    /// Who of the two gets the odd write of a slice; they take turns.
+    odd: bool,
+}
+
+/// All run queues.
+#[derive(Debug, Default)]
+pub struct Queues {
+    lanes: [Lane; Priority::COUNT],
+}
+
+impl Queues {
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        Priority::ALL.into_iter().all(|lane| !self.waits(lane))
+    }
+
+    /// Whether somebody waits in this lane.
+    pub fn waits(&self, lane: Priority) -> bool {
+        let lane = &self.lanes[lane.index()];
+        !lane.ready.is_empty() || !lane.scans.is_empty()
+    }
+
+    /// Of a slice, what goes to connections that wait with more: half at most while groups
+    /// wait to be visited, so that neither starves the other.
+    pub fn ready_share(&mut self, lane: Priority, sends: usize) -> usize {
+        let lane = &mut self.lanes[lane.index()];
+        if lane.scans.is_empty() {
+            return sends;
+        }
+        lane.odd = !lane.odd;
+        (sends + usize::from(lane.odd)) / 2
+    }
+
+    /// Queues a group whose members have to be visited.
+    pub fn push_scan(&mut self, lane: Priority, key: u32) {
+        self.lanes[lane.index()].scans.push_back(key);
+    }
+
+    /// Puts a group back whose visit is not over.
+    pub fn resume_scan(&mut self, lane: Priority, key: u32) {
+        self.lanes[lane.index()].scans.push_front(key);
+    }
+
+    /// The next group.
+    pub fn pop_scan(&mut self, lane: Priority) -> Option<u32> {
+        self.lanes[lane.index()].scans.pop_front()
+    }
+}
+
+/// Memberships of a connection that have something to send, by priority.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    lanes: [VecDeque<Membership>; Priority::COUNT],
+}
+
+impl Dirty {
+    /// Appends a membership in a group of this priority.
+    pub fn push(&mut self, lane: Priority, membership: Membership) {
+        self.lanes[lane.index()].push_back(membership);
+    }
+
+    /// The next membership of this priority.
+    pub fn pop(&mut self, lane: Priority) -> Option<Membership> {
+        self.lanes[lane.index()].pop_front()
+    }
+
+    /// Count of memberships of this priority.
+    pub fn len(&self, lane: Priority) -> usize {
+        self.lanes[lane.index()].len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.highest().is_none()
+    }
+
+    /// The highest priority that has one.
+    pub fn highest(&self) -> Option<Priority> {
+        Priority::ALL.into_iter().find(|lane| self.len(*lane) > 0)
+    }
+
+    /// Takes a membership out.
+    pub fn remove(&mut self, membership: Membership) {
+        for lane in &mut self.lanes {
+            lane.retain(|m| *m != membership);
+        }
+    }
+
+    /// Takes all out.
+    pub fn clear(&mut self) {
+        for lane in &mut self.lanes {
+            lane.clear();
+        }
+    }
+}
+
+/// What a stretch of the write stage may still do.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// Writes to start.
+    pub sends: usize,
+    /// Bytes of groups below realtime.
+    pub bytes: usize,
+}
+
+impl Slice {
+    /// Whether it is over for this lane.
+    pub fn is_over(&self, lane: Priority) -> bool {
+        self.sends == 0 || (self.bytes == 0 && lane != Priority::Realtime)
+    }
+}
+
+impl Conn {
+    /// The lane this connection belongs in now; `None` if it has nothing to send.
+    pub fn lane(&self) -> Option<Priority> {
+        let control = (!self.control.is_empty()).then_some(self.answers);
+        let highest = match (self.dirty.highest(), control) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        Some(if self.tripped { Priority::Bulk } else { highest })
+    }
+
+    /// Whether it waits in this lane or one before it.
+    pub fn is_queued_by(&self, lane: Priority) -> bool {
+        self.queued & ((2 << lane.index()) - 1) != 0
+    }
+}
+
+impl Shard {
+    /// Puts a connection with output into its run queue. One that waits in a lower lane
+    /// already is put into the higher one too; whichever comes first serves it.
+    pub(super) fn make_ready(&mut self, slot: u32) {
+        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+            && !conn.in_flight
+            && let Some(lane) = conn.lane()
+            && conn.queued & (1 << lane.index()) == 0
+        {
+            conn.queued |= 1 << lane.index();
+            self.queues.lanes[lane.index()].ready.push_back(slot);
+        }
+    }
+
+    /// The next connection of this lane that belongs in it.
+    pub(super) fn pop_ready(&mut self, lane: Priority) -> Option<u32> {
+        while let Some(slot) = self.queues.lanes[lane.index()].ready.pop_front() {
+            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
+            conn.queued &= !(1 << lane.index());
+            match conn.lane() {
+                _ if conn.in_flight => {}
+                None => {}
+                // What put it here was sent meanwhile, with what another lane started.
+                Some(belongs) if belongs > lane => self.make_ready(slot),
+                Some(_) => return Some(slot),
+            }
+        }
+        None
+    }
+
+    /// One slice of writes. Realtime goes first; what it leaves, at least an eighth, normal
+    /// and bulk share by 8 to 1, and what one of them does not use the other may.
+    pub(super) fn write(&mut self, io: &mut impl super::Io) {
+        let bytes = if self.config.classes.are_mixed() { SLICE_BYTES } else { usize::MAX };
+        let others = self.queues.waits(Priority::Normal) || self.queues.waits(Priority::Bulk);
+        let kept = if others { SENDS_PER_TURN / OTHERS_SHARE } else { 0 };
+        let ride = bytes.min(RIDE_BYTES);
+        let slice = Slice { sends: SENDS_PER_TURN - kept, bytes: ride };
+        let left = self.write_lane(Priority::Realtime, slice, io);
+        let (mut sends, mut bytes) = (left.sends + kept, bytes - (ride - left.bytes));
+        let part =
+            |all: usize, share: bool| if share { (all / BULK_SHARE).max(1).min(all) } else { 0 };
+        let shared = self.queues.waits(Priority::Bulk);
+        for lane in [Priority::Normal, Priority::Bulk, Priority::Normal] {
+            let share = shared && lane == Priority::Normal && self.queues.waits(Priority::Bulk);
+            let (sends_kept, bytes_kept) = (part(sends, share), part(bytes, share));
+            let slice = Slice { sends: sends - sends_kept, bytes: bytes - bytes_kept };
+            let left = self.write_lane(lane, slice, io);
+            (sends, bytes) = (left.sends + sends_kept, left.bytes + bytes_kept);
+        }
+    }
+}
