@@ -150,9 +150,11 @@ pub(crate) fn steps(
             let header = SegmentHeader { node, shard, number, salt, bytes, created_ms };
             wal::create::steps_to_create(log_dir, number, &header.encode(), bytes)
         }
-        Job::WriteIndex { number, bytes } => {
-            wal::files::steps_to_replace(&wal::paths::index_path(log_dir, *number), bytes.to_vec(), 0)
-        }
+        Job::WriteIndex { number, bytes } => wal::files::steps_to_replace(
+            &wal::paths::index_path(log_dir, *number),
+            bytes.to_vec(),
+            0,
+        ),
         Job::WriteSnapshot { at, bytes } => wal::create::steps_to_snapshot(log_dir, *at, bytes),
         Job::EndSnapshot { covered, at, bytes, obsolete } => {
             wal::create::steps_to_end_snapshot(log_dir, *covered, (*at, bytes), obsolete)

@@ -81,6 +81,8 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Snapshots written.
+    snapshots,
     /// GAP frames sent.
     gaps,
     /// Connections closed for not reading.

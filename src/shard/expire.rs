@@ -20,6 +20,7 @@ impl Shard {
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
+            self.snapshots.deadline(),
             sealed_by_age,
             self.drain.as_ref().map(|drain| drain.look_at),
         ]
@@ -138,8 +139,12 @@ impl Shard {
     /// Removes sealed segments that retention no longer keeps, and forgets what was in them.
     fn retain(&mut self, io: &mut impl Io) {
         let config = &self.config;
-        let numbers =
-            self.log.expire(config.retention_bytes, config.retention_age_ms, io.wall_ms());
+        let numbers = self.log.expire(
+            config.retention_bytes,
+            config.retention_age_ms,
+            io.wall_ms(),
+            self.snapshots.covered(),
+        );
         if numbers.is_empty() {
             return;
         }

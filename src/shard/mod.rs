@@ -2,6 +2,7 @@
 //! of its own, and advances by [`Shard::turn`].
 
 mod backpressure;
+mod capture;
 mod catch_up;
 mod commit;
 mod conn;
@@ -17,6 +18,7 @@ mod queues;
 mod records;
 mod replies;
 mod sequence;
+mod snapshot;
 mod start;
 mod take;
 mod wheel;
@@ -42,6 +44,7 @@ use counters::{Counters, Figures};
 use drain::Drain;
 use inbox::Inbox;
 use queues::Queues;
+use snapshot::Snapshots;
 use wheel::Wheel;
 
 pub use drain::Control;
@@ -102,6 +105,9 @@ pub struct Shard {
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
+    snapshots: Snapshots,
+    /// The largest epoch that the log held at the start.
+    max_epoch: Epoch,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
@@ -120,6 +126,7 @@ impl Shard {
         self.write(io); //      a slice of the run queues, one write per member
         self.read_history(io); // chunks for members behind the tail
         self.expire(io); //     timers, stalls, retention
+        self.snapshot(io); //   a slice of the snapshot that is being written
         self.report();
         self.invariants();
         self.finish(io)
@@ -134,7 +141,7 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.is_empty() || self.has_sequenceable();
+        let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.captures();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

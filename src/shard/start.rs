@@ -113,6 +113,8 @@ impl Shard {
             sweep_at: None,
             storage_retry_at: None,
             retention_at: Some(parts.now),
+            snapshots: super::snapshot::Snapshots::after(&recovered),
+            max_epoch: recovered.max_epoch,
             control: parts.control,
             drain: None,
             config,
@@ -122,7 +124,8 @@ impl Shard {
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
-            let sequencer = Sequencer::after(group.head, group.first, group.index);
+            let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.used_memory = group.used_memory;
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;

@@ -116,6 +116,12 @@ impl Log {
         Some((segment.salt, if number == self.active { self.synced_end } else { segment.used }))
     }
 
+    /// What is known of a segment.
+    #[must_use]
+    pub fn info(&self, number: SegmentNumber) -> Option<SegmentInfo> {
+        self.segments.get(&number).copied()
+    }
+
     /// The segment after `number` that exists.
     #[must_use]
     pub fn segment_after(&self, number: SegmentNumber) -> Option<SegmentNumber> {
@@ -221,13 +227,21 @@ impl Log {
         }
     }
 
-    /// Takes the sealed segments out that retention no longer keeps, oldest first.
-    pub fn expire(&mut self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> Vec<SegmentNumber> {
+    /// Takes the sealed segments out that retention no longer keeps, oldest first. What a
+    /// snapshot does not cover stays: it is more than messages.
+    pub fn expire(
+        &mut self,
+        bytes_max: u64,
+        age_max_ms: u64,
+        wall_ms: u64,
+        covered: CommitNumber,
+    ) -> Vec<SegmentNumber> {
         let mut total: u64 = self.segments.values().map(|segment| segment.used).sum();
         let mut gone = Vec::new();
         while let Some((&number, &segment)) = self.segments.first_key_value() {
             let old = age_max_ms > 0 && segment.newest_ms.saturating_add(age_max_ms) < wall_ms;
-            if number == self.active || (total <= bytes_max && !old) {
+            let kept = number == self.active || segment.last_commit > covered;
+            if kept || (total <= bytes_max && !old) {
                 break;
             }
             total -= segment.used;
@@ -323,9 +337,10 @@ mod tests {
             log.segment_created(SegmentNumber(number), number, true);
         }
         write(&mut log, 13, 5_000);
-        assert_eq!(log.expire(BYTES * 3, 0, 0), vec![SegmentNumber(1)]);
-        assert_eq!(log.expire(u64::MAX, 1_000, 4_500), vec![SegmentNumber(2)]);
-        assert_eq!(log.expire(0, 1, u64::MAX), vec![SegmentNumber(3)]);
+        assert_eq!(log.expire(BYTES * 3, 0, 0, CommitNumber(0)), vec![]);
+        assert_eq!(log.expire(BYTES * 3, 0, 0, CommitNumber(9)), vec![SegmentNumber(1)]);
+        assert_eq!(log.expire(u64::MAX, 1_000, 4_500, CommitNumber(9)), vec![SegmentNumber(2)]);
+        assert_eq!(log.expire(0, 1, u64::MAX, CommitNumber(9)), vec![SegmentNumber(3)]);
         assert_eq!(log.oldest(), SegmentNumber(4));
     }
 }

@@ -42,6 +42,8 @@ pub struct Recovered {
     pub to_index: Vec<SegmentNumber>,
     /// The snapshot that was used covers the log up to this commit; 0 if none was.
     pub snapshot: CommitNumber,
+    /// What that one and those before it cover, oldest first.
+    pub snapshots: Vec<CommitNumber>,
     /// Snapshots that are damaged.
     pub bad_snapshots: Vec<(CommitNumber, SnapshotFault)>,
     /// Messages whose producer seq has an earlier place in their group. The first one counts.

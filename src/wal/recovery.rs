@@ -156,14 +156,15 @@ impl<'v> Recovery<'v> {
     /// Begins with the newest snapshot that can be used. One that cannot is told of and passed
     /// over: the log since the one before it says the same.
     fn snapshot(&mut self, source: &mut impl LogSource) -> Result<(), RecoveryError> {
-        let mut covered = source.snapshots().map_err(RecoveryError::List)?;
-        covered.sort_unstable();
-        for covered in covered.into_iter().rev() {
+        let mut all = source.snapshots().map_err(RecoveryError::List)?;
+        all.sort_unstable();
+        for (older, covered) in all.iter().copied().enumerate().rev() {
             let read = |source| RecoveryError::ReadSnapshot { covered, source };
             let bytes = source.snapshot(covered).map_err(read)?;
             match decode_snapshot(&bytes, self.node, self.shard, covered) {
                 Ok(snapshot) => {
                     self.out.snapshot = covered;
+                    self.out.snapshots = all[..=older].to_vec();
                     self.out.max_stamp = snapshot.header.max_stamp;
                     self.out.max_epoch = snapshot.header.max_epoch;
                     self.fold = Fold::begin(snapshot);
