@@ -5,23 +5,19 @@ use tracing::{debug, info};
 
 use super::conn::ConnState;
 use super::replies::Refusal;
-use super::{ConnId, Io, Job, Shard};
-use crate::position::{Nanos, Seq};
+use super::{ConnId, Io, Shard};
+use crate::position::Nanos;
 use crate::wire::ErrorCode;
-
-/// How often sealed segments are looked at by age.
-const RETENTION_MS: u64 = 10_000;
 
 impl Shard {
     /// When the shard must have a turn even if nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
-        let sealed_by_age = self.retention_at.filter(|_| self.config.retention_age_ms > 0);
         [
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
             self.snapshots.deadline(),
-            sealed_by_age,
+            self.retention_deadline(),
             self.drain.as_ref().map(|drain| drain.look_at),
         ]
         .into_iter()
@@ -46,11 +42,7 @@ impl Shard {
             self.storage_retry_at = None;
             self.prepare_segment(io);
         }
-        if self.retention_at.is_some_and(|at| at <= now) {
-            self.retention_at = Some(now.plus_ms(RETENTION_MS));
-            self.prepare_segment(io);
-            self.retain(io);
-        }
+        self.retain(io);
     }
 
     /// The wheel fired for a connection: looks at its real deadline.
@@ -134,28 +126,5 @@ impl Shard {
             let text = "memory for unfinished frames ran out and this connection held the most";
             self.refuse(id, 0, Refusal::new(ErrorCode::MemoryBudget, text).limit(max));
         }
-    }
-
-    /// Removes sealed segments that retention no longer keeps, and forgets what was in them.
-    fn retain(&mut self, io: &mut impl Io) {
-        let config = &self.config;
-        let numbers = self.log.expire(
-            config.retention_bytes,
-            config.retention_age_ms,
-            io.wall_ms(),
-            self.snapshots.covered(),
-        );
-        if numbers.is_empty() {
-            return;
-        }
-        let oldest = self.log.oldest();
-        for (_, group) in &mut self.groups {
-            if let Some(sequencer) = group.sequencer() {
-                sequencer.index.forget_before(oldest);
-                let synced = sequencer.synced;
-                sequencer.first_kept = sequencer.index.first().unwrap_or(Seq(synced.0 + 1));
-            }
-        }
-        io.start_job(Job::RemoveSegments { numbers });
     }
 }

@@ -17,6 +17,7 @@ mod publish;
 mod queues;
 mod records;
 mod replies;
+mod retention;
 mod sequence;
 mod snapshot;
 mod start;
@@ -108,6 +109,7 @@ pub struct Shard {
     snapshots: Snapshots,
     /// The largest epoch that the log held at the start.
     max_epoch: Epoch,
+    retention_pass: Option<retention::Pass>,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,

@@ -115,6 +115,7 @@ impl Shard {
             retention_at: Some(parts.now),
             snapshots: super::snapshot::Snapshots::after(&recovered),
             max_epoch: recovered.max_epoch,
+            retention_pass: None,
             control: parts.control,
             drain: None,
             config,

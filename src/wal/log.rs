@@ -227,28 +227,34 @@ impl Log {
         }
     }
 
-    /// Takes the sealed segments out that retention no longer keeps, oldest first. What a
-    /// snapshot does not cover stays: it is more than messages.
-    pub fn expire(
-        &mut self,
-        bytes_max: u64,
-        age_max_ms: u64,
-        wall_ms: u64,
-        covered: CommitNumber,
-    ) -> Vec<SegmentNumber> {
+    /// The oldest segment that these bounds keep; never one after the active one.
+    #[must_use]
+    pub fn expirable(&self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> SegmentNumber {
         let mut total: u64 = self.segments.values().map(|segment| segment.used).sum();
-        let mut gone = Vec::new();
-        while let Some((&number, &segment)) = self.segments.first_key_value() {
+        for (&number, segment) in &self.segments {
             let old = age_max_ms > 0 && segment.newest_ms.saturating_add(age_max_ms) < wall_ms;
-            let kept = number == self.active || segment.last_commit > covered;
-            if kept || (total <= bytes_max && !old) {
-                break;
+            if number == self.active || (total <= bytes_max && !old) {
+                return number;
             }
             total -= segment.used;
-            self.segments.remove(&number);
-            gone.push(number);
         }
-        gone
+        self.active
+    }
+
+    /// The oldest segment that a snapshot of the log up to `covered` does not replace: it holds
+    /// more than messages.
+    #[must_use]
+    pub fn uncovered(&self, covered: CommitNumber) -> SegmentNumber {
+        let needed = |info: &SegmentInfo| info.last_commit > covered;
+        let first = self.segments.iter().find(|(_, info)| needed(info));
+        first.map_or(self.active, |(number, _)| *number)
+    }
+
+    /// Takes the sealed segments before this one out, oldest first.
+    pub fn remove_before(&mut self, number: SegmentNumber) -> Vec<SegmentNumber> {
+        let kept = self.segments.split_off(&number.min(self.active));
+        let gone = std::mem::replace(&mut self.segments, kept);
+        gone.into_keys().collect()
     }
 
     /// The oldest segment that is kept.
@@ -337,10 +343,14 @@ mod tests {
             log.segment_created(SegmentNumber(number), number, true);
         }
         write(&mut log, 13, 5_000);
-        assert_eq!(log.expire(BYTES * 3, 0, 0, CommitNumber(0)), vec![]);
-        assert_eq!(log.expire(BYTES * 3, 0, 0, CommitNumber(9)), vec![SegmentNumber(1)]);
-        assert_eq!(log.expire(u64::MAX, 1_000, 4_500, CommitNumber(9)), vec![SegmentNumber(2)]);
-        assert_eq!(log.expire(0, 1, u64::MAX, CommitNumber(9)), vec![SegmentNumber(3)]);
+        assert_eq!(log.expirable(BYTES * 4, 0, 0), SegmentNumber(1));
+        let uncovered = [0, 1, 2, 9].map(|covered| log.uncovered(CommitNumber(covered)).0);
+        assert_eq!(uncovered, [1, 2, 3, 4]);
+        assert_eq!(log.expirable(BYTES * 3, 0, 0), SegmentNumber(2));
+        assert_eq!(log.remove_before(SegmentNumber(2)), vec![SegmentNumber(1)]);
+        assert_eq!(log.expirable(u64::MAX, 1_000, 4_500), SegmentNumber(3));
+        assert_eq!(log.expirable(0, 1, u64::MAX), SegmentNumber(4));
+        assert_eq!(log.remove_before(SegmentNumber(9)), vec![SegmentNumber(2), SegmentNumber(3)]);
         assert_eq!(log.oldest(), SegmentNumber(4));
     }
 }

@@ -39,8 +39,8 @@ pub struct World {
     /// Segments that were removed.
     pub removed: Vec<SegmentNumber>,
     pub wall_ms: u64,
-    /// Read requests: token, segment, offset.
-    pub reads: Vec<(u64, SegmentNumber, u64)>,
+    /// What is in each segment.
+    disk: HashMap<SegmentNumber, Vec<u8>>,
 }
 
 /// A shard in its world.
@@ -104,7 +104,7 @@ impl Bench {
             paused: HashSet::new(),
             removed: Vec::new(),
             wall_ms: 1_000_000,
-            reads: Vec::new(),
+            disk: HashMap::new(),
         };
         Self { shard, world, counters, sequences: HashMap::new(), _control }
     }
@@ -114,6 +114,17 @@ impl Bench {
         self.world.started.clear();
         let _ = self.shard.turn(&mut self.world);
         self.world.started.iter().map(|(slot, _)| *slot).collect()
+    }
+
+    /// Turns as [`Bench::settle`] does; returns all that was written to a connection.
+    pub fn settle_reading(&mut self, slot: u32) -> Vec<u8> {
+        let (mut bytes, mut quiet) = (Vec::new(), 0);
+        while quiet < 4 {
+            quiet = if self.turn().is_empty() { quiet + 1 } else { 0 };
+            let started = self.world.started.iter().filter(|(to, _)| *to == slot);
+            bytes.extend(started.flat_map(|(_, bytes)| bytes.iter().copied()));
+        }
+        bytes
     }
 
     /// Turns until no write was started for a while.
@@ -141,8 +152,13 @@ impl Bench {
         self.world.events.push_back(Event::Received { conn: id(slot), buf });
     }
 
-    /// A connection that is in these groups.
+    /// A connection that is in these groups from their tails on.
     pub fn connect(&mut self, slot: u32, groups: &[&str]) {
+        self.connect_from(slot, groups, Start::Tail);
+    }
+
+    /// A connection that is in these groups from `start` on.
+    pub fn connect_from(&mut self, slot: u32, groups: &[&str], start: Start) {
         self.world.events.push_back(Event::Accepted { conn: id(slot) });
         let mut bytes = MAGIC.to_vec();
         let mut producer = [0; 16];
@@ -158,7 +174,7 @@ impl Bench {
         }
         .encode(&mut bytes);
         if !groups.is_empty() {
-            let entries = groups.iter().map(|g| JoinEntry::live(g.as_bytes(), Start::Tail));
+            let entries = groups.iter().map(|g| JoinEntry::live(g.as_bytes(), start));
             Join::encode(&mut bytes, 1, &entries.collect::<Vec<_>>());
         }
         self.say(slot, bytes);
@@ -253,18 +269,28 @@ impl Io for World {
 
     fn stop_accepting(&mut self) {}
 
-    fn write_log(&mut self, _: SegmentNumber, _: u64, buf: LogBuf) {
+    fn write_log(&mut self, segment: SegmentNumber, offset: u64, buf: LogBuf) {
+        let file = self.disk.entry(segment).or_default();
+        file.resize(offset as usize, 0);
+        file.extend_from_slice(buf.as_slice());
         self.commits.push(buf.as_slice().to_vec());
         self.log = Some(buf);
     }
 
-    fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, _: usize) {
-        self.reads.push((token, segment, offset));
+    fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, len: usize) {
+        let file = self.disk.get(&segment).map_or(&[][..], Vec::as_slice);
+        let start = (offset as usize).min(file.len());
+        let bytes = &file[start..(start + len).min(file.len())];
+        let mut buf = LogBuf::with_capacity(len);
+        buf.set_len(bytes.len());
+        buf.as_mut_slice().copy_from_slice(bytes);
+        self.events.push_back(Event::LogRead { token, result: Ok(buf) });
     }
 
     fn start_job(&mut self, job: Job) {
         if let Job::RemoveSegments { numbers } = &job {
             self.removed.extend(numbers);
+            self.disk.retain(|number, _| !numbers.contains(number));
         }
         self.events.push_back(Event::JobDone { job, result: Ok(()) });
     }

@@ -1,0 +1,591 @@
+//! All that a client knows, and what is due on its connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::error::ClientError;
+use super::event::{Event, GroupName, PublishId, QueryId, Reason};
+use super::group::{Group, Phase};
+use super::options::{Options, Rng};
+use super::producer::Hold;
+use crate::limits::{FRAME_ENTRIES_MAX, FRAME_MAX};
+use crate::position::{Handle, Nanos, ProducerId};
+use crate::wire::{
+    Acks, ClientFrame, FRAME_HEADER, Hello, Join, Leave, MAGIC, Publish, VERSION, Welcome,
+};
+
+/// With more than this waiting to be sent no publishes are added.
+const OUT_ENOUGH: usize = 256 * 1024;
+/// Publishes of one group before the next group has its turn.
+const SENDS_PER_TURN: usize = 64;
+/// A server does not forget a producer that was away for less; see PROTOCOL.md.
+const FORGOTTEN_AFTER_MS: u64 = 5 * 60 * 1000;
+
+/// Where the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conn {
+    /// There is none; one is to be made at this time.
+    Down { at: Nanos },
+    /// HELLO was sent; WELCOME must come until then.
+    Greeting { until: Nanos },
+    /// WELCOME came.
+    Open,
+    /// There will be none any more.
+    Over,
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+pub(super) enum Request {
+    Join(Vec<usize>),
+    Leave(Vec<usize>),
+    Publish { group: usize, id: PublishId },
+    Query { group: usize, id: QueryId, kind: u8, sent: bool },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub options: Options,
+    pub producer: ProducerId,
+    pub rng: Rng,
+    pub conn: Conn,
+    pub welcome: Option<Welcome>,
+    pub out: Vec<u8>,
+    pub out_sent: usize,
+    pub events: VecDeque<Event>,
+    pub groups: Vec<Group>,
+    by_name: HashMap<GroupName, usize>,
+    by_handle: HashMap<Handle, usize>,
+    last: Option<(Handle, usize)>,
+
+    pub requests: HashMap<u32, Request>,
+    next_request: u32,
+    /// Encoded questions that wait for a connection.
+    pub waiting: VecDeque<(u32, Vec<u8>)>,
+    pub next_publish: u64,
+    pub next_query: u64,
+    pub publishes: usize,
+    pub publish_bytes: usize,
+    pub queries: usize,
+
+    /// Groups to join or leave.
+    moves: VecDeque<usize>,
+    /// Groups with publishes to send.
+    sends: VecDeque<usize>,
+    /// Groups to acknowledge.
+    acks: Vec<usize>,
+    /// When groups are to be acknowledged at the latest, in order.
+    clock: VecDeque<(Nanos, usize)>,
+    /// Groups whose publishes wait for a time.
+    pub holds: Vec<usize>,
+
+    pub ping_at: Option<Nanos>,
+    /// Something must have come until then.
+    pub silent_at: Option<Nanos>,
+    /// When the last connection ended.
+    down_since: Option<Nanos>,
+    /// Reconnects in a row that failed.
+    attempt: u32,
+    /// The server stops; when to reconnect.
+    pub drain: Option<Nanos>,
+    /// The connection is to be closed.
+    pub closing: Option<Reason>,
+}
+
+impl Session {
+    pub fn new(options: Options, producer: ProducerId) -> Self {
+        Self {
+            rng: Rng(options.seed),
+            options,
+            producer,
+            conn: Conn::Down { at: Nanos(0) },
+            welcome: None,
+            out: Vec::new(),
+            out_sent: 0,
+            events: VecDeque::new(),
+            groups: Vec::new(),
+            by_name: HashMap::new(),
+            by_handle: HashMap::new(),
+            last: None,
+            requests: HashMap::new(),
+            next_request: 1,
+            waiting: VecDeque::new(),
+            next_publish: 1,
+            next_query: 1,
+            publishes: 0,
+            publish_bytes: 0,
+            queries: 0,
+            moves: VecDeque::new(),
+            sends: VecDeque::new(),
+            acks: Vec::new(),
+            clock: VecDeque::new(),
+            holds: Vec::new(),
+            ping_at: None,
+            silent_at: None,
+            down_since: None,
+            attempt: 0,
+            drain: None,
+            closing: None,
+        }
+    }
+
+    // ---- groups ----
+
+    /// The group with this name.
+    pub fn find(&self, name: &[u8]) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The group with this name, made if need be.
+    pub fn group(&mut self, name: &[u8]) -> Result<usize, ClientError> {
+        super::options::check_group(name)?;
+        match self.find(name) {
+            Some(index) => Ok(index),
+            None if self.groups.len() >= self.options.groups_max => {
+                Err(ClientError::TooManyGroups(self.groups.len()))
+            }
+            None => Ok(self.add(Group::new(name.into()))),
+        }
+    }
+
+    pub fn add(&mut self, group: Group) -> usize {
+        let index = self.groups.len();
+        self.by_name.insert(Arc::clone(&group.name), index);
+        if let Some(handle) = group.handle {
+            self.by_handle.insert(handle, index);
+        }
+        self.groups.push(group);
+        index
+    }
+
+    /// The group that the server names by this handle.
+    pub fn by_handle(&mut self, handle: Handle) -> Option<usize> {
+        match self.last {
+            Some((last, index)) if last == handle => Some(index),
+            _ => {
+                let index = self.by_handle.get(&handle).copied()?;
+                self.last = Some((handle, index));
+                Some(index)
+            }
+        }
+    }
+
+    /// The server named group `index`.
+    pub fn name_handle(&mut self, index: usize, handle: Handle) {
+        if self.by_handle.get(&handle) == Some(&index) {
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(index) {
+            if let Some(old) = group.handle
+                && self.by_handle.get(&old) == Some(&index)
+            {
+                self.by_handle.remove(&old);
+            }
+            self.last = None;
+            self.by_handle.insert(handle, index);
+        }
+    }
+
+    // ---- requests ----
+
+    pub fn request(&mut self, request: Request) -> u32 {
+        let mut number = self.next_request;
+        while number == 0 || self.requests.contains_key(&number) {
+            number = number.wrapping_add(1);
+        }
+        self.next_request = number.wrapping_add(1);
+        self.requests.insert(number, request);
+        number
+    }
+
+    // ---- lists ----
+
+    /// Puts a group on the list of those to join or leave, if it has to be.
+    pub fn list_move(&mut self, index: usize) {
+        if let Some(group) = self.groups.get_mut(index)
+            && group.has_to_move()
+            && !std::mem::replace(&mut group.listed, true)
+        {
+            self.moves.push_back(index);
+        }
+    }
+
+    pub fn list_send(&mut self, index: usize) {
+        if let Some(group) = self.groups.get_mut(index)
+            && !group.producer.is_empty()
+            && !std::mem::replace(&mut group.send_listed, true)
+        {
+            self.sends.push_back(index);
+        }
+    }
+
+    fn list_ack(&mut self, index: usize) {
+        if let Some(group) = self.groups.get_mut(index)
+            && !std::mem::replace(&mut group.ack_listed, true)
+        {
+            self.acks.push(index);
+        }
+    }
+
+    /// Messages of the group were handled: acknowledge by count, or start its clock.
+    pub fn handled(&mut self, index: usize, now: Nanos) {
+        let (Some(welcome), Some(group)) = (&self.welcome, self.groups.get_mut(index)) else {
+            return;
+        };
+        let (every, interval) = (welcome.ack_every, welcome.ack_interval_ms);
+        if every > 0 && group.unacked >= every {
+            self.list_ack(index);
+        } else if group.unacked > 0 && !std::mem::replace(&mut group.timed, true) {
+            self.clock.push_back((now.plus_ms(u64::from(interval)), index));
+        }
+    }
+
+    // ---- the connection's life ----
+
+    /// A connection was made.
+    pub fn connected(&mut self, now: Nanos) {
+        let until = now.plus_ms(self.options.answer_timeout_ms);
+        self.conn = Conn::Greeting { until };
+        self.out_sent = 0;
+        self.out.clear();
+        self.out.extend_from_slice(&MAGIC);
+        Hello {
+            version_min: VERSION,
+            version_max: VERSION,
+            encoding: 0,
+            flags: 0,
+            producer: self.producer,
+            member: &self.options.member,
+        }
+        .encode(&mut self.out);
+        for index in 0..self.groups.len() {
+            self.list_move(index);
+            self.list_send(index);
+        }
+    }
+
+    /// The connection is gone, or could not be made.
+    pub fn disconnected(&mut self, now: Nanos, reason: Reason) {
+        if self.welcome.is_some() {
+            self.down_since = Some(now);
+        }
+        let drain = self.drain.take();
+        let reason = match (self.closing.take(), drain) {
+            (Some(known), _) => known,
+            (None, Some(_)) => Reason::Drained,
+            (None, None) => reason,
+        };
+        (self.out, self.out_sent) = Default::default();
+        self.welcome = None;
+        (self.ping_at, self.silent_at) = (None, None);
+        (self.moves, self.sends) = Default::default();
+        (self.acks, self.clock, self.holds) = Default::default();
+        for group in &mut self.groups {
+            if group.disconnected() {
+                self.events.push_back(Event::Left { group: Arc::clone(&group.name) });
+            }
+        }
+        let mut unanswered = Vec::new();
+        self.requests.retain(|_, request| match request {
+            Request::Query { sent: false, .. } => true,
+            Request::Query { group, id, .. } => {
+                unanswered.push((*id, *group));
+                false
+            }
+            Request::Join(_) | Request::Leave(_) | Request::Publish { .. } => false,
+        });
+        unanswered.sort_unstable();
+        for (id, group) in unanswered {
+            self.queries = self.queries.saturating_sub(1);
+            if let Some(group) = self.groups.get(group) {
+                let group = Arc::clone(&group.name);
+                self.events.push_back(Event::QueryFailed { id, group, error: None });
+            }
+        }
+        for index in 0..self.groups.len() {
+            if self.groups[index].held_until().is_some() {
+                self.holds.push(index);
+            }
+        }
+        let retry_in_ms = (!is_final(&reason)).then(|| match drain {
+            Some(at) => at.since(now) / 1_000_000,
+            None => self.backoff_ms(),
+        });
+        self.conn = match retry_in_ms {
+            Some(ms) => Conn::Down { at: now.plus_ms(ms) },
+            None => Conn::Over,
+        };
+        self.events.push_back(Event::Disconnected { reason, retry_in_ms });
+    }
+
+    /// The wait before the next attempt; each is about twice as long as the one before.
+    fn backoff_ms(&mut self) -> u64 {
+        let (least, most) =
+            (self.options.backoff_min_ms.max(1), self.options.backoff_max_ms.max(1));
+        let whole = least.saturating_mul(1 << self.attempt.min(20)).min(most);
+        self.attempt = self.attempt.saturating_add(1);
+        whole - self.rng.next() % (whole / 2 + 1)
+    }
+
+    /// The wait before publishes that were held back are tried again.
+    pub fn hold_ms(&mut self) -> u64 {
+        let whole = self.options.backoff_min_ms.max(2);
+        whole - self.rng.next() % (whole / 2)
+    }
+
+    /// WELCOME came.
+    pub fn welcomed(&mut self, welcome: Welcome, now: Nanos) {
+        self.conn = Conn::Open;
+        self.welcome = Some(welcome);
+        self.attempt = 0;
+        let away = self.down_since.take().map_or(0, |since| now.since(since));
+        if away > FORGOTTEN_AFTER_MS * 1_000_000 {
+            for index in 0..self.groups.len() {
+                let Some(group) = self.groups.get_mut(index) else { break };
+                let (name, in_doubt) = (Arc::clone(&group.name), group.producer.away());
+                self.give_up(&name, in_doubt);
+            }
+        }
+        if welcome.heartbeat_ms > 0 {
+            self.ping_at = Some(now.plus_ms(u64::from(welcome.heartbeat_slot_ms)));
+        }
+    }
+
+    /// The connection has to end, unless it has to already.
+    pub fn close(&mut self, reason: Reason) {
+        self.closing.get_or_insert(reason);
+    }
+
+    // ---- what is due ----
+
+    /// Does what is due at `now` and encodes what can be sent.
+    pub fn advance(&mut self, now: Nanos) {
+        match self.conn {
+            Conn::Greeting { until } if now >= until => {
+                self.close(Reason::Silent { ms: self.options.answer_timeout_ms });
+            }
+            Conn::Open => self.heartbeat(now),
+            _ => {}
+        }
+        if self.closing.is_some() {
+            return;
+        }
+        if self.conn == Conn::Open || self.options.eager && self.is_greeting() {
+            self.join_and_leave();
+        }
+        if self.conn != Conn::Open {
+            return;
+        }
+        while let Some((number, bytes)) = self.waiting.pop_front() {
+            if let Some(Request::Query { sent, .. }) = self.requests.get_mut(&number) {
+                *sent = true;
+                self.out.extend_from_slice(&bytes);
+            }
+        }
+        while let Some((at, index)) = self.clock.front().copied()
+            && at <= now
+        {
+            self.clock.pop_front();
+            if let Some(group) = self.groups.get_mut(index) {
+                group.timed = false;
+                if group.unacked > 0 {
+                    self.list_ack(index);
+                }
+            }
+        }
+        self.acknowledge();
+        if self.drain.is_none() {
+            self.release(now);
+            self.publish();
+        } else if self.requests.is_empty() {
+            self.acknowledge_all();
+            self.close(Reason::Drained);
+        }
+    }
+
+    fn is_greeting(&self) -> bool {
+        matches!(self.conn, Conn::Greeting { .. })
+    }
+
+    fn heartbeat(&mut self, now: Nanos) {
+        if self.silent_at.is_some_and(|at| at <= now) {
+            self.close(Reason::Silent { ms: self.options.answer_timeout_ms });
+        }
+        let (Some(at), Some(welcome)) = (self.ping_at, &self.welcome) else { return };
+        if at > now {
+            return;
+        }
+        // The slots stay where the server laid them, also when this comes late.
+        let every = u64::from(welcome.heartbeat_ms.max(1)) * 1_000_000;
+        let missed = now.since(at) / every;
+        self.ping_at = Some(Nanos(at.0.saturating_add((missed + 1).saturating_mul(every))));
+        ClientFrame::encode_ping(&mut self.out, now.0);
+        let silent_at = now.plus_ms(self.options.answer_timeout_ms);
+        self.silent_at.get_or_insert(silent_at);
+    }
+
+    fn frame_max(&self) -> usize {
+        self.welcome.map_or(FRAME_MAX, |w| w.frame_max as usize)
+    }
+
+    /// Joins and leaves groups, many in one frame.
+    fn join_and_leave(&mut self) {
+        let room = self.frame_max().min(FRAME_MAX).saturating_sub(2 * FRAME_HEADER);
+        while !self.moves.is_empty() {
+            let (mut joins, mut leaves, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some(index) = self.moves.front().copied()
+                && joins.len().max(leaves.len()) < FRAME_ENTRIES_MAX
+            {
+                let Some(group) = self.groups.get_mut(index) else { break };
+                let len = 16 + group.name.len();
+                if bytes + len > room && bytes > 0 {
+                    break;
+                }
+                bytes += len;
+                self.moves.pop_front();
+                group.listed = false;
+                match (group.has_to_move(), group.phase) {
+                    (true, Phase::Out) => {
+                        group.phase = Phase::Joining;
+                        group.leaving = group.wanted.or(group.leaving);
+                        joins.push(index);
+                    }
+                    (true, Phase::In) => {
+                        group.phase = Phase::Leaving;
+                        leaves.push(index);
+                    }
+                    _ => {}
+                }
+            }
+            if !joins.is_empty() {
+                let request = self.request(Request::Join(joins.clone()));
+                let entries: Vec<_> = joins
+                    .iter()
+                    .filter_map(|index| self.groups.get(*index)?.join_entry())
+                    .collect();
+                Join::encode(&mut self.out, request, &entries);
+            }
+            if !leaves.is_empty() {
+                let request = self.request(Request::Leave(leaves.clone()));
+                let names: Vec<_> = leaves
+                    .iter()
+                    .filter_map(|index| self.groups.get(*index).map(|group| &*group.name))
+                    .collect();
+                Leave::encode(&mut self.out, request, &names);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if self.acks.is_empty() {
+            return;
+        }
+        let mut acks = Vec::with_capacity(self.acks.len().min(FRAME_ENTRIES_MAX));
+        for index in std::mem::take(&mut self.acks) {
+            if let Some(group) = self.groups.get_mut(index) {
+                group.ack_listed = false;
+                acks.extend(group.ack());
+            }
+            if acks.len() == FRAME_ENTRIES_MAX {
+                Acks::encode(&mut self.out, &acks);
+                acks.clear();
+            }
+        }
+        if !acks.is_empty() {
+            Acks::encode(&mut self.out, &acks);
+        }
+    }
+
+    /// Acknowledges all that was handled, now.
+    pub fn acknowledge_all(&mut self) {
+        if self.conn != Conn::Open {
+            return;
+        }
+        for index in 0..self.groups.len() {
+            if self.groups.get(index).is_some_and(|group| group.unacked > 0) {
+                self.list_ack(index);
+            }
+        }
+        self.acknowledge();
+    }
+
+    /// Lets groups publish again whose time has come.
+    fn release(&mut self, now: Nanos) {
+        let mut holds = std::mem::take(&mut self.holds);
+        holds.retain(|index| {
+            let Some(group) = self.groups.get_mut(*index) else { return false };
+            match group.held_until() {
+                Some(at) if at > now => return true,
+                Some(_) => group.producer.hold = Hold::No,
+                None => {}
+            }
+            self.list_send(*index);
+            false
+        });
+        self.holds = holds;
+    }
+
+    fn publish(&mut self) {
+        let window = self.welcome.map_or(1, |w| w.publish_window.max(1) as usize);
+        while self.out.len() < OUT_ENOUGH
+            && let Some(index) = self.sends.pop_front()
+        {
+            let mut more = false;
+            for n in 0..=SENDS_PER_TURN {
+                if n == SENDS_PER_TURN || self.out.len() >= OUT_ENOUGH {
+                    more = true;
+                    break;
+                }
+                let Some(group) = self.groups.get_mut(index) else { break };
+                let Some((producer_seq, entry)) = group.producer.send_next(window) else { break };
+                let (id, name) = (entry.id, &group.name);
+                let mut number = self.next_request;
+                while number == 0 || self.requests.contains_key(&number) {
+                    number = number.wrapping_add(1);
+                }
+                self.next_request = number.wrapping_add(1);
+                self.requests.insert(number, Request::Publish { group: index, id });
+                Publish {
+                    request: number,
+                    level: entry.how.level,
+                    receipt: entry.how.receipt_percent,
+                    producer_seq,
+                    group: name,
+                    payload: &entry.payload,
+                }
+                .encode(&mut self.out);
+            }
+            if let Some(group) = self.groups.get_mut(index) {
+                group.send_listed = more;
+                if more {
+                    self.sends.push_back(index);
+                }
+            }
+        }
+    }
+
+    /// When something is due next.
+    pub fn deadline(&self) -> Option<Nanos> {
+        let conn = match self.conn {
+            Conn::Down { at } | Conn::Greeting { until: at } => Some(at),
+            Conn::Open | Conn::Over => None,
+        };
+        let clock = self.clock.front().map(|(at, _)| *at);
+        let holds = self.holds.iter().filter_map(|i| self.groups.get(*i)?.held_until()).min();
+        [conn, clock, holds, self.ping_at, self.silent_at].into_iter().flatten().min()
+    }
+}
+
+/// Whether there is no use in trying again.
+fn is_final(reason: &Reason) -> bool {
+    use crate::wire::ErrorCode as E;
+    match reason {
+        Reason::Replaced | Reason::Closed => true,
+        Reason::Server(refusal) => matches!(
+            refusal.known(),
+            Some(E::BadMagic | E::VersionUnsupported | E::EncodingUnsupported)
+        ),
+        _ => false,
+    }
+}

@@ -1,0 +1,87 @@
+//! Retention: each group keeps what its class says, at the grain of its index; the log as a
+//! whole keeps what the shard says. Segments that nobody needs any more are removed.
+
+use super::{Io, Job, Shard};
+use crate::position::{Nanos, SegmentNumber, Seq};
+
+/// How often groups and sealed segments are looked at.
+const RETENTION_MS: u64 = 10_000;
+/// Groups looked at in one turn.
+const GROUPS_PER_TURN: usize = 1024;
+
+/// A pass over all groups. Segments are removed at its end, so that no group's index ever
+/// points into one that is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// Key of the next group.
+    next: usize,
+    /// Segments before this one go, whoever needs them.
+    limit: SegmentNumber,
+    /// This one and those after it stay until a snapshot covers them.
+    uncovered: SegmentNumber,
+    /// Oldest segment that a group seen so far needs.
+    needed: SegmentNumber,
+    /// Unix milliseconds at its start.
+    wall_ms: u64,
+}
+
+impl Shard {
+    /// When retention wants a turn.
+    pub(super) fn retention_deadline(&self) -> Option<Nanos> {
+        let by_age = self.config.retention_age_ms > 0 || self.config.classes.trim();
+        self.retention_at.filter(|_| by_age || self.retention_pass.is_some())
+    }
+
+    /// Goes on with the pass, or begins one when it is time.
+    pub(super) fn retain(&mut self, io: &mut impl Io) {
+        let now = io.now();
+        if self.retention_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let mut pass = self.retention_pass.take().unwrap_or_else(|| self.begin_pass(io));
+        // Without a class that keeps less there is nothing to do unless a segment goes.
+        let idle = pass.limit <= self.log.oldest() && !self.config.classes.trim();
+        if !idle && !self.pass_over(&mut pass) {
+            self.retention_pass = Some(pass);
+            self.retention_at = Some(now);
+            return;
+        }
+        self.retention_at = Some(now.plus_ms(RETENTION_MS));
+        let before = if self.config.classes.trim() { pass.needed } else { pass.limit };
+        let numbers = self.log.remove_before(before.max(pass.limit).min(pass.uncovered));
+        if !numbers.is_empty() {
+            io.start_job(Job::RemoveSegments { numbers });
+        }
+    }
+
+    fn begin_pass(&mut self, io: &mut impl Io) -> Pass {
+        self.prepare_segment(io);
+        let (config, wall_ms) = (&self.config, io.wall_ms());
+        let limit = self.log.expirable(config.retention_bytes, config.retention_age_ms, wall_ms);
+        let uncovered = self.log.uncovered(self.snapshots.covered());
+        let limit = limit.min(uncovered);
+        // What is written from now on is in the active segment or after it.
+        Pass { next: 0, limit, uncovered, needed: self.log.active(), wall_ms }
+    }
+
+    /// Looks at some groups; whether it has seen all.
+    fn pass_over(&mut self, pass: &mut Pass) -> bool {
+        let end = (pass.next + GROUPS_PER_TURN).min(self.groups.capacity());
+        for key in pass.next..end {
+            let Some(group) = self.groups.get_mut(key) else { continue };
+            let class = self.config.classes.get(group.class);
+            let Some(sequencer) = group.sequencer() else { continue };
+            let index = &mut sequencer.index;
+            index.forget_before(pass.limit);
+            if class.retention_bytes.is_some() || class.retention_age_ms.is_some() {
+                let oldest_ms = class.retention_age_ms.map(|age| pass.wall_ms.saturating_sub(age));
+                index.trim(class.retention_bytes, oldest_ms);
+            }
+            pass.needed = pass.needed.min(index.oldest_segment().unwrap_or(pass.needed));
+            let first = index.first().unwrap_or(Seq(sequencer.synced.0 + 1));
+            sequencer.first_kept = sequencer.first_kept.max(first);
+        }
+        pass.next = end;
+        end == self.groups.capacity()
+    }
+}
