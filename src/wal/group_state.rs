@@ -110,7 +110,9 @@ impl GroupState {
                 self.members.remove(member);
             }
             Record::Cursor { member, acked, epoch } => {
+                // At or below the join it says nothing, and may be of an earlier membership.
                 if let Some(state) = self.members.get_mut(member)
+                    && acked > state.joined_at
                     && (epoch, acked) > (state.acked_epoch, state.acked)
                 {
                     (state.acked_epoch, state.acked) = (epoch, acked);
