@@ -41,6 +41,10 @@ pub struct ShardConfig {
     pub members_per_group_max: u32,
     /// Groups per member.
     pub groups_per_member_max: u32,
+    /// Producers per group that are remembered.
+    pub producers_per_group_max: u32,
+    /// A producer that published within this time is not forgotten for another one.
+    pub producer_ttl_ms: u64,
     /// Longest payload.
     pub payload_max: u32,
     /// All tails of a shard together.
@@ -51,6 +55,8 @@ pub struct ShardConfig {
     pub partial_bytes_max: u64,
     /// Publishes that wait to be sequenced, per shard.
     pub inbox_bytes_max: u64,
+    /// The state of one group: its keys and their values.
+    pub state_bytes_max: u64,
     /// Most bytes in one socket write.
     pub send_bytes_max: u32,
     /// Control frames that wait on one connection; when full the connection is not read.
@@ -100,11 +106,14 @@ impl Default for ShardConfig {
             groups_max: 1_000_000,
             members_per_group_max: 1_000_000,
             groups_per_member_max: 1_000,
+            producers_per_group_max: limits::PRODUCERS_KEPT_MAX as u32,
+            producer_ttl_ms: 600_000,
             payload_max: 64 * 1024,
             tail_bytes_max: 64 << 20,
             pinned_bytes_max: 64 << 20,
             partial_bytes_max: 32 << 20,
             inbox_bytes_max: 4 << 20,
+            state_bytes_max: 1 << 20,
             send_bytes_max: 256 * 1024,
             control_bytes_max: 64 * 1024,
             socket_send_buffer: 256 * 1024,

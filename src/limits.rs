@@ -55,6 +55,12 @@ pub const SEND_PARTS_MAX: usize = 64;
 pub const SENDS_PER_TURN: usize = 64;
 /// Entries in each ring between two shards.
 pub const MESH_RING_ENTRIES: usize = 1024;
+/// FETCH, SYNC, ROSTER_QUERY and SET_STATE under way on one connection.
+pub const QUERIES_MAX: usize = 8;
+/// Bytes of answers made in one turn before the shard looks at its other inputs again.
+pub const QUERY_BYTES_PER_TURN: usize = 256 * 1024;
+/// What a question counts against that beside the bytes of its answer.
+pub const QUERY_COST: usize = 4 * 1024;
 /// Keys in the state of a group.
 pub const STATE_KEYS_MAX: usize = 1024;
 /// Deleted keys that the state of a group remembers, so that clients learn of deletions.

@@ -2,7 +2,8 @@
 //! capitals) and on the command line (`--set`, some with a flag of their own).
 
 use crate::limits::{
-    DESCRIPTORS_SPARE, FRAME_MAX, LOG_BLOCK, PAYLOAD_MAX, SEGMENT_BYTES_MIN, SHARDS_MAX,
+    DESCRIPTORS_SPARE, FRAME_MAX, LOG_BLOCK, PAYLOAD_MAX, PRODUCERS_KEPT_MAX, PUBLISH_WINDOW_MAX,
+    SEGMENT_BYTES_MIN, SHARDS_MAX,
 };
 
 /// What a value must be.
@@ -101,11 +102,15 @@ pub const SHARD_KEYS: &[Key] = keys! {
     groups_max: Kind::Int(1, 100_000_000), "Groups per shard.";
     members_per_group_max: Kind::Int(1, 100_000_000), "Members per group.";
     groups_per_member_max: Kind::Int(1, 1_000_000), "Groups per member.";
+    publish_window: Kind::Int(1, PUBLISH_WINDOW_MAX as u64), "Publishes per producer and group that are recognised when they are sent again.";
+    producers_per_group_max: Kind::Int(1, PRODUCERS_KEPT_MAX as u64), "Producers per group that are remembered.";
+    producer_ttl_ms: Kind::Int(1_000, 24 * HOUR_MS), "A producer that published within this time is not forgotten for another one.";
     payload_max: Kind::Int(1, PAYLOAD_MAX as u64), "Longest payload, in bytes.";
     tail_bytes_max: Kind::Int(64 * KIB, TIB), "Newest messages kept in memory, per shard, in bytes.";
     pinned_bytes_max: Kind::Int(64 * KIB, TIB), "Older messages held only by unfinished writes, per shard, in bytes.";
     partial_bytes_max: Kind::Int(FRAME_MAX as u64, TIB), "Unfinished frames of all connections of a shard, in bytes.";
     inbox_bytes_max: Kind::Int(4 * KIB, TIB), "Publishes that wait to be sequenced, per shard, in bytes.";
+    state_bytes_max: Kind::Int(KIB, GIB), "The state of one group, keys and values, in bytes.";
     send_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Most bytes in one socket write.";
     control_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Replies waiting on one connection, in bytes; when full it is not read.";
     socket_send_buffer: Kind::Int(4 * KIB, GIB), "SO_SNDBUF of member sockets; the kernel doubles it and caps it at net.core.wmem_max.";
@@ -118,7 +123,6 @@ pub const SHARD_KEYS: &[Key] = keys! {
     ack_every: Kind::Int(1, 1_000_000), "Clients are told to acknowledge after this many messages ...";
     ack_interval_ms: Kind::Int(1, HOUR_MS), "... or after this time.";
     ack_timeout_ms: Kind::Int(100, HOUR_MS), "What a durable member does not acknowledge for this long may be sent again.";
-    publish_window: Kind::Int(1, 64 * KIB), "Newest publishes of a producer in a group that are recognised when they are sent again.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
 };
 

@@ -79,6 +79,14 @@ impl Tail {
         dropped
     }
 
+    /// Ordinal of the segment that holds `seq`.
+    #[must_use]
+    pub fn ordinal_with(&self, seq: Seq) -> Option<Ordinal> {
+        let index = self.segments.partition_point(|segment| segment.last() < seq);
+        let segment = self.segments.get(index)?;
+        (segment.first() <= seq).then_some(self.base + index as u64)
+    }
+
     /// Ordinal of the segment whose first message is `seq`.
     #[must_use]
     pub fn ordinal_of(&self, seq: Seq) -> Option<Ordinal> {
@@ -106,6 +114,10 @@ mod tests {
         tail.push(segment(&gauge, 4, 4));
         assert_eq!(tail.ordinal_of(Seq(4)), Some(1));
         assert_eq!(tail.ordinal_of(Seq(2)), None);
+        assert_eq!(
+            [0, 1, 3, 4, 5].map(|seq| tail.ordinal_with(Seq(seq))),
+            [None, Some(0), Some(0), Some(1), None]
+        );
         assert_eq!(tail.evict(), Some(10));
         assert_eq!((tail.base(), tail.end(), tail.bytes()), (1, 2, 10));
         assert!(tail.get(0).is_none());

@@ -3,6 +3,7 @@
 
 mod mail;
 mod member;
+mod producers;
 pub mod receipts;
 mod roster;
 pub mod roster_log;
@@ -14,9 +15,11 @@ use slab::Slab;
 use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
+use crate::shard::OwnedState;
 
 pub use mail::{Handed, Mail, Place};
 pub use member::{Chunk, Lag, Member};
+pub use producers::{Attempt, ProducerLimits, Producers, Slot, Unacceptable, Verdict};
 pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};
 
@@ -105,6 +108,15 @@ impl Group {
     pub fn sequencer(&mut self) -> Option<&mut Sequencer> {
         match &mut self.role {
             Role::Owner(sequencer) => Some(sequencer),
+            Role::Replica { .. } => None,
+        }
+    }
+
+    /// The group's state, on the owner and if it has some.
+    #[must_use]
+    pub fn owned_state(&self) -> Option<&OwnedState> {
+        match &self.role {
+            Role::Owner(sequencer) => sequencer.state.as_deref(),
             Role::Replica { .. } => None,
         }
     }

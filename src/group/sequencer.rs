@@ -3,9 +3,11 @@
 
 use bytes::BytesMut;
 
+use super::Producers;
 use crate::fanout::Ordinal;
 use crate::position::Handle;
 use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
+use crate::shard::OwnedState;
 use crate::wal::{GroupIndex, Meta};
 use crate::wire::Deliver;
 
@@ -27,6 +29,8 @@ pub struct PeerCursor {
 pub struct Sequencer {
     /// Last sequence number given out.
     pub sequenced: Seq,
+    /// Last message handed to the disk.
+    pub handed: Seq,
     /// Last message that is on disk.
     pub synced: Seq,
     /// Oldest message that retention has left, or the next one if there is none.
@@ -45,6 +49,10 @@ pub struct Sequencer {
     pub memory_marked: SegmentNumber,
     /// This group used level memory at some time.
     pub used_memory: bool,
+    /// Who has published, and where.
+    pub producers: Producers,
+    /// Keys with versions, if there are any.
+    pub state: Option<Box<OwnedState>>,
     /// What is staged for the next commit.
     pub staged: Staged,
 }
@@ -79,7 +87,13 @@ impl Sequencer {
     /// A sequencer that goes on after `head`.
     #[must_use]
     pub fn after(head: Seq, first_kept: Seq, index: GroupIndex) -> Self {
-        Self { sequenced: head, synced: head, first_kept, index, ..Self::default() }
+        Self { sequenced: head, handed: head, synced: head, first_kept, index, ..Self::default() }
+    }
+
+    /// Whether a message waits for the disk before it is shown.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.unsynced_durable > 0 || self.staged.waits
     }
 
     /// Gives the message its place and stages it: the one place where sequence numbers are

@@ -10,10 +10,7 @@ use std::ops::Bound;
 
 use crate::limits::{STATE_KEYS_MAX, STATE_TOMBSTONES_MAX};
 use crate::position::Stamp;
-
-/// Bytes of an entry beside key and data, in a STATE frame. Entries count against
-/// `state_bytes_max` with it.
-pub const STATE_ENTRY_FIXED: usize = 24;
+use crate::wire::{Expected, STATE_ENTRY_FIXED};
 
 /// A key: its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +35,11 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Bytes that the entry takes in a STATE frame.
+    /// Bytes that the entry takes in a STATE frame, and against `state_bytes_max`.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         STATE_ENTRY_FIXED + self.key.len() + self.data.map_or(0, <[u8]>::len)
     }
-}
-
-/// What a key must be for a change to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
-    /// Whatever it is.
-    Any,
-    /// There is no such key.
-    Absent,
-    /// It has this version.
-    Version(u64),
 }
 
 /// A change that a client asks for.
@@ -197,6 +183,11 @@ impl State {
         self.version = self.version.max(horizon);
     }
 
+    /// Says that versions up to `version` were given.
+    pub fn raise_version(&mut self, version: u64) {
+        self.version = self.version.max(version);
+    }
+
     fn put(&mut self, key: &[u8], value: Value) {
         let version = value.version;
         let live_len = |value: &Value| {
@@ -240,7 +231,7 @@ impl State {
 
     /// The keys whose last change has a higher version than `known`, by version, deleted ones
     /// included.
-    pub fn after(&self, known: u64) -> impl Iterator<Item = Entry<'_>> {
+    pub fn after(&self, known: u64) -> impl Iterator<Item = Entry<'_>> + Clone {
         let range = (Bound::Excluded(known), Bound::Unbounded);
         self.by_version.range(range).filter_map(|(_, key)| {
             let value = self.values.get(key)?;

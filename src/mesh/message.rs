@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::config::Priority;
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
-use crate::shard::ConnId;
+use crate::shard::{Answer, Asked, ConnId};
 use crate::wire::{ErrorCode, GapReason, Published, Start};
 
 /// Everything one shard tells another in one turn, in order.
@@ -111,6 +111,10 @@ pub enum Message {
         /// The limit concerned.
         limit: u64,
     },
+    /// To the owner: a question about a group.
+    Ask(Box<Asked>),
+    /// From the owner: the answer, or a part of it.
+    Answer(Answer),
     /// To the owner: one member less.
     Leave {
         /// The group.

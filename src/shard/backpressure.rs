@@ -16,6 +16,9 @@ use crate::limits::{
 /// Names of foreign groups without members here whose priority is remembered.
 const FOREIGN_NAMES_MAX: usize = 4096;
 
+/// The share that questions about groups count against while they wait.
+pub(super) const QUESTIONS: Priority = Priority::Normal;
+
 /// What is on its way into an inbox, and who has to wait for that.
 #[derive(Debug, Default)]
 pub struct Backpressure {
@@ -68,20 +71,35 @@ impl Shard {
     }
 
     fn waiting(&self, priority: Priority) -> u64 {
-        self.inbox.bytes_of(priority) + self.backpressure.forwarded[priority.index()]
+        let questions = if priority == QUESTIONS { self.questions.bytes() } else { 0 };
+        self.inbox.bytes_of(priority) + self.backpressure.forwarded[priority.index()] + questions
+    }
+
+    /// Whether a connection that asks must wait before it is read again.
+    pub(super) fn throttle_questions(&mut self, id: ConnId) {
+        if self.waiting(QUESTIONS) > self.config.inbox_share(QUESTIONS) {
+            self.throttle(id, QUESTIONS);
+        }
+    }
+
+    fn throttle(&mut self, id: ConnId, priority: Priority) {
+        let bit = 1 << priority.index();
+        let Some(conn) = self.conn(id) else { return };
+        if conn.throttled & bit == 0 {
+            conn.throttled |= bit;
+            self.backpressure.throttled[priority.index()].push(id);
+            self.figures.throttled += 1;
+        }
     }
 
     /// Notes that a connection publishes to a group of this priority; stops reading it if
     /// too much of that waits.
     pub(super) fn throttle_if_full(&mut self, id: ConnId, priority: Priority) {
         let full = self.waiting(priority) > self.config.inbox_share(priority);
-        let bit = 1 << priority.index();
         let Some(conn) = self.conn(id) else { return };
         conn.answers = conn.answers.min(priority);
-        if full && conn.throttled & bit == 0 {
-            conn.throttled |= bit;
-            self.backpressure.throttled[priority.index()].push(id);
-            self.figures.throttled += 1;
+        if full {
+            self.throttle(id, priority);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Takes what is durable of the groups of a shard into a snapshot, some of it a turn.
 
 use super::Shard;
-use crate::group::{Group, Role};
-use crate::position::Seq;
+use crate::group::{Group, Role, Sequencer};
+use crate::position::{Seq, Stamp};
 use crate::wal::{SnapshotGroup, SnapshotPiece};
 
 /// How far a snapshot has come.
@@ -10,6 +10,19 @@ use crate::wal::{SnapshotGroup, SnapshotPiece};
 pub struct Place {
     /// Key of the group.
     group: usize,
+    part: Part,
+}
+
+/// What of a group comes next. A group may be larger than a slice, so each part is taken from
+/// where the slice before it ended; what changes meanwhile is in the log after the snapshot.
+#[derive(Clone, Copy, Debug, Default)]
+enum Part {
+    #[default]
+    Head,
+    /// Producers from this slot on.
+    Producers(usize),
+    /// Keys whose version is above this one.
+    Entries(u64),
 }
 
 impl Shard {
@@ -22,36 +35,84 @@ impl Shard {
         enough: usize,
         groups: usize,
     ) -> bool {
+        let end = self.groups.capacity();
         for _ in 0..groups {
-            if place.group >= self.groups.capacity() {
-                return true;
-            }
-            if piece.len() >= enough {
+            let group = self.groups.get(place.group);
+            let done =
+                group.is_none_or(|group| capture_group(group, &mut place.part, piece, enough));
+            if !done {
                 return false;
             }
-            if let Some(group) = self.groups.get(place.group) {
-                capture_group(group, piece);
+            *place = Place { group: place.group + 1, part: Part::Head };
+            if place.group >= end {
+                return true;
             }
-            place.group += 1;
         }
-        place.group >= self.groups.capacity()
+        false
     }
 }
 
-/// A group of which nothing is kept is left out: it begins anew when someone comes back.
-fn capture_group(group: &Group, piece: &mut SnapshotPiece) {
-    let Role::Owner(sequencer) = &group.role else { return };
-    let head = sequencer.synced;
-    if head == Seq(0) || sequencer.index.is_empty() {
-        return;
+/// Takes a group in from `part` on; whether all of it is in. A group of which nothing is kept
+/// is left out: it begins anew when someone comes back.
+fn capture_group(group: &Group, part: &mut Part, piece: &mut SnapshotPiece, enough: usize) -> bool {
+    let Role::Owner(sequencer) = &group.role else { return true };
+    if is_forgotten(sequencer) {
+        return true;
     }
+    loop {
+        if piece.len() >= enough {
+            return false;
+        }
+        *part = match *part {
+            Part::Head => {
+                capture_head(group, sequencer, piece);
+                Part::Producers(0)
+            }
+            Part::Producers(mut slot) => {
+                while slot < sequencer.producers.len() && piece.len() < enough {
+                    if let Some((id, p)) = sequencer.producers.saved(slot, sequencer.synced) {
+                        piece.producer(&id, &p.member, p.last, p.window.iter().copied());
+                    }
+                    slot += 1;
+                }
+                match slot < sequencer.producers.len() {
+                    true => Part::Producers(slot),
+                    false => Part::Entries(0),
+                }
+            }
+            Part::Entries(mut known) => {
+                let Some(owned) = &sequencer.state else { return true };
+                for entry in owned.state.after(known) {
+                    if piece.len() >= enough {
+                        break;
+                    }
+                    piece.entry(entry.key, entry.version, entry.stamp, entry.data);
+                    known = entry.version;
+                }
+                if owned.state.after(known).next().is_none() {
+                    // How far deletions are forgotten is an entry without a key.
+                    piece.entry(&[], owned.state.horizon(), Stamp(0), None);
+                    return true;
+                }
+                Part::Entries(known)
+            }
+        };
+    }
+}
+
+fn is_forgotten(sequencer: &Sequencer) -> bool {
+    sequencer.index.is_empty() && sequencer.producers.is_empty() && sequencer.state.is_none()
+}
+
+fn capture_head(group: &Group, sequencer: &Sequencer, piece: &mut SnapshotPiece) {
     let captured = SnapshotGroup {
         name: group.name.clone(),
         handle: group.handle,
         epoch: group.epoch,
-        head,
-        first_kept: sequencer.first_kept,
+        head: sequencer.synced,
+        first_kept: sequencer.first_kept.max(Seq(1)),
         used_memory: sequencer.used_memory,
     };
-    piece.group(&captured, 0, 0);
+    let state_version = sequencer.state.as_ref().map_or(0, |owned| owned.state.version());
+    piece.group(&captured, 0, state_version);
 }

@@ -1,5 +1,6 @@
 //! Members behind the tail read from the owner's log: one chunk at a time, shared by all
-//! members of a shard at the same place.
+//! members of a shard at the same place. Pages of FETCH are read in the same way; they and
+//! members take turns, so that neither waits for all of the other.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -7,6 +8,7 @@ use std::rc::Rc;
 use tracing::warn;
 
 use super::conn::Membership;
+use super::fetch::FetchRead;
 use super::{Io, Shard};
 use crate::fanout::Segment;
 use crate::group::{Chunk, ChunkWait, Lag, Role};
@@ -21,15 +23,34 @@ use crate::wire::GapReason;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Reads of one shard in flight.
 const READS_MAX: usize = 4;
+/// Of these, reads for FETCH: a member that falls behind then finds a free one at once.
+const FETCH_READS_MAX: usize = READS_MAX / 2;
+
+/// Whom a read is for.
+#[derive(Clone, Debug)]
+pub enum For {
+    /// The members of a shard that are at one place.
+    Members(ShardId),
+    /// A page of history.
+    Fetch(Box<FetchRead>),
+}
+
+/// A read that was asked for.
+#[derive(Debug)]
+struct Wanted {
+    who: For,
+    handle: Handle,
+    from: Seq,
+}
 
 /// A chunk that someone waits for.
 #[derive(Clone, Debug)]
-struct Read {
-    shard: ShardId,
-    handle: Handle,
+pub struct Read {
+    who: For,
+    pub handle: Handle,
     from: Seq,
     /// What was found missing so far.
-    gap: Option<(Seq, Seq, GapReason)>,
+    pub gap: Option<(Seq, Seq, GapReason)>,
     segment: SegmentNumber,
     offset: u64,
 }
@@ -39,21 +60,44 @@ struct Read {
 pub struct Reads {
     /// Local members that fell behind and have not asked yet.
     pub wanted: Vec<Membership>,
-    asked: VecDeque<(ShardId, Handle, Seq)>,
+    asked: VecDeque<Wanted>,
+    fetches: VecDeque<Wanted>,
+    /// A member was served last.
+    fetch_is_next: bool,
     in_flight: Vec<(u64, Read)>,
     done: Vec<(u64, Result<LogBuf, i32>)>,
     next_token: u64,
 }
 
 impl Reads {
-    /// A shard, perhaps this one, needs history of an owned group.
-    pub fn ask(&mut self, shard: ShardId, handle: Handle, from: Seq) {
-        self.asked.push_back((shard, handle, from));
+    /// Someone needs history of an owned group.
+    pub fn ask(&mut self, who: For, handle: Handle, from: Seq) {
+        let queue = match who {
+            For::Members(_) => &mut self.asked,
+            For::Fetch(_) => &mut self.fetches,
+        };
+        queue.push_back(Wanted { who, handle, from });
+    }
+
+    /// The next read to begin, if one more may be in flight.
+    fn next(&mut self) -> Option<Wanted> {
+        if self.in_flight.len() >= READS_MAX {
+            return None;
+        }
+        let fetching = |(_, read): &&(u64, Read)| matches!(read.who, For::Fetch(_));
+        let may_fetch = self.in_flight.iter().filter(fetching).count() < FETCH_READS_MAX;
+        let fetch = may_fetch && (self.fetch_is_next || self.asked.is_empty());
+        let next = if fetch { self.fetches.pop_front() } else { None };
+        self.fetch_is_next = next.is_none();
+        next.or_else(|| self.asked.pop_front())
     }
 
     /// Whether nobody waits for the disk.
     pub fn is_idle(&self) -> bool {
-        self.wanted.is_empty() && self.asked.is_empty() && self.in_flight.is_empty()
+        self.wanted.is_empty()
+            && self.asked.is_empty()
+            && self.fetches.is_empty()
+            && self.in_flight.is_empty()
     }
 }
 
@@ -69,10 +113,8 @@ impl Shard {
                 self.read_done(read, result, io);
             }
         }
-        while self.reads.in_flight.len() < READS_MAX
-            && let Some((shard, handle, from)) = self.reads.asked.pop_front()
-        {
-            self.begin_read(shard, handle, from, io);
+        while let Some(Wanted { who, handle, from }) = self.reads.next() {
+            self.begin_read(who, handle, from, io);
         }
     }
 
@@ -88,22 +130,22 @@ impl Shard {
         group.reads.push(ChunkWait { from, members: vec![membership.member] });
         let handle = group.handle;
         match group.role {
-            Role::Owner(_) => self.reads.ask(self.id, handle, from),
+            Role::Owner(_) => self.reads.ask(For::Members(self.id), handle, from),
             Role::Replica { owner } => self.tell(owner, Message::Read { handle, from }),
         }
     }
 
-    fn begin_read(&mut self, shard: ShardId, handle: Handle, from: Seq, io: &mut impl Io) {
-        let Some(&key) = self.by_handle.get(&handle) else { return };
-        let group = &mut self.groups[key as usize];
-        let Some(sequencer) = group.sequencer() else { return };
+    fn begin_read(&mut self, who: For, handle: Handle, from: Seq, io: &mut impl Io) {
+        let key = self.by_handle.get(&handle).copied();
+        let sequencer = key.and_then(|key| self.groups[key as usize].sequencer());
+        let Some(sequencer) = sequencer else { return self.group_is_gone(who, handle) };
         let first = sequencer.first_kept;
         let gap = (from < first).then(|| (from, Seq(first.0 - 1), GapReason::Retention));
         let from = from.max(first);
         let at = sequencer.index.find(from).filter(|_| from <= sequencer.synced);
         let mut read =
-            Read { shard, handle, from, gap, segment: SegmentNumber(0), offset: LOG_BLOCK as u64 };
-        let Some(at) = at else { return self.answer(&read, None) };
+            Read { who, handle, from, gap, segment: SegmentNumber(0), offset: LOG_BLOCK as u64 };
+        let Some(at) = at else { return self.answer(read, None) };
         (read.segment, read.offset) = (at.segment, at.offset);
         self.submit_read(read, CHUNK_BYTES, io);
     }
@@ -138,7 +180,7 @@ impl Shard {
             // Retention took the segment while it was read. Whoever asked waits for an answer
             // to the place it asked for, which a gap may have moved.
             let asked = read.gap.map_or(read.from, |(from, _, _)| from);
-            return self.begin_read(read.shard, read.handle, asked, io);
+            return self.begin_read(read.who, read.handle, asked, io);
         };
         let buf = match result {
             Ok(buf) => buf,
@@ -154,7 +196,7 @@ impl Shard {
         let found =
             wal::collect(buf.as_slice(), read.offset, salt, read.handle, read.from, CHUNK_BYTES);
         if !found.frames.is_empty() {
-            return self.answer(&read, Some(found));
+            return self.answer(read, Some(found));
         }
         let mut len = CHUNK_BYTES;
         match found.end {
@@ -205,19 +247,31 @@ impl Shard {
         {
             widen(&mut read, synced.next());
         }
-        self.answer(&read, None);
+        self.answer(read, None);
     }
 
-    fn answer(&mut self, read: &Read, found: Option<wal::Collected>) {
+    fn answer(&mut self, read: Read, found: Option<wal::Collected>) {
+        let shard = match &read.who {
+            For::Members(shard) => *shard,
+            For::Fetch(fetch) => return self.fetched(&read, fetch, found),
+        };
         let epoch = found.as_ref().map_or(Epoch(0), |found| found.epoch);
         let asked = read.gap.map_or(read.from, |(from, _, _)| from);
         let segment =
             found.map(|f| Announced { bytes: f.frames.into(), first: f.first, last: f.last });
         let history = History { handle: read.handle, from: asked, gap: read.gap, epoch, segment };
-        if read.shard == self.id {
+        if shard == self.id {
             self.history_arrived(history);
         } else {
-            self.tell(read.shard, Message::History(history));
+            self.tell(shard, Message::History(history));
+        }
+    }
+
+    /// The group of a read was deleted meanwhile. Members learn of that in other ways; a FETCH
+    /// finds nothing.
+    fn group_is_gone(&mut self, who: For, handle: Handle) {
+        if let For::Fetch(fetch) = who {
+            self.fetched_nothing(handle, &fetch);
         }
     }
 

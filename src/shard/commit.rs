@@ -12,7 +12,7 @@ use crate::group::Group;
 use crate::position::{CommitNumber, Nanos, Seq};
 use crate::ring::LogBuf;
 use crate::wal::{self, LogPos, Room};
-use crate::wire::{ErrorCode, Published};
+use crate::wire::Published;
 
 /// How long after a full disk the next segment is tried again.
 const STORAGE_RETRY_MS: u64 = 1_000;
@@ -62,6 +62,12 @@ impl Filling {
         self.staged_by[priority.index()] += bytes;
     }
 
+    /// Nothing is staged any more.
+    fn count_anew(&mut self) {
+        self.staged_bytes = 0;
+        self.staged_by = Default::default();
+    }
+
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.runs.is_empty() && self.records.is_empty()
@@ -87,8 +93,7 @@ impl Filling {
             synced: false,
         };
         if with {
-            self.staged_bytes = 0;
-            self.staged_by = Default::default();
+            self.count_anew();
             commit.runs = std::mem::take(&mut self.runs);
             commit.replies = std::mem::take(&mut self.replies);
         }
@@ -138,6 +143,7 @@ impl Shard {
             return;
         }
         if self.filling.is_empty() {
+            self.filling.count_anew();
             return;
         }
         for key in std::mem::take(&mut self.filling.groups) {
@@ -174,6 +180,11 @@ impl Shard {
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
         let len = buf.len();
         io.write_log(at.segment, at.offset, buf);
+        for run in self.filling.runs.iter().filter(|_| messages > 0) {
+            if let Some(sequencer) = self.groups[run.group as usize].sequencer() {
+                sequencer.handed = run.segment.last();
+            }
+        }
         let newest_ms = self.stamp.millis();
         self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
@@ -195,8 +206,7 @@ impl Shard {
         }
     }
 
-    /// Nobody may learn of what was in flight: whether it is on disk is known only to
-    /// recovery. What was not handed to the disk is refused for certain.
+    /// The log takes nothing more.
     fn poison(&mut self, errno: i32) {
         error!(
             shard = self.id.0,
@@ -204,19 +214,17 @@ impl Shard {
             error = %std::io::Error::from_raw_os_error(errno),
             "log write failed; this shard accepts no more messages until the server is restarted"
         );
-        if let Some(commit) = self.in_flight.take() {
-            for reply in commit.replies {
-                self.refuse_publish(reply.origin, ErrorCode::Indeterminate, 0);
-            }
+        let in_flight = self.in_flight.take();
+        let records = in_flight.as_ref().map(|commit| commit.records);
+        for reply in in_flight.map_or_else(Vec::new, |commit| commit.replies) {
+            self.answer_after_failure(reply);
         }
+        self.refuse_all_held(records);
         for reply in std::mem::take(&mut self.filling.replies) {
-            self.refuse_publish(reply.origin, ErrorCode::StorageFailed, 0);
+            self.answer_after_failure(reply);
         }
-        while let Some((header, _, payload)) = self.inbox.front_of_all() {
-            let bytes = payload.len() as u64;
-            self.done(&header, bytes);
-            self.refuse_publish(header.origin, ErrorCode::StorageFailed, 0);
-        }
+        // The inbox is judged once more: what has its place on disk is still answered.
+        self.filling.count_anew();
     }
 
     /// Has the next segment created ahead of its use.

@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::ConnId;
+use super::queries::Asked;
 use super::queues::Dirty;
 use crate::config::Priority;
 use crate::position::{MemberId, Nanos, ProducerId};
@@ -62,6 +63,10 @@ pub struct Conn {
     /// The groups it is in.
     pub memberships: SmallVec<[Membership; 1]>,
     /// Memberships that have something to send, served in turn.
+    /// Questions under way, those that are parked included.
+    pub asking: u8,
+    /// Questions that wait until the control queue has room for their answers.
+    pub parked: Vec<Asked>,
     pub dirty: Dirty,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
@@ -90,6 +95,8 @@ impl Conn {
             partial: Vec::new(),
             control: Vec::new(),
             memberships: SmallVec::new(),
+            asking: 0,
+            parked: Vec::new(),
             dirty: Dirty::default(),
             joining: 0,
             heard_at: now,

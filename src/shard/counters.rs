@@ -55,6 +55,8 @@ counters! {
     messages,
     /// Publishes that were refused.
     refused,
+    /// Publishes that had their place already.
+    duplicates,
     /// Messages handed to sockets, once per member.
     deliveries,
     /// Socket writes started.
@@ -83,6 +85,10 @@ counters! {
     catch_up_reads,
     /// Snapshots written.
     snapshots,
+    /// Pages of history sent in answer to FETCH.
+    fetches,
+    /// Keys of groups' states set or deleted.
+    state_changes,
     /// GAP frames sent.
     gaps,
     /// Connections closed for not reading.

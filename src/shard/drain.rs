@@ -97,6 +97,8 @@ impl Shard {
     fn is_idle(&mut self) -> bool {
         let log_idle = self.log.is_poisoned() || self.log_is_idle();
         self.inbox.is_empty()
+            && self.questions.is_empty()
+            && self.held.is_empty()
             && self.backpressure.forwarded_bytes() == 0
             && log_idle
             && self.reads.is_idle()

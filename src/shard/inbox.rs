@@ -68,12 +68,6 @@ impl Inbox {
         self.lanes[priority.index()].front()
     }
 
-    /// The oldest publish of the highest priority that has one.
-    #[must_use]
-    pub fn front_of_all(&self) -> Option<(Header, &[u8], &[u8])> {
-        self.lanes.iter().find_map(Lane::front)
-    }
-
     /// Removes the oldest publish of this priority.
     pub fn pop(&mut self, priority: Priority) {
         self.lanes[priority.index()].pop();

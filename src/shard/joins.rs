@@ -263,8 +263,15 @@ impl Shard {
     pub(super) fn count_out(&mut self, key: u32) {
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         sequencer.members -= 1;
+        self.forget_unused(key);
+    }
+
+    /// Forgets an owned group that nobody is in and that never had a message.
+    pub(super) fn forget_unused(&mut self, key: u32) {
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         // A publish in the inbox holds the key of its group.
-        if sequencer.members == 0 && sequencer.sequenced == Seq(0) && self.inbox.is_empty() {
+        let unused = sequencer.sequenced == Seq(0) && sequencer.state.is_none();
+        if sequencer.members == 0 && unused && self.inbox.is_empty() {
             self.forget_group(key);
         }
     }

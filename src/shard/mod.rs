@@ -8,19 +8,25 @@ mod commit;
 mod conn;
 pub mod counters;
 mod drain;
+mod duplicates;
 mod expire;
+mod fetch;
+mod held;
 mod inbox;
 mod io;
 mod joins;
 mod peers;
 mod publish;
+mod queries;
 mod queues;
 mod records;
 mod replies;
 mod retention;
+mod rosters;
 mod sequence;
 mod snapshot;
 mod start;
+mod state;
 mod take;
 mod wheel;
 mod write;
@@ -43,14 +49,19 @@ use commit::{Commit, Filling};
 use conn::Conn;
 use counters::{Counters, Figures};
 use drain::Drain;
+use held::HeldAnswers;
 use inbox::Inbox;
+use queries::Questions;
 use queues::Queues;
 use snapshot::Snapshots;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use queries::{Answer, Asked, Question};
 pub use start::{Active, ShardParts};
+pub use state::OwnedState;
 
 /// Whether a shard wants another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +94,9 @@ pub struct Shard {
 
     mesh: Mesh,
     inbox: Inbox,
+    /// Questions about owned groups, and answers that wait for the disk.
+    questions: Questions,
+    held: HeldAnswers,
     backpressure: Backpressure,
 
     stamp: Stamp,
@@ -122,6 +136,7 @@ impl Shard {
         self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
         self.drain_mesh(io); // what other shards forwarded, announced, asked for
         self.sequence(io); //   inbox -> group seq -> staged for the next commit
+        self.answer_questions(io); // a slice of what clients ask about groups
         self.publish(); //      what is on disk: tails move, replies are released
         self.commit(io); //     then the next log write, covering all that was staged
         self.tell_peers(io); // peer rings get segments and replies
@@ -143,7 +158,10 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.captures();
+        let has_work = !self.queues.is_empty()
+            || self.has_sequenceable()
+            || self.can_answer()
+            || self.captures();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {
@@ -169,7 +187,8 @@ impl Shard {
         figures.wal_synced = self.log.synced().0;
         figures.tail_bytes = self.tail_bytes;
         figures.pinned_bytes = self.pins.bytes();
-        figures.inbox_bytes = self.inbox.bytes() + self.backpressure.forwarded_bytes();
+        figures.inbox_bytes =
+            self.inbox.bytes() + self.questions.bytes() + self.backpressure.forwarded_bytes();
         self.counters.store(figures);
     }
 

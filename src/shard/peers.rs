@@ -1,5 +1,6 @@
 //! Stage 2: what other shards said; and stage 6: what they are told.
 
+use super::catch_up::For;
 use super::inbox::{Header, Origin};
 use super::joins::Accepted;
 use super::replies::{Refusal, refusal_text};
@@ -82,6 +83,8 @@ impl Shard {
                     let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
                     self.refuse(conn, request, refusal.field(&group));
                 }
+                Message::Ask(asked) => self.questions.push(*asked),
+                Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
@@ -94,7 +97,9 @@ impl Shard {
                 Message::Announce { handle, segments, published } => {
                     self.announced(handle, segments, published);
                 }
-                Message::Read { handle, from: seq } => self.reads.ask(from, handle, seq),
+                Message::Read { handle, from: seq } => {
+                    self.reads.ask(For::Members(from), handle, seq);
+                }
                 Message::History(history) => self.history_arrived(history),
             }
         }
@@ -118,17 +123,12 @@ impl Shard {
         let bytes = |range: &std::ops::Range<u32>| &arena[range.start as usize..range.end as usize];
         let (name, payload) = (bytes(&forward.group), bytes(&forward.payload));
         let origin = Origin { shard: from, conn: forward.conn, request: forward.request };
-        if let Err((code, limit)) = self.may_publish() {
-            self.refuse_publish(origin, code, limit);
-            return FORWARD_OVERHEAD + payload.len() as u64;
-        }
-        let Some(group) = self.owned_group(name) else {
-            self.refuse_publish(
-                origin,
-                ErrorCode::TooManyGroups,
-                u64::from(self.config.groups_max),
-            );
-            return FORWARD_OVERHEAD + payload.len() as u64;
+        let group = match self.group_to_publish(name, forward.producer_seq) {
+            Ok(group) => group,
+            Err((code, limit)) => {
+                self.refuse_publish(origin, code, limit);
+                return FORWARD_OVERHEAD + payload.len() as u64;
+            }
         };
         let default_level = self.config.level_of(self.groups[group as usize].class);
         let header = Header {

@@ -36,6 +36,7 @@ impl Shard {
         for reply in commit.replies {
             self.reply(reply);
         }
+        self.release_held();
     }
 
     /// Publishes what has level memory and waits for nothing.
@@ -123,7 +124,7 @@ impl Shard {
         }
     }
 
-    fn reply(&mut self, reply: Reply) {
+    pub(super) fn reply(&mut self, reply: Reply) {
         let Reply { origin, published } = reply;
         if origin.shard == self.id {
             self.control(origin.conn, |out| published.encode(out));

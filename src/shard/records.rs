@@ -134,6 +134,12 @@ impl Shard {
         }
     }
 
+    /// Whether what makes records should go on. It waits for the log to catch up, but not for
+    /// a log that takes nothing more: then it is refused.
+    pub(super) fn can_record(&self) -> bool {
+        self.filling.records.bytes.len() < COMMIT_RECORDS_MAX || self.may_publish().is_err()
+    }
+
     /// Stages a record of an owned group for the next commit. [`Shard::may_record`] was asked.
     pub(super) fn stage_record(&mut self, group: u32, record: &Record<'_>) -> Ticket {
         let handle = self.groups[group as usize].handle;

@@ -1,16 +1,15 @@
 //! Stage 3: publishes get their place in their group's order.
 
-use super::commit::Reply;
 use super::inbox::{Header, Origin};
 use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Io, Shard};
 use crate::config::Priority;
-use crate::group::{self, Group};
+use crate::group::{self, Attempt, Group, Verdict};
 use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
 use crate::mesh::{Forward, Message};
 use crate::position::{Level, ShardId};
-use crate::wire::{ErrorCode, Publish, Published};
+use crate::wire::{ErrorCode, Publish};
 
 /// Bytes of a commit that a run takes beside its messages, at most.
 const RUN_OVERHEAD: usize = 64 + GROUP_NAME_MAX;
@@ -38,12 +37,9 @@ impl Shard {
     }
 
     fn enqueue_local(&mut self, origin: Origin, publish: &Publish<'_>) {
-        if let Err((code, limit)) = self.may_publish() {
-            return self.refuse_publish(origin, code, limit);
-        }
-        let Some(group) = self.owned_group(publish.group) else {
-            let max = u64::from(self.config.groups_max);
-            return self.refuse_publish(origin, ErrorCode::TooManyGroups, max);
+        let group = match self.group_to_publish(publish.group, publish.producer_seq) {
+            Ok(group) => group,
+            Err((code, limit)) => return self.refuse_publish(origin, code, limit),
         };
         let Group { class, priority, .. } = self.groups[group as usize];
         self.throttle_if_full(origin.conn, priority);
@@ -58,6 +54,24 @@ impl Shard {
             producer_seq: publish.producer_seq,
         };
         self.inbox.push(header, &conn.member, publish.payload);
+    }
+
+    /// The group that a publish goes to. One that is not there yet is created only for what
+    /// can be taken: a producer's first message, while the log takes messages.
+    pub(super) fn group_to_publish(
+        &mut self,
+        name: &[u8],
+        producer_seq: u64,
+    ) -> Result<u32, (ErrorCode, u64)> {
+        if let Some(&key) = self.by_name.get(name) {
+            return Ok(key);
+        }
+        self.may_publish()?;
+        if producer_seq != 1 {
+            return Err((ErrorCode::UnknownProducer, 1));
+        }
+        let max = u64::from(self.config.groups_max);
+        self.owned_group(name).ok_or((ErrorCode::TooManyGroups, max))
     }
 
     fn forward(&mut self, owner: ShardId, id: ConnId, publish: &Publish<'_>) {
@@ -117,7 +131,9 @@ impl Shard {
     /// Bulk goes before normal, since its share is so small that it takes nothing from it.
     pub(super) fn sequence(&mut self, io: &mut impl Io) {
         for priority in [Priority::Realtime, Priority::Bulk, Priority::Normal] {
-            self.sequence_lane(priority, io);
+            if self.inbox.has(priority) {
+                self.sequence_lane(priority, io);
+            }
         }
         self.publish_early();
         self.unthrottle(io);
@@ -125,7 +141,11 @@ impl Shard {
 
     fn sequence_lane(&mut self, priority: Priority, io: &mut impl Io) {
         let wall_ms = io.wall_ms();
-        while self.can_sequence(priority) {
+        let now_ms = io.now().0 / 1_000_000;
+        let limits = self.config.producer_limits();
+        // What a log that takes nothing refuses need not wait for room in a commit.
+        let open = self.may_publish();
+        while self.can_sequence(priority) || open.is_err() {
             let Some((header, sender, payload)) = self.inbox.front(priority) else { break };
             let bytes = payload.len() as u64;
             let group = &mut self.groups[header.group];
@@ -134,13 +154,25 @@ impl Shard {
                 self.done(&header, bytes);
                 continue;
             };
+            let attempt = Attempt {
+                producer: &header.producer,
+                member: sender,
+                producer_seq: header.producer_seq,
+                now_ms,
+            };
+            let slot = match sequencer.producers.judge(attempt, sequencer.synced, &limits) {
+                Verdict::Fresh(slot) if open.is_ok() => slot,
+                verdict => {
+                    self.done(&header, bytes);
+                    self.not_fresh(&header, verdict);
+                    continue;
+                }
+            };
             // Level memory is shown before it is on disk only if nothing before it waits,
             // and if the log already tells recovery that this group does so.
             let shown_early = header.level == Level::Memory
-                && sequencer.unsynced_durable == 0
-                && !sequencer.staged.waits
-                && sequencer.memory_marked == self.log.active()
-                && !self.log.is_poisoned();
+                && !sequencer.has_waiting()
+                && sequencer.memory_marked == self.log.active();
             self.stamp = self.stamp.tick(wall_ms);
             if sequencer.staged.count == 0 {
                 self.filling.groups.push(header.group as u32);
@@ -160,16 +192,10 @@ impl Shard {
                 payload,
             };
             let seq = sequencer.stage(&message, shown_early);
+            sequencer.producers.accept(slot, attempt, (seq, epoch), &limits);
             self.filling.add(priority, sequencer.staged.bytes() - before);
-            let published = Published {
-                request: header.origin.request,
-                epoch,
-                handle,
-                producer_seq: header.producer_seq,
-                seq,
-                level: if shown_early { Level::Memory } else { Level::Durable },
-            };
-            let reply = Reply { origin: header.origin, published };
+            let level = if shown_early { Level::Memory } else { Level::Durable };
+            let reply = header.reply(handle, (seq, epoch), level);
             if shown_early {
                 self.filling.early_replies.push(reply);
             } else {
@@ -181,7 +207,7 @@ impl Shard {
     }
 
     /// The oldest publish of its priority is dealt with.
-    pub(super) fn done(&mut self, header: &Header, payload: u64) {
+    fn done(&mut self, header: &Header, payload: u64) {
         let priority = header.priority;
         self.inbox.pop(priority);
         if header.origin.shard != self.id {

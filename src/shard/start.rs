@@ -10,6 +10,7 @@ use super::Shard;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
+use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Sequencer};
@@ -95,6 +96,8 @@ impl Shard {
             groups_created: 0,
             mesh: parts.mesh,
             inbox: super::inbox::Inbox::default(),
+            questions: super::queries::Questions::default(),
+            held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
@@ -120,6 +123,7 @@ impl Shard {
             drain: None,
             config,
         };
+        let limits = shard.config.producer_limits();
         for group in recovered.groups {
             let mut epoch = group.epoch.max(parts.epoch_floor);
             if group.used_memory {
@@ -127,6 +131,9 @@ impl Shard {
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
             sequencer.used_memory = group.used_memory;
+            sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
+            let now_ms = parts.now.0 / 1_000_000;
+            sequencer.producers.restore(group.state.producers, now_ms, &limits);
             let role = Role::Owner(Box::new(sequencer));
             let mut restored = Group::new(group.name, group.handle, epoch, role);
             restored.published = group.head;

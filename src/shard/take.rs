@@ -173,10 +173,10 @@ impl Shard {
             }
             // Asked for by PROBE, which is not sent yet.
             ClientFrame::Probed { .. } => {}
-            ClientFrame::Fetch(_)
-            | ClientFrame::SetState(_)
-            | ClientFrame::Sync(_)
-            | ClientFrame::RosterQuery(_) => self.unknown(id, frame.request(), frame.kind),
+            ClientFrame::Fetch(fetch) => self.ask_fetch(id, &fetch),
+            ClientFrame::SetState(set) => self.ask_set(id, &set),
+            ClientFrame::Sync(sync) => self.ask_sync(id, &sync),
+            ClientFrame::RosterQuery(query) => self.ask_roster(id, &query),
             ClientFrame::Unknown { kind } => self.unknown(id, 0, kind),
         }
     }
@@ -278,8 +278,12 @@ impl Shard {
             self.wheel.arm(id, io.now().plus_ms(1_000));
             return;
         }
+        let has_parked = !conn.parked.is_empty();
         if conn.has_output() {
             self.make_ready(id.slot);
+        }
+        if has_parked {
+            self.unpark(id);
         }
         self.resume_if_possible(id, io);
     }

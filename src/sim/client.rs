@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::lines::Line;
 use super::oracle::{Name, Oracle, member_name};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
-use crate::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Leave, Publish, Start};
+use crate::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Leave, Start};
 
 /// What a client is like.
 #[derive(Clone, Debug)]
@@ -90,10 +91,11 @@ pub(super) struct Client {
     pub joins: Vec<(u32, usize)>,
     pub leaves: Vec<(u32, usize)>,
     pub pings: VecDeque<u64>,
-    /// Sent without an answer on an earlier connection.
-    pub unanswered: VecDeque<Pending>,
+    /// What it publishes, per group.
+    pub lines: Vec<Line>,
+    /// It has time to send everything that was not accepted again.
+    pub finishing: bool,
     pub views: Vec<View>,
-    producer_seqs: Vec<u64>,
     /// Last PUBLISHED per group on this connection.
     pub answered: BTreeMap<usize, (u32, Seq)>,
     pub heartbeat_ms: u64,
@@ -133,9 +135,9 @@ impl Client {
             joins: Vec::new(),
             leaves: Vec::new(),
             pings: VecDeque::new(),
-            unanswered: VecDeque::new(),
+            lines: vec![Line::default(); groups],
+            finishing: false,
             views: (0..groups).map(view).collect(),
-            producer_seqs: vec![0; groups],
             answered: BTreeMap::new(),
             heartbeat_ms: 1_000,
             said_at: Nanos(0),
@@ -170,7 +172,7 @@ impl Client {
         self.retry_at = retry_at;
         self.out.clear();
         self.partial.clear();
-        self.unanswered.extend(std::mem::take(&mut self.publishes).into_values());
+        self.lines_cut();
         self.joins.clear();
         self.leaves.clear();
         self.pings.clear();
@@ -188,6 +190,7 @@ impl Client {
             || self.state == State::Open
                 && self.out.is_empty()
                 && self.publishes.is_empty()
+                && (!self.finishing || self.lines.iter().all(Line::is_empty))
                 && self.joins.is_empty()
                 && self.leaves.is_empty()
                 && self.pings.is_empty()
@@ -208,7 +211,7 @@ impl Client {
         )
     }
 
-    fn request(&mut self) -> u32 {
+    pub(super) fn request(&mut self) -> u32 {
         self.next_request += 1;
         self.next_request
     }
@@ -228,18 +231,25 @@ impl Client {
         self.join_and_leave(rng, oracle);
         if std::mem::take(&mut self.profile.probe) {
             for group in 0..self.views.len() {
-                let pending = self.new_publish(group, Level::Durable, oracle);
-                self.publish(pending, oracle);
+                self.new_publish(group, Level::Durable, oracle);
+                self.send_line(group, rng, oracle);
             }
         }
         if publishes {
             let burst = if rng.chance(50_000) { self.profile.window } else { 1 };
             for _ in 0..burst {
                 if self.publishes.len() < self.profile.window {
-                    let pending = self.choose_publish(rng, oracle);
-                    self.publish(pending, oracle);
+                    let group = rng.index(self.views.len());
+                    let memory = rng.chance(self.profile.memory_ppm);
+                    let level = if memory { Level::Memory } else { Level::Durable };
+                    self.new_publish(group, level, oracle);
+                    self.send_line(group, rng, oracle);
                 }
             }
+        }
+        if self.finishing || !calm && self.profile.window > 0 && rng.flip() {
+            let group = rng.index(self.views.len());
+            self.send_line(group, rng, oracle);
         }
         if !calm && rng.chance(20_000) {
             self.ping(rng);
@@ -293,41 +303,6 @@ impl Client {
                 Leave::encode(&mut self.out, request, &[&group_name(group)]);
             }
         }
-    }
-
-    fn new_publish(&mut self, group: usize, level: Level, oracle: &mut Oracle) -> Pending {
-        self.producer_seqs[group] += 1;
-        let seq = self.producer_seqs[group];
-        Pending { group, id: oracle.new_message(self.index, group, level, seq) }
-    }
-
-    /// A new message, or one again that had no answer.
-    fn choose_publish(&mut self, rng: &mut Rng, oracle: &mut Oracle) -> Pending {
-        if let Some(again) = self.unanswered.pop_front().filter(|_| rng.flip()) {
-            oracle.fault(Fault::Republished);
-            return again;
-        }
-        let group = rng.index(self.views.len());
-        let memory = rng.chance(self.profile.memory_ppm);
-        self.new_publish(group, if memory { Level::Memory } else { Level::Durable }, oracle)
-    }
-
-    fn publish(&mut self, pending: Pending, oracle: &mut Oracle) {
-        oracle.published_again(pending.id);
-        let request = self.request();
-        let sent = oracle.message(pending.id);
-        Publish {
-            request,
-            level: Some(sent.level),
-            receipt: 0,
-            producer_seq: sent.producer_seq,
-            group: &group_name(pending.group),
-            payload: &sent.payload,
-        }
-        .encode(&mut self.out);
-        self.publishes.insert(request, pending);
-        let Pending { group, id } = pending;
-        oracle.note(Note::Publish { client: self.index, group, request, id });
     }
 
     fn ack(&mut self, rng: &mut Rng) {

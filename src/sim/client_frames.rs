@@ -166,9 +166,7 @@ impl Client {
         let Some(Pending { group, id }) = self.publishes.remove(&p.request) else {
             return Err("nobody waits for this answer".to_owned());
         };
-        if p.producer_seq != oracle.message(id).producer_seq {
-            return Err("another producer seq was asked for".to_owned());
-        }
+        self.line_answered(group, p, oracle)?;
         let before = self.answered.insert(group, (p.request, p.seq));
         if let Some((request, seq)) = before
             && ((request < p.request) != (seq < p.seq))
@@ -190,19 +188,10 @@ impl Client {
         oracle.note(Note::Refused { client: self.index, request: e.request, code: e.code });
         let code = E::from_number(e.code).ok_or("an unknown code")?;
         if let Some(pending) = self.publishes.remove(&e.request) {
-            match code {
-                _ if self.profile.reader => return Err("a probe was refused".to_owned()),
-                E::StorageFull => oracle.fault(Fault::RefusedFull),
-                E::StorageFailed => oracle.fault(Fault::RefusedFailed),
-                E::Draining => {}
-                E::Indeterminate => {
-                    oracle.fault(Fault::Indeterminate);
-                    self.unanswered.push_back(pending);
-                    return Ok(());
-                }
-                _ => return Err(format!("a publish was refused with {code:?}")),
+            if self.profile.reader {
+                return Err("a probe was refused".to_owned());
             }
-            return oracle.refused(pending.id);
+            return self.line_refused(pending, e, oracle);
         }
         match code {
             E::UnknownFrame | E::Malformed | E::FrameTooLong | E::FrameTooShort

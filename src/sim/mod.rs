@@ -18,6 +18,7 @@ mod config;
 mod disk_side;
 mod files;
 mod io;
+mod lines;
 mod log_reader;
 mod net;
 mod node;

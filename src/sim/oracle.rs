@@ -19,14 +19,13 @@ pub(super) struct Sent {
     pub client: usize,
     pub group: usize,
     pub level: Level,
-    pub producer_seq: u64,
     pub payload: Vec<u8>,
     /// When it was sent last.
     pub sent_at: Nanos,
-    /// How often it was sent and not refused.
-    pub copies: u64,
-    /// Under how many names it was seen.
-    names: u64,
+    /// It was refused for certain and not sent again.
+    given_up: bool,
+    /// Under what name it was seen.
+    name: Option<Name>,
 }
 
 /// What is known of a name.
@@ -67,18 +66,17 @@ impl Oracle {
     }
 
     /// A new message; its payload follows from the number returned.
-    pub fn new_message(&mut self, client: usize, group: usize, level: Level, seq: u64) -> u64 {
+    pub fn new_message(&mut self, client: usize, group: usize, level: Level) -> u64 {
         let id = self.sent.len() as u64;
         let payload = payload_of(id);
         self.sent.push(Sent {
             client,
             group,
             level,
-            producer_seq: seq,
             payload,
             sent_at: Nanos(0),
-            copies: 0,
-            names: 0,
+            given_up: false,
+            name: None,
         });
         id
     }
@@ -88,8 +86,7 @@ impl Oracle {
     }
 
     /// The message goes to the server, perhaps again.
-    pub fn published_again(&mut self, id: u64) {
-        self.sent[id as usize].copies += 1;
+    pub fn sending(&mut self, id: u64) {
         self.sent[id as usize].sent_at = self.now;
     }
 
@@ -102,14 +99,14 @@ impl Oracle {
         Ok(())
     }
 
-    /// The server says for certain that it did not take the message.
-    pub fn refused(&mut self, id: u64) -> Result<(), Violation> {
-        let sent = &mut self.sent[id as usize];
-        sent.copies -= 1;
-        if sent.names > sent.copies {
-            return Err(format!("message {id} was refused but someone has it"));
-        }
-        Ok(())
+    /// The server said for certain that it did not take the message, each time.
+    pub fn given_up(&mut self, id: u64) {
+        self.sent[id as usize].given_up = true;
+    }
+
+    /// Whether someone has the message.
+    pub fn is_known(&self, id: u64) -> bool {
+        self.sent[id as usize].name.is_some()
     }
 
     /// The server says that the message has this name.
@@ -181,12 +178,18 @@ impl Oracle {
             return Ok(());
         }
         let sent = &mut self.sent[id as usize];
-        sent.names += 1;
-        if sent.names > sent.copies {
-            return Err(format!(
-                "message {id} was sent {} times (refusals not counted), {name:?} is copy {}",
-                sent.copies, sent.names
-            ));
+        if sent.given_up {
+            return Err(format!("message {id} at {name:?} was refused"));
+        }
+        // A message has one place, unless a crash took it at level memory and it was sent
+        // again, or retention took the log that said who had published it.
+        if let Some(other) = sent.name.replace(name) {
+            let older = other.min(name);
+            let lost = older == other && !self.known[&other].durable || older == name && !durable;
+            let forgotten = Seq(older.2) <= self.removed(handle);
+            if !forgotten && (other.1 == name.1 || !lost) {
+                return Err(format!("message {id} is {other:?} and {name:?}"));
+            }
         }
         self.known.insert(name, Known { id, handle, durable, stamp });
         Ok(())
@@ -198,7 +201,7 @@ impl Oracle {
         *before = last.max(*before);
     }
 
-    fn removed(&self, handle: Handle) -> Seq {
+    pub fn removed(&self, handle: Handle) -> Seq {
         self.removed.get(&handle).copied().unwrap_or_default()
     }
 
@@ -219,6 +222,11 @@ impl Oracle {
         found: &BTreeMap<Name, u64>,
         crashed: bool,
     ) -> Result<(), Violation> {
+        let mut ids: Vec<_> = found.iter().map(|(name, id)| (id, name)).collect();
+        ids.sort_unstable();
+        if let Some(copy) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(format!("a message is in the group twice: {copy:?}"));
+        }
         let mut lost = 0;
         for (name, known) in &self.known {
             if found.get(name) == Some(&known.id) || Seq(name.2) <= self.removed(known.handle) {

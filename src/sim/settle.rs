@@ -29,8 +29,13 @@ impl World {
             self.after(0, Due::Start);
         }
         self.rest();
+        // Now everything that was refused can be accepted.
+        for client in &mut self.clients {
+            client.finishing = true;
+        }
         // Enough for a disk that was full to be tried again.
         self.run_until(self.now.plus_ms(PROBE_AFTER_MS));
+        self.rest();
         self.read_back("reading back", self.config.trouble.crash_every_ms > 0);
         self.crash();
         self.after(0, Due::Start);

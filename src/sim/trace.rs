@@ -108,6 +108,12 @@ faults! {
     ClientVanished,
     /// The server closed a connection.
     ServerClosed,
+    /// A publish was refused since one before it was.
+    RefusedGap,
+    /// A client gave up a message that was refused, and used its number for another.
+    GivenUp,
+    /// A publish was answered that was in the group before it was sent again.
+    AnsweredAgain,
     /// A client said something that no client should.
     Garbage,
     /// A member did not read for long.

@@ -195,7 +195,8 @@ impl GroupState {
                 producer.window.pop_back();
                 producer.last = producer.last.saturating_sub(1);
             }
-            !producer.window.is_empty()
+            // One whose last places are gone goes on where they were.
+            producer.last > 0
         });
     }
 

@@ -1,15 +1,17 @@
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fanfare::limits::FRAME_MAX;
-use fanfare::position::{Epoch, Handle, Level, Seq, Stamp};
+use fanfare::position::{Epoch, Handle, Level, ProducerId, Seq, Stamp};
 use fanfare::wire::{
     Ack, Acks, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish, Published,
-    ServerFrame, Start, Welcome, split,
+    ServerFrame, Start, StateSet, Welcome, split,
 };
 
+use super::queries::{ConflictGot, Page, RosterPage, StatePage};
 use super::{SOON, Server};
 
 /// A frame of the server, owned.
@@ -58,6 +60,11 @@ pub enum Got {
         grace_ms: u32,
         reconnect_after_ms: u32,
     },
+    Fetched(Page),
+    State(StatePage),
+    StateSet(StateSet),
+    Conflict(ConflictGot),
+    Roster(RosterPage),
     /// The server ended the connection.
     Closed,
 }
@@ -100,6 +107,11 @@ impl Got {
             ServerFrame::Drain(d) => {
                 Self::Drain { grace_ms: d.grace_ms, reconnect_after_ms: d.reconnect_after_ms }
             }
+            ServerFrame::Fetched(page) => Self::Fetched(Page::of(&page)),
+            ServerFrame::State(state) => Self::State(StatePage::of(&state)),
+            ServerFrame::StateSet(set) => Self::StateSet(set),
+            ServerFrame::Conflict(conflict) => Self::Conflict(ConflictGot::of(&conflict)),
+            ServerFrame::Roster(roster) => Self::Roster(RosterPage::of(&roster)),
             other => panic!("nobody asked for {other:?}"),
         }
     }
@@ -124,13 +136,15 @@ pub struct JoinedGroup {
 }
 
 /// A blocking client. Frames come one by one; those that a helper passes over stay in order.
+/// It numbers its messages per group from 1; one that was refused gives its number back.
 pub struct Client {
     stream: TcpStream,
     bytes: Vec<u8>,
     used: usize,
     passed_over: VecDeque<Got>,
     next_request: u32,
-    next_producer_seq: u64,
+    producer_seqs: HashMap<String, u64>,
+    unanswered: HashMap<u32, (String, u64)>,
     closed: bool,
 }
 
@@ -148,7 +162,8 @@ impl Client {
             used: 0,
             passed_over: VecDeque::new(),
             next_request: 1,
-            next_producer_seq: 1,
+            producer_seqs: HashMap::new(),
+            unanswered: HashMap::new(),
             closed: false,
         }
     }
@@ -176,8 +191,30 @@ impl Client {
         panic!("no connection came to shard {shard} in 500 tries");
     }
 
+    /// A connection of a producer that may have had others.
+    pub fn open_as(server: &Server, member: &str, producer: ProducerId) -> Self {
+        let mut client = Self::bare(server);
+        client.hello_as(member, producer);
+        client
+    }
+
+    /// The same, on a certain shard.
+    pub fn on_shard_as(server: &Server, shard: u16, member: &str, producer: ProducerId) -> Self {
+        for _ in 0..500 {
+            let mut client = Self::bare(server);
+            if client.hello_as(member, producer).shard.0 == shard {
+                return client;
+            }
+        }
+        panic!("no connection came to shard {shard} in 500 tries");
+    }
+
     pub fn hello(&mut self, member: &str) -> Welcome {
-        self.send(&hello_bytes(member));
+        self.hello_as(member, new_producer())
+    }
+
+    pub fn hello_as(&mut self, member: &str, producer: ProducerId) -> Welcome {
+        self.send(&hello_bytes_as(member, producer));
         match self.recv() {
             Got::Welcome(welcome) => welcome,
             other => panic!("instead of WELCOME: {other:?}"),
@@ -310,12 +347,56 @@ impl Client {
         level: Option<Level>,
         payload: &[u8],
     ) -> (u32, Vec<u8>) {
-        let (request, producer_seq) = (self.request(), self.next_producer_seq);
-        self.next_producer_seq += 1;
+        let last = self.producer_seqs.entry(group.to_owned()).or_insert(0);
+        *last += 1;
+        let producer_seq = *last;
+        let (request, bytes) = self.publish_frame_as(group, level, producer_seq, payload);
+        self.unanswered.insert(request, (group.to_owned(), producer_seq));
+        (request, bytes)
+    }
+
+    /// The same with a number of the caller's choice.
+    pub fn publish_frame_as(
+        &mut self,
+        group: &str,
+        level: Option<Level>,
+        producer_seq: u64,
+        payload: &[u8],
+    ) -> (u32, Vec<u8>) {
+        let request = self.request();
         let mut out = Vec::new();
         Publish { request, level, receipt: 0, producer_seq, group: group.as_bytes(), payload }
             .encode(&mut out);
         (request, out)
+    }
+
+    /// Sends a publish with a number of the caller's choice.
+    pub fn send_publish_as(&mut self, group: &str, producer_seq: u64, payload: &[u8]) -> u32 {
+        let (request, bytes) = self.publish_frame_as(group, None, producer_seq, payload);
+        self.send(&bytes);
+        request
+    }
+
+    /// Publishes with a number of the caller's choice and waits for the answer.
+    pub fn publish_as(
+        &mut self,
+        group: &str,
+        producer_seq: u64,
+        payload: &[u8],
+    ) -> Result<Published, (ErrorCode, u64)> {
+        let request = self.send_publish_as(group, producer_seq, payload);
+        self.answer(request)
+    }
+
+    /// What a publish was answered: its place, or code and limit of the refusal.
+    pub fn answer(&mut self, request: u32) -> Result<Published, (ErrorCode, u64)> {
+        self.expect("an answer", |got| match got {
+            Got::Published(published) if published.request == request => Some(Ok(*published)),
+            Got::Error { request: of, code, limit, .. } if *of == request => {
+                Some(Err((ErrorCode::from_number(*code).unwrap(), *limit)))
+            }
+            _ => None,
+        })
     }
 
     pub fn send_publish(&mut self, group: &str, payload: &[u8]) -> u32 {
@@ -340,6 +421,10 @@ impl Client {
 
     /// The ERROR that answers `request`: code, limit, field.
     pub fn error(&mut self, request: u32) -> (ErrorCode, u64, String) {
+        if let Some((group, producer_seq)) = self.unanswered.remove(&request) {
+            let last = self.producer_seqs.get_mut(&group).unwrap();
+            *last = (producer_seq - 1).min(*last);
+        }
         self.expect("ERROR", |got| match got {
             Got::Error { request: of, code, limit, field, text } if *of == request => {
                 assert!(!text.is_empty(), "an ERROR says in words what happened");
@@ -443,12 +528,24 @@ impl Follower {
     }
 }
 
-/// Magic and HELLO.
-pub fn hello_bytes(member: &str) -> Vec<u8> {
+/// A producer that no other client of this process or of another has.
+pub fn new_producer() -> ProducerId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let next = NEXT.fetch_add(1, Ordering::Relaxed) ^ u64::from(std::process::id()) << 32;
     let mut producer = [0; 16];
-    for (to, from) in producer.iter_mut().zip(member.bytes()) {
-        *to = from;
-    }
+    producer[..8].copy_from_slice(&clock.to_le_bytes());
+    producer[8..].copy_from_slice(&next.to_le_bytes());
+    producer
+}
+
+/// Magic and HELLO of a new producer.
+pub fn hello_bytes(member: &str) -> Vec<u8> {
+    hello_bytes_as(member, new_producer())
+}
+
+/// Magic and HELLO.
+pub fn hello_bytes_as(member: &str, producer: ProducerId) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     Hello {
         version_min: 1,

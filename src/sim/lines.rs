@@ -1,0 +1,204 @@
+//! What a simulated client publishes to a group: one line of messages, numbered without a
+//! hole. It sends in the order of the numbers, and what was not answered again before
+//! anything new. After a refusal it waits until all it has under way is answered, then it
+//! begins again where the line begins.
+
+use std::collections::VecDeque;
+
+use super::client::{Client, Pending, group_name};
+use super::oracle::{Oracle, Violation};
+use super::rng::Rng;
+use super::trace::{Fault, Note};
+use crate::position::{Handle, Level, Seq};
+use crate::wire::{ErrorCode, ErrorFrame, Publish, Published};
+
+/// Refused messages that the client gives up instead of sending them again, in a million.
+const GIVEN_UP_PPM: u32 = 300_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    id: u64,
+    /// It is under way on this connection.
+    request: Option<u32>,
+    /// It was sent and the answer never came, or did not say.
+    unsure: bool,
+    /// It was refused for certain, the last time.
+    refused: bool,
+    /// Someone had it when it was sent again.
+    known: bool,
+}
+
+/// The messages of one client in one group that have no answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line {
+    /// Number of the message before the first item.
+    answered: u64,
+    /// Largest number that was answered as being on disk, and its place.
+    durable: u64,
+    durable_at: (Handle, Seq),
+    items: VecDeque<Item>,
+    under_way: usize,
+    /// Something was refused.
+    blocked: bool,
+    /// The group does not know the client, so nobody can say what became of what it sent.
+    forgotten: bool,
+}
+
+impl Line {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    fn at(&mut self, request: u32) -> Option<usize> {
+        self.items.iter().position(|item| item.request == Some(request))
+    }
+}
+
+impl Client {
+    /// Puts a new message at the end of a line.
+    pub(super) fn new_publish(&mut self, group: usize, level: Level, oracle: &mut Oracle) {
+        let id = oracle.new_message(self.index, group, level);
+        let item = Item { id, request: None, unsure: false, refused: false, known: false };
+        self.lines[group].items.push_back(item);
+    }
+
+    /// Sends what a line holds, in order.
+    pub(super) fn send_line(&mut self, group: usize, rng: &mut Rng, oracle: &mut Oracle) {
+        let line = &mut self.lines[group];
+        if line.blocked && line.under_way > 0 {
+            return;
+        }
+        line.blocked = false;
+        if std::mem::take(&mut line.forgotten) {
+            line.items.retain(|item| !item.unsure);
+        }
+        for n in line.under_way..line.items.len() {
+            self.give_up(group, n, rng, oracle);
+            let request = self.request();
+            let line = &mut self.lines[group];
+            let producer_seq = line.answered + 1 + n as u64;
+            let item = &mut line.items[n];
+            if item.unsure || item.refused {
+                oracle.fault(Fault::Republished);
+                item.known = oracle.is_known(item.id);
+            }
+            item.request = Some(request);
+            item.refused = false;
+            line.under_way += 1;
+            let id = item.id;
+            oracle.sending(id);
+            let sent = oracle.message(id);
+            Publish {
+                request,
+                level: Some(sent.level),
+                receipt: 0,
+                producer_seq,
+                group: &group_name(group),
+                payload: &sent.payload,
+            }
+            .encode(&mut self.out);
+            self.publishes.insert(request, Pending { group, id });
+            oracle.note(Note::Publish { client: self.index, group, request, id });
+        }
+    }
+
+    /// Perhaps another message takes the number of one that was refused for certain.
+    fn give_up(&mut self, group: usize, n: usize, rng: &mut Rng, oracle: &mut Oracle) {
+        let item = &mut self.lines[group].items[n];
+        if item.refused && !item.unsure && rng.chance(GIVEN_UP_PPM) {
+            oracle.fault(Fault::GivenUp);
+            oracle.given_up(item.id);
+            let level = oracle.message(item.id).level;
+            item.id = oracle.new_message(self.index, group, level);
+            item.refused = false;
+        }
+    }
+
+    /// The connection is gone; what had no answer never gets one.
+    pub(super) fn lines_cut(&mut self) {
+        self.publishes.clear();
+        for line in &mut self.lines {
+            for item in &mut line.items {
+                item.unsure |= item.request.take().is_some();
+            }
+            line.under_way = 0;
+            line.blocked = false;
+        }
+    }
+
+    /// Takes a PUBLISHED off its line.
+    pub(super) fn line_answered(
+        &mut self,
+        group: usize,
+        p: &Published,
+        oracle: &mut Oracle,
+    ) -> Result<(), Violation> {
+        let line = &mut self.lines[group];
+        if line.at(p.request) != Some(0) {
+            return Err("a publish before this one has no place".to_owned());
+        }
+        let Some(item) = line.items.pop_front() else { return Ok(()) };
+        line.under_way -= 1;
+        line.answered += 1;
+        if p.producer_seq != line.answered {
+            return Err(format!("number {} was asked for", line.answered));
+        }
+        if p.level == Level::Durable {
+            (line.durable, line.durable_at) = (line.answered, (p.handle, p.seq));
+        }
+        if item.known {
+            oracle.fault(Fault::AnsweredAgain);
+        }
+        Ok(())
+    }
+
+    /// Takes the refusal of a publish.
+    pub(super) fn line_refused(
+        &mut self,
+        Pending { group, id }: Pending,
+        e: &ErrorFrame<'_>,
+        oracle: &mut Oracle,
+    ) -> Result<(), Violation> {
+        let line = &mut self.lines[group];
+        let Some(n) = line.at(e.request) else {
+            return Err(format!("message {id} is not under way"));
+        };
+        let number = line.answered + 1 + n as u64;
+        line.under_way -= 1;
+        if e.code == ErrorCode::ProducerSeqTooOld as u16 && n == 0 && line.items[0].unsure {
+            // It has or had a place, and nobody can say which.
+            line.items.pop_front();
+            line.answered += 1;
+            return Ok(());
+        }
+        line.blocked = true;
+        let item = &mut line.items[n];
+        item.request = None;
+        item.refused = true;
+        match ErrorCode::from_number(e.code) {
+            Some(ErrorCode::StorageFull) => oracle.fault(Fault::RefusedFull),
+            Some(ErrorCode::StorageFailed) => oracle.fault(Fault::RefusedFailed),
+            Some(ErrorCode::Draining) => {}
+            Some(ErrorCode::Indeterminate) => {
+                oracle.fault(Fault::Indeterminate);
+                item.unsure = true;
+                item.refused = false;
+            }
+            Some(ErrorCode::ProducerGap | ErrorCode::UnknownProducer) => {
+                oracle.fault(Fault::RefusedGap);
+                line.forgotten |= e.code == ErrorCode::UnknownProducer as u16;
+                // Without a snapshot the log forgets who published what retention took.
+                let (handle, seq) = line.durable_at;
+                let forgotten = seq <= oracle.removed(handle);
+                if e.limit >= number || (e.limit <= line.durable && !forgotten) {
+                    return Err(format!("number {} is on disk, this is {number}", line.durable));
+                }
+                // What was answered at level memory was lost: its numbers are free again.
+                line.answered = line.answered.min(e.limit - 1);
+                line.durable = line.durable.min(line.answered);
+            }
+            code => return Err(format!("a publish was refused with {code:?}")),
+        }
+        Ok(())
+    }
+}
