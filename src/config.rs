@@ -88,11 +88,29 @@ pub struct ShardConfig {
     /// Newest publishes of a producer in a group that are sure to be recognised when they are
     /// sent again.
     pub publish_window: u32,
+    /// Acknowledged cursors are written to the log after this time, or sooner with what is
+    /// written anyway.
+    pub cursor_flush_ms: u32,
+    /// What becomes of a durable member's connection when it opens another one.
+    pub second_connection: SecondConnection,
+    /// Receipts that wait for acknowledgements, per group, and as many that wait for their
+    /// publishers.
+    pub receipts_max: u32,
     /// Redeliveries without any progress before a durable member is disconnected.
     pub redeliver_max: u32,
     /// Classes of groups.
     #[serde(skip)]
     pub classes: Arc<Classes>,
+}
+
+/// What becomes of the connection of a durable member when it joins a group on another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecondConnection {
+    /// The older one is closed.
+    Takeover,
+    /// Both are served; the cursor is the highest acknowledgement of either.
+    Allow,
 }
 
 impl Default for ShardConfig {
@@ -128,7 +146,10 @@ impl Default for ShardConfig {
             ack_interval_ms: 1_000,
             ack_timeout_ms: 30_000,
             publish_window: 1_024,
-            redeliver_max: 16,
+            cursor_flush_ms: 1_000,
+            second_connection: SecondConnection::Takeover,
+            receipts_max: 4_096,
+            redeliver_max: 8,
             classes: Arc::default(),
         }
     }

@@ -29,6 +29,8 @@ pub enum Kind {
     Interval,
     /// `durable` or `memory`.
     Level,
+    /// `takeover` or `allow`.
+    SecondConnection,
 }
 
 impl Kind {
@@ -49,6 +51,7 @@ impl Kind {
                 "a time from 10ms to 24h with its unit, such as 500ms, 1s or 2m, or off".into()
             }
             Self::Level => "durable or memory".into(),
+            Self::SecondConnection => "takeover or allow".into(),
         }
     }
 }
@@ -123,6 +126,9 @@ pub const SHARD_KEYS: &[Key] = keys! {
     ack_every: Kind::Int(1, 1_000_000), "Clients are told to acknowledge after this many messages ...";
     ack_interval_ms: Kind::Int(1, HOUR_MS), "... or after this time.";
     ack_timeout_ms: Kind::Int(100, HOUR_MS), "What a durable member does not acknowledge for this long may be sent again.";
+    cursor_flush_ms: Kind::Int(1, HOUR_MS), "Acknowledged cursors are written to the log after this time, or with what is written anyway.";
+    second_connection: Kind::SecondConnection, "When a durable member joins on another connection: takeover closes the older one, allow serves both.";
+    receipts_max: Kind::Int(1, MIB), "Receipts that wait, per group.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
 };
 

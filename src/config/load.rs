@@ -242,6 +242,7 @@ fn text_setting(kind: Kind, text: &str) -> Option<Setting> {
         Kind::Text => !text.is_empty(),
         Kind::Address => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
         Kind::Level => matches!(text, "durable" | "memory"),
+        Kind::SecondConnection => matches!(text, "takeover" | "allow"),
         Kind::Interval => text == "off" || interval(text).is_some(),
         Kind::Cores => {
             let list: Result<Vec<_>, _> = text.split(',').map(|n| n.trim().parse()).collect();

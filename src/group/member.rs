@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::RosterKey;
 use crate::fanout::{Ordinal, SegmentRef};
 use crate::position::{Epoch, Seq};
 use crate::wire::GapReason;
@@ -47,4 +48,59 @@ pub struct Member {
     pub lag: Lag,
     /// It is in its connection's list of memberships with something to send.
     pub dirty: bool,
+    /// What a durable member has beside; nothing for a live one.
+    pub durable: Option<Box<DurableMember>>,
+}
+
+/// What the shard of its connection keeps of a durable member.
+#[derive(Clone, Copy, Debug)]
+pub struct DurableMember {
+    /// Its name on the roster.
+    pub key: RosterKey,
+    /// The last gap it was told of: who has what came before it needs nothing in it.
+    pub gap: Option<(Seq, Seq)>,
+    /// Where its newest acknowledgement waits to be told to the owner: batch and index.
+    pub queued: (u64, u32),
+}
+
+impl DurableMember {
+    /// A member that is online on this connection from now on.
+    #[must_use]
+    pub fn new(key: RosterKey) -> Box<Self> {
+        Box::new(Self { key, gap: None, queued: (0, 0) })
+    }
+}
+
+impl Member {
+    /// Takes an acknowledgement in; one of what was not sent, of another epoch, or behind the
+    /// last one says nothing. Returns whether it moved the cursor.
+    pub fn ack(&mut self, seq: Seq, epoch: Epoch) -> bool {
+        if epoch != self.epoch || seq > self.sent || seq <= self.acked {
+            return false;
+        }
+        self.acked = seq;
+        self.step_over_gap();
+        true
+    }
+
+    /// The messages from `from` to `to` are gone, and the member is told so. Returns whether
+    /// its cursor moved over them: nothing before them is missing.
+    pub fn gap(&mut self, from: Seq, to: Seq) -> bool {
+        self.sent = to;
+        let before = self.acked;
+        if let Some(durable) = &mut self.durable {
+            durable.gap = Some((from, to));
+            self.step_over_gap();
+        }
+        self.acked > before
+    }
+
+    fn step_over_gap(&mut self) {
+        if let Some((from, to)) = self.durable.as_ref().and_then(|durable| durable.gap)
+            && self.acked.next() >= from
+            && self.acked < to
+        {
+            self.acked = to;
+        }
+    }
 }

@@ -12,8 +12,9 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::mail::{Mail, Place};
-use super::receipts::Receipts;
-use crate::position::{Epoch, Seq};
+use super::receipts::{Asked, Fulfilled, Receipts};
+use crate::position::{Epoch, ProducerId, Seq};
+use crate::wal::{GroupState, MemberState, ReceiptState};
 
 /// Names a durable member of a group as long as it is one. Other shards acknowledge with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,12 +38,24 @@ pub struct Durable {
     pub acked_epoch: Epoch,
     /// Connections on which it is online; more than one only if the configuration allows it.
     pub online: SmallVec<[Place; 1]>,
+    /// Its leave is on its way to the disk. It is a member until then, but a join is a new one.
+    pub leaving: bool,
     generation: u32,
     /// Its cursor waits to be written to the log.
     dirty: bool,
 }
 
 impl Durable {
+    /// What must outlive the server of it. Nothing beyond `synced` does.
+    #[must_use]
+    pub fn saved(&self, synced: Seq) -> MemberState {
+        MemberState {
+            joined_at: self.joined_at.min(synced),
+            acked: self.acked.min(synced),
+            acked_epoch: self.acked_epoch.max(Epoch(1)),
+        }
+    }
+
     /// The first message that receipts wait for.
     #[must_use]
     pub fn position(&self) -> Seq {
@@ -72,8 +85,12 @@ pub struct Roster {
     online: u32,
     next_generation: u32,
     dirty: Vec<u32>,
+    /// Of these the part up to the disk was taken in this round.
+    ahead: Vec<u32>,
     /// Version of the last join or leave that was staged for the log.
     pub staged_version: u64,
+    /// Version of the last join or leave that is on disk and took effect.
+    pub applied_version: u64,
     /// Receipts that wait for acknowledgements.
     pub receipts: Receipts,
     /// Receipts that wait for their publishers.
@@ -81,6 +98,71 @@ pub struct Roster {
 }
 
 impl Roster {
+    /// The roster of a group that the log has; `None` if it never had one. At most
+    /// `receipts_max` receipts wait again, the newest.
+    #[must_use]
+    pub fn restore(state: &GroupState, receipts_max: usize) -> Option<Self> {
+        if state.roster_version == 0 && state.receipts.is_empty() {
+            return None;
+        }
+        let version = state.roster_version;
+        let mut roster =
+            Self { staged_version: version, applied_version: version, ..Self::default() };
+        let surplus = state.receipts.len().saturating_sub(receipts_max);
+        for (&seq, receipt) in state.receipts.iter().skip(surplus) {
+            let sender = roster.mail.asks(&receipt.sender, None);
+            let (epoch, percent) = (receipt.epoch, receipt.percent);
+            let producer_seq = receipt.producer_seq;
+            let asked = Asked { seq, epoch, percent, sender, producer_seq };
+            match receipt.done {
+                None => roster.receipts.restore(asked),
+                Some((acked, members)) => {
+                    roster.mail.settle(Fulfilled { asked, acked, members }, receipts_max);
+                }
+            }
+        }
+        for (id, member) in &state.members {
+            // One without a cursor goes on after its join.
+            let known = member.acked_epoch > Epoch(0);
+            roster.join(Incoming {
+                id,
+                joined_at: member.joined_at,
+                acked: if known { member.acked } else { member.joined_at },
+                acked_epoch: member.acked_epoch,
+            });
+        }
+        Some(roster)
+    }
+
+    /// Writes down what must outlive the server. Nothing beyond `synced` does.
+    #[cfg(test)]
+    pub fn save(&self, synced: Seq, state: &mut GroupState) {
+        state.roster_version = self.applied_version;
+        let members = self.members.iter();
+        let members = members.map(|(_, member)| (member.id.as_ref().into(), member.saved(synced)));
+        state.members = members.collect();
+        state.receipts = self.saved_receipts(synced).collect();
+    }
+
+    /// The receipts that must outlive the server.
+    pub fn saved_receipts(&self, synced: Seq) -> impl Iterator<Item = (Seq, ReceiptState)> {
+        let save = |asked: &Asked, done| {
+            let receipt = ReceiptState {
+                epoch: asked.epoch,
+                producer: ProducerId::default(),
+                producer_seq: asked.producer_seq,
+                sender: self.mail.id(asked.sender).into(),
+                percent: asked.percent,
+                done,
+            };
+            (asked.seq, receipt)
+        };
+        let pending = self.receipts.waiting().map(move |asked| save(asked, None));
+        let settled = self.mail.settled();
+        let settled = settled.map(move |f| save(&f.asked, Some((f.acked, f.members))));
+        pending.chain(settled).filter(move |(seq, _)| *seq <= synced)
+    }
+
     /// Durable members.
     #[must_use]
     pub fn len(&self) -> u32 {
@@ -138,6 +220,7 @@ impl Roster {
             acked: incoming.acked,
             acked_epoch: incoming.acked_epoch,
             online: SmallVec::new(),
+            leaving: false,
             generation,
             dirty: false,
         };
@@ -156,6 +239,7 @@ impl Roster {
         self.receipts.member_out(member.joined_at, member.position());
         if member.dirty {
             self.dirty.retain(|index| *index != key.index);
+            self.ahead.retain(|index| *index != key.index);
         }
         Some(member)
     }
@@ -182,10 +266,17 @@ impl Roster {
         last
     }
 
-    /// Moves the cursor of a member; one that does not lie ahead says nothing. Returns whether
-    /// this is the first one of the group that waits to be written.
+    /// The leave of a member is on its way to the disk. False if it was already, or if there
+    /// is no such member.
+    pub fn begin_leave(&mut self, key: RosterKey) -> bool {
+        self.get_mut(key).is_some_and(|member| !std::mem::replace(&mut member.leaving, true))
+    }
+
+    /// Moves the cursor of a member; one that does not lie ahead says nothing. Epoch 0 stands
+    /// for that of the cursor as it is: no message was acknowledged, it stepped over a gap.
     pub fn ack(&mut self, key: RosterKey, seq: Seq, epoch: Epoch) -> Acked {
         let Some(member) = self.get_mut(key) else { return Acked::Nothing };
+        let epoch = if epoch == Epoch(0) { member.acked_epoch } else { epoch };
         if seq <= member.acked || epoch < member.acked_epoch {
             return Acked::Nothing;
         }
@@ -198,30 +289,30 @@ impl Roster {
             return Acked::Moved;
         }
         self.dirty.push(key.index);
-        if self.dirty.len() == 1 { Acked::FirstDirty } else { Acked::Moved }
-    }
-
-    /// Has the cursor of a member written although no acknowledgement moved it.
-    pub fn mark_dirty(&mut self, key: RosterKey) {
-        if let Some(member) = self.get_mut(key)
-            && !std::mem::replace(&mut member.dirty, true)
-        {
-            self.dirty.push(key.index);
-        }
+        if self.dirty() == 1 { Acked::FirstDirty } else { Acked::Moved }
     }
 
     /// Cursors that wait to be written.
     #[must_use]
     pub fn dirty(&self) -> usize {
-        self.dirty.len()
+        self.dirty.len() + self.ahead.len()
     }
 
-    /// Takes one cursor that waits to be written.
-    pub fn take_dirty(&mut self) -> Option<&Durable> {
-        let index = self.dirty.pop()?;
+    /// Takes a cursor that waits to be written: whose, the last message acknowledged and its
+    /// epoch. No cursor is written beyond `synced`: after a crash the messages between would be
+    /// others, and the member would miss them. Such a cursor goes on waiting.
+    pub fn take_dirty(&mut self, synced: Seq) -> Option<(Rc<[u8]>, Seq, Epoch)> {
+        let Some(index) = self.dirty.pop() else {
+            self.dirty.append(&mut self.ahead);
+            return None;
+        };
         let member = self.members.get_mut(index as usize)?;
-        member.dirty = false;
-        Some(member)
+        if member.acked > synced {
+            self.ahead.push(index);
+        } else {
+            member.dirty = false;
+        }
+        Some((member.id.clone(), member.acked.min(synced), member.acked_epoch))
     }
 }
 

@@ -23,12 +23,34 @@ fn a_cursor_moves_forward_only_and_is_written_once_for_many_acks() {
     assert_eq!(roster.ack(bob, Seq(6), Epoch(1)), Acked::Moved);
     assert_eq!(roster.dirty(), 2);
     let mut written = Vec::new();
-    while let Some(member) = roster.take_dirty() {
-        written.push((member.id.to_vec(), member.acked.0));
+    while let Some((id, acked, _)) = roster.take_dirty(Seq(9)) {
+        written.push((id.to_vec(), acked.0));
     }
     written.sort();
     assert_eq!(written, [(b"ann".to_vec(), 9), (b"bob".to_vec(), 6)]);
     assert_eq!(roster.ack(ann, Seq(10), Epoch(1)), Acked::FirstDirty);
+}
+
+#[test]
+fn no_cursor_is_written_beyond_what_is_on_disk() {
+    let mut roster = Roster::default();
+    let ann = join(&mut roster, b"ann", 0);
+    roster.ack(ann, Seq(7), Epoch(2));
+    assert_eq!(roster.take_dirty(Seq(5)), Some((b"ann"[..].into(), Seq(5), Epoch(2))));
+    assert_eq!(roster.take_dirty(Seq(5)), None, "once a round");
+    assert_eq!(roster.dirty(), 1, "the rest still waits");
+    assert_eq!(roster.take_dirty(Seq(7)), Some((b"ann"[..].into(), Seq(7), Epoch(2))));
+    assert_eq!((roster.take_dirty(Seq(7)), roster.dirty()), (None, 0));
+}
+
+#[test]
+fn a_cursor_steps_over_a_gap_in_the_epoch_it_is_in() {
+    let mut roster = Roster::default();
+    let ann = join(&mut roster, b"ann", 0);
+    roster.ack(ann, Seq(5), Epoch(3));
+    roster.ack(ann, Seq(8), Epoch(0));
+    let member = roster.get(ann).unwrap();
+    assert_eq!((member.acked, member.acked_epoch), (Seq(8), Epoch(3)));
 }
 
 #[test]

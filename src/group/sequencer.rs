@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 
-use super::Producers;
+use super::{Producers, Roster};
 use crate::fanout::Ordinal;
 use crate::position::Handle;
 use crate::position::{Level, NodeId, ProducerId, SegmentNumber, Seq, ShardId, Stamp};
@@ -55,6 +55,10 @@ pub struct Sequencer {
     pub state: Option<Box<OwnedState>>,
     /// What is staged for the next commit.
     pub staged: Staged,
+    /// The durable members, once there was one or a receipt was asked for.
+    pub roster: Option<Box<Roster>>,
+    /// Joins and leaves of durable members that are not on disk yet.
+    pub roster_waits: u32,
 }
 
 /// Messages that have their place but are not in a commit yet: frames as members will get
@@ -94,6 +98,11 @@ impl Sequencer {
     #[must_use]
     pub fn has_waiting(&self) -> bool {
         self.unsynced_durable > 0 || self.staged.waits
+    }
+
+    /// The durable members; the roster is made if there is none yet.
+    pub fn roster(&mut self) -> &mut Roster {
+        self.roster.get_or_insert_default()
     }
 
     /// Gives the message its place and stages it: the one place where sequence numbers are

@@ -5,9 +5,10 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::config::Priority;
-use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
-use crate::shard::{Answer, Asked, ConnId};
-use crate::wire::{ErrorCode, GapReason, Published, Start};
+use crate::group::RosterKey;
+use crate::position::{Epoch, Handle, Level, MemberId, ProducerId, Seq};
+use crate::shard::{Accepted, Answer, Asked, ConnId, Wanted};
+use crate::wire::{ErrorCode, GapReason, Published};
 
 /// Everything one shard tells another in one turn, in order.
 #[derive(Debug)]
@@ -39,6 +40,19 @@ pub struct Forward {
     pub sender: Range<u32>,
     /// The message.
     pub payload: Range<u32>,
+}
+
+/// How far a durable member has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CursorMove {
+    /// The group.
+    pub handle: Handle,
+    /// The member.
+    pub key: RosterKey,
+    /// The last message it acknowledged.
+    pub seq: Seq,
+    /// Epoch of that message; 0 if it was no message but the end of a gap.
+    pub epoch: Epoch,
 }
 
 /// A published segment: the very bytes that the owner encoded.
@@ -78,25 +92,23 @@ pub enum Message {
         request: u32,
         /// Name of the group.
         group: Box<[u8]>,
-        /// Where to start.
-        start: Start,
+        /// Its id.
+        member: MemberId,
+        /// How it wants to be a member.
+        wanted: Wanted,
     },
-    /// From the owner: the member is in. Everything up to `head` was announced before.
+    /// From the owner: the member is in. Everything up to the head was announced before.
     Joined {
         /// Its connection.
         conn: ConnId,
-        /// The request of the JOIN.
-        request: u32,
         /// Name of the group.
         group: Box<[u8]>,
-        /// Where to start.
-        start: Start,
         /// Number of the group.
         handle: Handle,
         /// Its epoch.
         epoch: Epoch,
-        /// Last published message: history ends here, live starts at the next.
-        head: Seq,
+        /// Where it stands.
+        accepted: Accepted,
     },
     /// From the owner: the member may not join.
     JoinRefused {
@@ -115,8 +127,57 @@ pub enum Message {
     Ask(Box<Asked>),
     /// From the owner: the answer, or a part of it.
     Answer(Answer),
-    /// To the owner: one member less.
+    /// To the owner: a connection is no longer in a group.
     Leave {
+        /// The connection.
+        conn: ConnId,
+        /// The group.
+        handle: Handle,
+        /// The durable member that is offline there now.
+        durable: Option<RosterKey>,
+    },
+    /// To the owner, after [`Message::Leave`]: a durable member is no longer one.
+    LeaveForGood {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the LEAVE.
+        request: u32,
+        /// The group.
+        handle: Handle,
+        /// Its name on the roster.
+        durable: RosterKey,
+    },
+    /// From the owner: that is on disk.
+    Left {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the LEAVE.
+        request: u32,
+        /// The group.
+        handle: Handle,
+    },
+    /// From the owner: it stays a durable member.
+    LeaveRefused {
+        /// Its connection.
+        conn: ConnId,
+        /// The request of the LEAVE.
+        request: u32,
+        /// Name of the group.
+        group: Box<[u8]>,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// To the owner: what durable members of a shard acknowledged in one turn.
+    Acks(Vec<CursorMove>),
+    /// From the owner: a newer connection of the same member took over from this one.
+    Replaced {
+        /// The older connection.
+        conn: ConnId,
+    },
+    /// From the owner: the member left the group for good on another connection.
+    Dismissed {
+        /// The connection that is still in the group.
+        conn: ConnId,
         /// The group.
         handle: Handle,
     },

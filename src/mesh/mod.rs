@@ -12,7 +12,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use crate::limits::MESH_RING_ENTRIES;
 use crate::position::ShardId;
 
-pub use message::{Announced, Batch, Forward, History, Message};
+pub use message::{Announced, Batch, CursorMove, Forward, History, Message};
 pub use wake::Sleeper;
 
 /// This shard's ends of the rings to and from one other shard.

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::group::{Group, Role, Sequencer};
-use crate::position::{Seq, Stamp};
+use crate::position::{Handle, Seq, Stamp};
 use crate::wal::{SnapshotGroup, SnapshotPiece};
 
 /// How far a snapshot has come.
@@ -10,6 +10,8 @@ use crate::wal::{SnapshotGroup, SnapshotPiece};
 pub struct Place {
     /// Key of the group.
     group: usize,
+    /// The group there, if some of it is in.
+    handle: Handle,
     part: Part,
 }
 
@@ -21,6 +23,9 @@ enum Part {
     Head,
     /// Producers from this slot on.
     Producers(usize),
+    /// Members from this index on.
+    Members(u32),
+    Receipts,
     /// Keys whose version is above this one.
     Entries(u64),
 }
@@ -38,12 +43,17 @@ impl Shard {
         let end = self.groups.capacity();
         for _ in 0..groups {
             let group = self.groups.get(place.group);
+            if group.is_none_or(|group| group.handle != place.handle) {
+                // Another group may have got the key since the last slice.
+                place.part = Part::Head;
+                place.handle = group.map_or(Handle(0), |group| group.handle);
+            }
             let done =
                 group.is_none_or(|group| capture_group(group, &mut place.part, piece, enough));
             if !done {
                 return false;
             }
-            *place = Place { group: place.group + 1, part: Part::Head };
+            *place = Place { group: place.group + 1, ..Place::default() };
             if place.group >= end {
                 return true;
             }
@@ -52,8 +62,7 @@ impl Shard {
     }
 }
 
-/// Takes a group in from `part` on; whether all of it is in. A group of which nothing is kept
-/// is left out: it begins anew when someone comes back.
+/// Takes a group in from `part` on; whether all of it is in.
 fn capture_group(group: &Group, part: &mut Part, piece: &mut SnapshotPiece, enough: usize) -> bool {
     let Role::Owner(sequencer) = &group.role else { return true };
     if is_forgotten(sequencer) {
@@ -77,8 +86,16 @@ fn capture_group(group: &Group, part: &mut Part, piece: &mut SnapshotPiece, enou
                 }
                 match slot < sequencer.producers.len() {
                     true => Part::Producers(slot),
-                    false => Part::Entries(0),
+                    false => Part::Members(0),
                 }
+            }
+            Part::Members(after) => capture_members(sequencer, after, piece, enough),
+            Part::Receipts => {
+                let roster = sequencer.roster.iter();
+                roster
+                    .flat_map(|roster| roster.saved_receipts(sequencer.synced))
+                    .for_each(|(seq, receipt)| piece.receipt(seq, &receipt));
+                Part::Entries(0)
             }
             Part::Entries(mut known) => {
                 let Some(owned) = &sequencer.state else { return true };
@@ -100,8 +117,24 @@ fn capture_group(group: &Group, part: &mut Part, piece: &mut SnapshotPiece, enou
     }
 }
 
+fn capture_members(
+    sequencer: &Sequencer,
+    after: u32,
+    piece: &mut SnapshotPiece,
+    enough: usize,
+) -> Part {
+    let Some(roster) = &sequencer.roster else { return Part::Receipts };
+    for (index, member) in roster.from_index(after) {
+        if piece.len() >= enough {
+            return Part::Members(index);
+        }
+        piece.member(&member.id, &member.saved(sequencer.synced));
+    }
+    Part::Receipts
+}
+
 fn is_forgotten(sequencer: &Sequencer) -> bool {
-    sequencer.index.is_empty() && sequencer.producers.is_empty() && sequencer.state.is_none()
+    sequencer.synced == Seq(0) && sequencer.roster.is_none() && sequencer.state.is_none()
 }
 
 fn capture_head(group: &Group, sequencer: &Sequencer, piece: &mut SnapshotPiece) {
@@ -114,5 +147,6 @@ fn capture_head(group: &Group, sequencer: &Sequencer, piece: &mut SnapshotPiece)
         used_memory: sequencer.used_memory,
     };
     let state_version = sequencer.state.as_ref().map_or(0, |owned| owned.state.version());
-    piece.group(&captured, 0, state_version);
+    let roster_version = sequencer.roster.as_ref().map_or(0, |roster| roster.applied_version);
+    piece.group(&captured, roster_version, state_version);
 }

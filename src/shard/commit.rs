@@ -142,6 +142,7 @@ impl Shard {
         if self.in_flight.is_some() || self.log.is_poisoned() {
             return;
         }
+        self.stage_cursors(io.now());
         if self.filling.is_empty() {
             self.filling.count_anew();
             return;
@@ -219,6 +220,7 @@ impl Shard {
         for reply in in_flight.map_or_else(Vec::new, |commit| commit.replies) {
             self.answer_after_failure(reply);
         }
+        self.refuse_roster_changes(records);
         self.refuse_all_held(records);
         for reply in std::mem::take(&mut self.filling.replies) {
             self.answer_after_failure(reply);

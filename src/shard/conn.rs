@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::ConnId;
+use super::isolate::Drainage;
 use super::queries::Asked;
 use super::queues::Dirty;
 use crate::config::Priority;
@@ -74,6 +75,8 @@ pub struct Conn {
     pub heard_at: Nanos,
     /// When the write in flight last made progress.
     pub progress_at: Nanos,
+    /// How it drains.
+    pub drainage: Drainage,
 }
 
 impl Conn {
@@ -101,6 +104,7 @@ impl Conn {
             joining: 0,
             heard_at: now,
             progress_at: now,
+            drainage: Drainage::default(),
         })
     }
 

@@ -85,6 +85,18 @@ counters! {
     catch_up_reads,
     /// Snapshots written.
     snapshots,
+    /// Connections that keep up now.
+    members_live,
+    /// Connections whose writes take long beside those of the others now.
+    members_lagging,
+    /// Connections that are served from the log in a group now.
+    members_catch_up,
+    /// Connections whose write does not move now.
+    members_stalled,
+    /// Connections that are served last until they have recovered, now.
+    members_tripped,
+    /// Times that this began for a connection.
+    trips,
     /// Pages of history sent in answer to FETCH.
     fetches,
     /// Keys of groups' states set or deleted.
@@ -97,6 +109,10 @@ counters! {
     silent,
     /// Times a publisher was not read because the inbox was full.
     throttled,
+    /// Cursors of durable members staged for the log.
+    cursors_written,
+    /// Connections closed because another one of their member took over.
+    takeovers,
     /// Batches pushed to other shards.
     mesh_batches,
     /// Times a ring to another shard was full.

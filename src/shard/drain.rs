@@ -1,6 +1,7 @@
 //! Stopping in good order: accept nothing more, finish what was accepted, tell everyone.
 
 use super::conn::ConnState;
+use super::status::StatusReply;
 use super::{Io, Shard, Turn};
 use crate::position::Nanos;
 use crate::wire;
@@ -9,10 +10,12 @@ use crate::wire;
 const LOOK_MS: u64 = 5;
 
 /// Orders of the control thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Control {
     /// Stop in good order.
     Drain,
+    /// Say how things are.
+    Status(StatusReply),
 }
 
 /// A drain that is under way.
@@ -40,11 +43,12 @@ impl Shard {
 
     /// Last stage: whether there is another turn.
     pub(super) fn finish(&mut self, io: &mut impl Io) -> Turn {
-        if let Ok(Control::Drain) = self.control.pop()
-            && self.drain.is_none()
-        {
-            self.begin_drain(io);
+        match self.control.pop() {
+            Ok(Control::Drain) if self.drain.is_none() => self.begin_drain(io),
+            Ok(Control::Status(to)) => self.begin_status(to),
+            _ => {}
         }
+        self.collect_status(io);
         let now = io.now();
         if self.drain.is_none() {
             return Turn::Continue;
@@ -101,6 +105,9 @@ impl Shard {
             && self.held.is_empty()
             && self.backpressure.forwarded_bytes() == 0
             && log_idle
+            && (self.log.is_poisoned() || self.cursors.is_empty())
+            && self.roster_changes.is_empty()
+            && self.acks_are_told()
             && self.reads.is_idle()
             && self.queues.is_empty()
             && self.writes_in_flight == 0

@@ -17,6 +17,8 @@ impl Shard {
             self.sweep_at,
             self.storage_retry_at,
             self.snapshots.deadline(),
+            // A write that is under way ends with an event.
+            self.cursors.flush_at().filter(|_| self.in_flight.is_none()),
             self.retention_deadline(),
             self.drain.as_ref().map(|drain| drain.look_at),
         ]
@@ -36,6 +38,7 @@ impl Shard {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now, io);
         }
+        self.take_medians(now);
         self.bound_pins(io);
         self.bound_partials();
         if self.storage_retry_at.is_some_and(|at| at <= now) {
@@ -84,6 +87,11 @@ impl Shard {
     /// Closes members whose write made no progress for too long.
     fn sweep(&mut self, now: Nanos, io: &mut impl Io) {
         let limit_ms = u64::from(self.config.stall_timeout_ms);
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].as_deref().is_some_and(|conn| self.seems_stalled(conn, now)) {
+                self.has_stalled(slot as u32);
+            }
+        }
         let stalled: Vec<_> = self
             .conns
             .iter()

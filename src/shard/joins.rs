@@ -1,30 +1,33 @@
-//! Who is in which group: JOIN, LEAVE, ACK, and connections that go away.
+//! Who is in which group, seen from a connection: JOIN, LEAVE, and connections that go away.
+//! What the owner of a group makes of it is in `durable.rs`.
 
 use super::conn::{ConnState, Membership};
+use super::durable::{Caller, Wanted};
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Shard};
-use crate::group::{Group, Lag, Member, PeerCursor, Role, Sequencer};
+use crate::group::{DurableMember, Group, Lag, Member, Place, Role, RosterKey, Sequencer};
 use crate::mesh::Message;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::wal::GroupIndex;
-use crate::wire::{Acks, ErrorCode, Join, JoinEntry, Joined, Leave, Left, Mode, Start};
+use crate::wire::{ErrorCode, Join, JoinEntry, Joined, Leave, Left};
 
 /// A join that the owner accepted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Accepted {
+pub struct Accepted {
+    /// The request of the JOIN.
     pub request: u32,
-    pub start: Start,
     /// Last published message at the time of the join.
     pub head: Seq,
+    /// The member begins after this message.
+    pub sent: Seq,
+    /// Its name on the roster, if it is a durable member.
+    pub durable: Option<RosterKey>,
+    /// Its cursor then.
+    pub cursor: Seq,
 }
 
 impl Shard {
     pub(super) fn join(&mut self, id: ConnId, join: &Join<'_>) {
-        if join.entries().any(|entry| entry.mode == Mode::Durable) {
-            let text = "durable members are not served by this build; use mode 0";
-            let refusal = Refusal::new(ErrorCode::Malformed, text).field(b"mode");
-            return self.refuse(id, join.request, refusal);
-        }
         for entry in join.entries() {
             self.join_one(id, join.request, entry);
         }
@@ -56,27 +59,21 @@ impl Shard {
                     .limit(u64::from(self.config.groups_max));
             return self.refuse(id, request, refusal.field(entry.group));
         };
+        let Some(conn) = self.conn(id) else { return };
+        let member = conn.member.clone();
+        let wanted = Wanted { mode: entry.mode, start: entry.start };
         if local {
-            match self.admit(key, None) {
-                Ok(head) => {
-                    self.add_member(id, key, Accepted { request, start: entry.start, head });
-                }
-                Err((code, limit)) => {
-                    let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
-                    self.refuse(id, request, refusal.field(entry.group));
-                }
-            }
-        } else if let Some(peer) = self.mesh.peer(owner) {
+            let place = Place { shard: self.id, conn: id };
+            self.owner_join(key, Caller { place, request }, &member, wanted);
+        } else {
+            conn.joining += 1;
             self.groups[key as usize].pending_joins += 1;
             let group = entry.group.into();
-            peer.tell(Message::Join { conn: id, request, group, start: entry.start });
-            if let Some(conn) = self.conn(id) {
-                conn.joining += 1;
-            }
+            self.tell(owner, Message::Join { conn: id, request, group, member, wanted });
         }
     }
 
-    fn membership(&mut self, id: ConnId, key: u32) -> Option<Membership> {
+    pub(super) fn membership(&mut self, id: ConnId, key: u32) -> Option<Membership> {
         self.conn(id)?.memberships.iter().find(|m| m.group == key).copied()
     }
 
@@ -119,34 +116,6 @@ impl Shard {
         key
     }
 
-    /// Counts a member in on the owner; `peer` is its shard if that is another one. Returns
-    /// the published head: history of the member ends there, live starts at the next.
-    pub(super) fn admit(
-        &mut self,
-        key: u32,
-        peer: Option<ShardId>,
-    ) -> Result<Seq, (ErrorCode, u64)> {
-        let max = self.config.members_per_group_max;
-        let group = &mut self.groups[key as usize];
-        let (head, end) = (group.published, group.tail.end());
-        let Some(sequencer) = group.sequencer() else {
-            return Err((ErrorCode::Unsupported, 0));
-        };
-        if sequencer.members >= max {
-            return Err((ErrorCode::TooManyMembers, u64::from(max)));
-        }
-        sequencer.members += 1;
-        if let Some(shard) = peer {
-            match sequencer.peers.iter_mut().find(|peer| peer.shard == shard) {
-                Some(peer) => peer.members += 1,
-                None => {
-                    sequencer.peers.push(PeerCursor { shard, next: end, members: 1, dirty: false });
-                }
-            }
-        }
-        Ok(head)
-    }
-
     /// Another shard has answered a JOIN of this connection.
     pub(super) fn join_answered(&mut self, id: ConnId) {
         if let Some(conn) = self.conn(id) {
@@ -155,34 +124,40 @@ impl Shard {
     }
 
     /// Puts a member whose join was accepted on the tail, or behind it if it wants history.
-    pub(super) fn add_member(&mut self, id: ConnId, key: u32, accepted: Accepted) -> bool {
+    pub(super) fn add_member(&mut self, id: ConnId, key: u32, accepted: Accepted) {
+        let Accepted { request, head, sent, durable, cursor } = accepted;
         if self.conn(id).is_none_or(|conn| conn.state != ConnState::Open) {
-            self.tell_left(key);
-            return false;
+            return self.tell_left(key, id, durable);
         }
         if self.membership(id, key).is_some() {
-            self.tell_left(key);
+            // The member stays online: this very connection is in the group.
+            self.tell_left(key, id, None);
             let name = self.groups[key as usize].name.clone();
             let text = "the member is in this group already";
             let refusal = Refusal::new(ErrorCode::AlreadyAMember, text).field(&name);
-            self.refuse(id, accepted.request, refusal);
-            return false;
+            return self.refuse(id, request, refusal);
         }
         let group = &mut self.groups[key as usize];
-        let head = accepted.head;
-        let sent = match accepted.start {
-            Start::Tail | Start::Cursor => head,
-            Start::Seq(seq) => Seq(seq.0 - 1).min(head),
-        };
         let (lag, next) = match group.attach(sent) {
             Some(next) => (Lag::Live, next),
             None => (Lag::Behind, 0),
         };
         let behind = sent < group.published;
-        self.figures.catch_up_members += u64::from(matches!(lag, Lag::Behind));
-        let acked = Seq(0);
-        let member =
-            Member { conn: id.slot, epoch: Epoch(0), next, sent, acked, lag, dirty: false };
+        if matches!(lag, Lag::Behind) {
+            self.figures.catch_up_members += 1;
+            self.begins_behind(id.slot);
+        }
+        let member = Member {
+            conn: id.slot,
+            epoch: Epoch(0),
+            next,
+            sent,
+            acked: if durable.is_some() { sent } else { Seq(0) },
+            lag,
+            dirty: false,
+            durable: durable.map(DurableMember::new),
+        };
+        let group = &mut self.groups[key as usize];
         let member = group.members.insert(member) as u32;
         let (epoch, handle, name) = (group.epoch, group.handle, group.name.clone());
         let membership = Membership { group: key, member };
@@ -190,14 +165,13 @@ impl Shard {
             conn.memberships.push(membership);
         }
         self.figures.members += 1;
-        let (request, first, cursor) = (accepted.request, sent.next(), Seq(0));
+        let first = sent.next();
         let joined = Joined { request, epoch, handle, head, group: &name, first, cursor };
         self.control(id, |out| joined.encode(out));
         if behind {
             self.mark_dirty(membership);
             self.make_ready(id.slot);
         }
-        true
     }
 
     pub(super) fn leave(&mut self, id: ConnId, leave: &Leave<'_>) {
@@ -215,10 +189,33 @@ impl Shard {
                 conn.memberships.retain(|m| *m != membership);
                 conn.dirty.remove(membership);
             }
-            self.remove_member(membership);
-            let left = Left { request: leave.request, handle };
-            self.control(id, |out| left.encode(out));
+            match self.take_member(membership) {
+                Some(durable) => self.leave_for_good(id, leave.request, membership.group, durable),
+                None => {
+                    self.tell_left(membership.group, id, None);
+                    self.left(id, leave.request, handle);
+                }
+            }
         }
+    }
+
+    /// A durable member leaves: the owner answers when that is on disk.
+    fn leave_for_good(&mut self, id: ConnId, request: u32, key: u32, durable: RosterKey) {
+        let group = &self.groups[key as usize];
+        let handle = group.handle;
+        if let Role::Replica { owner } = group.role {
+            self.tell_left(key, id, Some(durable));
+            self.tell(owner, Message::LeaveForGood { conn: id, request, handle, durable });
+        } else {
+            let place = Place { shard: self.id, conn: id };
+            self.owner_leave(key, Caller { place, request }, durable);
+            self.member_went(key, place, None);
+        }
+    }
+
+    /// Tells a connection that it is out of a group.
+    pub(super) fn left(&mut self, id: ConnId, request: u32, handle: Handle) {
+        self.control(id, |out| Left { request, handle }.encode(out));
     }
 
     /// Takes a connection out of all its groups.
@@ -226,53 +223,44 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         conn.dirty.clear();
         for membership in std::mem::take(&mut conn.memberships) {
-            self.remove_member(membership);
+            self.remove_member(id, membership);
         }
     }
 
-    fn remove_member(&mut self, membership: Membership) {
+    fn remove_member(&mut self, id: ConnId, membership: Membership) {
+        let durable = self.take_member(membership);
+        self.tell_left(membership.group, id, durable);
+    }
+
+    /// Takes a member off a group on this shard. Returns its name on the roster.
+    fn take_member(&mut self, membership: Membership) -> Option<RosterKey> {
         let group = &mut self.groups[membership.group as usize];
         let member = group.members.remove(membership.member as usize);
         if !matches!(member.lag, Lag::Live) {
             self.figures.catch_up_members -= 1;
+            self.ends_behind(member.conn);
         }
         self.figures.members -= 1;
-        self.tell_left(membership.group);
+        member.durable.map(|durable| durable.key)
     }
 
-    /// Counts a member out on the owner; a replica without members is dropped.
-    fn tell_left(&mut self, key: u32) {
+    /// Tells the owner that a connection is no longer in a group; a replica without members is
+    /// dropped. `durable` stays a member, offline.
+    fn tell_left(&mut self, key: u32, id: ConnId, durable: Option<RosterKey>) {
         let group = &mut self.groups[key as usize];
         let handle = group.handle;
         match &mut group.role {
-            Role::Owner(_) => self.count_out(key),
+            Role::Owner(_) => {
+                let place = Place { shard: self.id, conn: id };
+                self.member_went(key, place, durable);
+            }
             Role::Replica { owner } => {
                 let owner = *owner;
                 if group.members.is_empty() && group.pending_joins == 0 {
                     self.forget_group(key);
                 }
-                if let Some(peer) = self.mesh.peer(owner) {
-                    peer.tell(Message::Leave { handle });
-                }
+                self.tell(owner, Message::Leave { conn: id, handle, durable });
             }
-        }
-    }
-
-    /// Counts a member out on the owner. A group that never had a message leaves no trace,
-    /// so that joins of made-up names do not fill the table of groups.
-    pub(super) fn count_out(&mut self, key: u32) {
-        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
-        sequencer.members -= 1;
-        self.forget_unused(key);
-    }
-
-    /// Forgets an owned group that nobody is in and that never had a message.
-    pub(super) fn forget_unused(&mut self, key: u32) {
-        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
-        // A publish in the inbox holds the key of its group.
-        let unused = sequencer.sequenced == Seq(0) && sequencer.state.is_none();
-        if sequencer.members == 0 && unused && self.inbox.is_empty() {
-            self.forget_group(key);
         }
     }
 
@@ -282,19 +270,5 @@ impl Shard {
         self.tail_bytes -= group.tail.break_off();
         self.by_name.remove(&group.name);
         self.by_handle.remove(&group.handle);
-    }
-
-    /// Moves acknowledged cursors. An acknowledgement of what was not sent, or of another
-    /// epoch, says nothing and is ignored.
-    pub(super) fn ack(&mut self, id: ConnId, acks: &Acks<'_>) {
-        for ack in acks.entries() {
-            let Some(&key) = self.by_handle.get(&ack.handle) else { continue };
-            let Some(membership) = self.membership(id, key) else { continue };
-            let group = &mut self.groups[key as usize];
-            let member = &mut group.members[membership.member as usize];
-            if ack.epoch == member.epoch && ack.seq <= member.sent && ack.seq > member.acked {
-                member.acked = ack.seq;
-            }
-        }
     }
 }

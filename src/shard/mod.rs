@@ -7,13 +7,16 @@ mod catch_up;
 mod commit;
 mod conn;
 pub mod counters;
+mod cursors;
 mod drain;
 mod duplicates;
+mod durable;
 mod expire;
 mod fetch;
 mod held;
 mod inbox;
 mod io;
+pub mod isolate;
 mod joins;
 mod peers;
 mod publish;
@@ -27,6 +30,7 @@ mod sequence;
 mod snapshot;
 mod start;
 mod state;
+pub mod status;
 mod take;
 mod wheel;
 mod write;
@@ -46,19 +50,24 @@ use crate::wal::Log;
 use backpressure::Backpressure;
 use catch_up::Reads;
 use commit::{Commit, Filling};
-use conn::Conn;
+use conn::{Conn, Membership};
 use counters::{Counters, Figures};
+use cursors::{AcksOut, Cursors};
 use drain::Drain;
+use durable::RosterChanges;
 use held::HeldAnswers;
 use inbox::Inbox;
+use isolate::Normal;
 use queries::Questions;
 use queues::Queues;
 use snapshot::Snapshots;
 use wheel::Wheel;
 
 pub use drain::Control;
+pub use durable::Wanted;
 pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
+pub use joins::Accepted;
 pub use queries::{Answer, Asked, Question};
 pub use start::{Active, ShardParts};
 pub use state::OwnedState;
@@ -99,6 +108,15 @@ pub struct Shard {
     held: HeldAnswers,
     backpressure: Backpressure,
 
+    /// Joins and leaves of durable members that wait for the disk.
+    roster_changes: RosterChanges,
+    /// Cursors that the log does not have yet.
+    cursors: Cursors,
+    /// Acknowledgements for the owners of foreign groups, by shard.
+    acks_out: Vec<AcksOut>,
+    /// Local members whose cursor moved over a gap that is in the write being made.
+    stepped: Vec<Membership>,
+
     stamp: Stamp,
     filling: Filling,
     in_flight: Option<Commit>,
@@ -127,6 +145,8 @@ pub struct Shard {
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
+    normal: Normal,
+    collecting: Option<status::Collecting>,
 }
 
 impl Shard {
@@ -158,10 +178,8 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.is_empty()
-            || self.has_sequenceable()
-            || self.can_answer()
-            || self.captures();
+        let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.can_answer();
+        let has_work = has_work || self.collecting.is_some() || self.captures();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

@@ -1,13 +1,13 @@
 //! Stage 2: what other shards said; and stage 6: what they are told.
 
 use super::catch_up::For;
+use super::durable::Caller;
 use super::inbox::{Header, Origin};
-use super::joins::Accepted;
 use super::replies::{Refusal, refusal_text};
 use super::{Io, Shard};
 use crate::config::Priority;
 use crate::fanout::Segment;
-use crate::group::Role;
+use crate::group::{Place, Role};
 use crate::mesh::{Announced, Batch, Forward, Message, Peer};
 use crate::position::{Handle, Seq, ShardId};
 use crate::wire::ErrorCode;
@@ -38,38 +38,57 @@ impl Shard {
                 Message::Forward(forward) => {
                     credit[forward.priority.index()] += self.take_forward(from, &forward, &arena);
                 }
-                Message::Join { conn, request, group, start } => {
-                    let admitted = match self.owned_group(&group) {
-                        Some(key) => self.admit(key, Some(from)).map(|head| (key, head)),
-                        None => Err((ErrorCode::TooManyGroups, u64::from(self.config.groups_max))),
-                    };
-                    let answer = match admitted {
-                        Ok((key, head)) => {
-                            // The peer must have everything up to head before it hears of it.
-                            self.announce(from, key);
-                            let joined = &self.groups[key as usize];
-                            let (handle, epoch) = (joined.handle, joined.epoch);
-                            Message::Joined { conn, request, group, start, handle, epoch, head }
+                Message::Join { conn, request, group, member, wanted } => {
+                    let place = Place { shard: from, conn };
+                    match self.owned_group(&group) {
+                        Some(key) => {
+                            self.owner_join(key, Caller { place, request }, &member, wanted);
                         }
-                        Err((code, limit)) => {
-                            Message::JoinRefused { conn, request, group, code, limit }
+                        None => {
+                            let (code, limit) =
+                                (ErrorCode::TooManyGroups, u64::from(self.config.groups_max));
+                            self.tell(
+                                from,
+                                Message::JoinRefused { conn, request, group, code, limit },
+                            );
                         }
-                    };
-                    self.tell(from, answer);
+                    }
                 }
-                Message::Leave { handle } => self.peer_left(from, handle),
-                Message::Joined { conn, request, group, start, handle, epoch, head } => {
+                Message::Leave { conn, handle, durable } => {
+                    if let Some(&key) = self.by_handle.get(&handle) {
+                        self.member_went(key, Place { shard: from, conn }, durable);
+                    }
+                }
+                Message::LeaveForGood { conn, request, handle, durable } => {
+                    if let Some(&key) = self.by_handle.get(&handle) {
+                        let place = Place { shard: from, conn };
+                        self.owner_leave(key, Caller { place, request }, durable);
+                    }
+                }
+                Message::Left { conn, request, handle } => self.left(conn, request, handle),
+                Message::LeaveRefused { conn, request, group, code } => {
+                    let refusal = Refusal::new(code, refusal_text(code)).field(&group);
+                    self.refuse(conn, request, refusal);
+                }
+                Message::Acks(moves) => {
+                    for moved in moves {
+                        self.cursor_moved(&moved);
+                    }
+                }
+                Message::Replaced { conn } => self.close_replaced(conn),
+                Message::Dismissed { conn, handle } => self.dismissed(conn, handle),
+                Message::Joined { conn, group, handle, epoch, accepted } => {
                     self.join_answered(conn);
                     let Some(&key) = self.by_name.get(&group) else { continue };
                     let replica = &mut self.groups[key as usize];
                     if replica.handle != handle {
                         replica.handle = handle;
                         replica.epoch = epoch;
-                        replica.published = head;
+                        replica.published = accepted.head;
                         self.by_handle.insert(handle, key);
                     }
                     replica.pending_joins -= 1;
-                    self.add_member(conn, key, Accepted { request, start, head });
+                    self.add_member(conn, key, accepted);
                 }
                 Message::JoinRefused { conn, request, group, code, limit } => {
                     self.join_answered(conn);
@@ -143,18 +162,6 @@ impl Shard {
         0
     }
 
-    fn peer_left(&mut self, from: ShardId, handle: Handle) {
-        let Some(&key) = self.by_handle.get(&handle) else { return };
-        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
-        if let Some(at) = sequencer.peers.iter().position(|peer| peer.shard == from) {
-            sequencer.peers[at].members -= 1;
-            if sequencer.peers[at].members == 0 {
-                sequencer.peers.swap_remove(at);
-            }
-        }
-        self.count_out(key);
-    }
-
     /// The tail of a foreign group moved: the replica takes the owner's very bytes.
     fn announced(&mut self, handle: Handle, segments: Vec<Announced>, published: Seq) {
         let Some(&key) = self.by_handle.get(&handle) else { return };
@@ -177,6 +184,9 @@ impl Shard {
     /// group that moved, and what else waits for it, as one batch.
     pub(super) fn tell_peers(&mut self, io: &mut impl Io) {
         for shard in (0..self.shards).map(ShardId) {
+            if self.mesh.peer(shard).is_some_and(|peer| peer.has_room()) {
+                self.tell_acks(shard);
+            }
             let Some(peer) = self.mesh.peer(shard) else { continue };
             if !peer.has_output() {
                 continue;
@@ -202,7 +212,7 @@ impl Shard {
     }
 
     /// Tells a peer of every segment of an owned group since its cursor.
-    fn announce(&mut self, shard: ShardId, key: u32) {
+    pub(super) fn announce(&mut self, shard: ShardId, key: u32) {
         let Some(group) = self.groups.get_mut(key as usize) else { return };
         let (handle, tail) = (group.handle, &group.tail);
         let Role::Owner(sequencer) = &mut group.role else { return };

@@ -36,6 +36,7 @@ impl Shard {
         for reply in commit.replies {
             self.reply(reply);
         }
+        self.release_roster_changes();
         self.release_held();
     }
 

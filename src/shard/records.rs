@@ -120,7 +120,6 @@ impl Records {
     }
 }
 
-#[allow(dead_code, reason = "what durable members and state stage comes with them")]
 impl Shard {
     /// Whether the log takes records. A full disk does not hinder it as long as the segment
     /// that is written has room.
@@ -144,6 +143,11 @@ impl Shard {
     pub(super) fn stage_record(&mut self, group: u32, record: &Record<'_>) -> Ticket {
         let handle = self.groups[group as usize].handle;
         self.filling.records.stage(group, handle, record)
+    }
+
+    /// The ticket of the last record that was staged.
+    pub(super) fn records_staged(&self) -> Ticket {
+        self.filling.records.staged
     }
 
     /// All records up to this ticket are on disk.

@@ -13,7 +13,7 @@ use super::drain::Control;
 use super::state::OwnedState;
 use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
-use crate::group::{Group, Role, Sequencer};
+use crate::group::{Group, Role, Roster, Sequencer};
 use crate::mesh::Mesh;
 use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
 use crate::wal::{Log, Recovered};
@@ -99,6 +99,10 @@ impl Shard {
             questions: super::queries::Questions::default(),
             held: super::held::HeldAnswers::default(),
             backpressure: super::backpressure::Backpressure::default(),
+            roster_changes: super::durable::RosterChanges::default(),
+            cursors: super::cursors::Cursors::default(),
+            acks_out: Vec::new(),
+            stepped: Vec::new(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,
@@ -121,6 +125,8 @@ impl Shard {
             retention_pass: None,
             control: parts.control,
             drain: None,
+            normal: super::isolate::Normal::new(parts.now),
+            collecting: None,
             config,
         };
         let limits = shard.config.producer_limits();
@@ -131,6 +137,8 @@ impl Shard {
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
             sequencer.used_memory = group.used_memory;
+            sequencer.roster =
+                Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let now_ms = parts.now.0 / 1_000_000;
             sequencer.producers.restore(group.state.producers, now_ms, &limits);

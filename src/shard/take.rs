@@ -236,6 +236,7 @@ impl Shard {
             conn.member = hello.member.into();
             conn.producer = hello.producer;
         }
+        self.begin_health(id.slot);
         self.control(id, |out| welcome.encode(out));
     }
 
@@ -255,7 +256,6 @@ impl Shard {
     }
 
     fn sent(&mut self, id: ConnId, result: Result<(), i32>, io: &mut impl Io) {
-        let spare = &mut self.spare_control;
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
         if conn.id != id || !conn.in_flight {
             return;
@@ -267,6 +267,9 @@ impl Shard {
             debug!(slot = id.slot, errno, "write failed");
             return self.close(id, io);
         }
+        self.drained(id.slot, io.now());
+        let spare = &mut self.spare_control;
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
         if spare.len() < SPARE_CONTROL_MAX {
             let buf = io.control_buf();
             if buf.capacity() > 0 {
@@ -315,6 +318,9 @@ impl Shard {
     /// is free after [`Event::Closed`].
     pub(super) fn close(&mut self, id: ConnId, io: &mut impl Io) {
         self.leave_all(id);
+        if self.conn(id).is_some() {
+            self.end_health(id.slot);
+        }
         let Some(conn) = self.conn(id) else { return };
         let partial = conn.partial.len() as u64;
         if conn.in_flight {

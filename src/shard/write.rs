@@ -8,7 +8,7 @@ use crate::config::Priority;
 use crate::fanout::Part;
 use crate::group::{Group, Lag};
 use crate::limits::SEND_PARTS_MAX;
-use crate::position::{Nanos, Seq};
+use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::{EpochStart, Gap};
 
 /// Groups visited without a write before the shard looks at its input again.
@@ -28,6 +28,8 @@ struct Taken {
     caught_up: bool,
     /// It fell off the tail.
     fell_behind: bool,
+    /// Its cursor moved over a gap.
+    stepped: bool,
 }
 
 impl Shard {
@@ -112,6 +114,7 @@ impl Shard {
         let bytes_max = self.config.send_bytes_max as usize;
         let mut bytes = conn.control.len();
         debug_assert!(self.parts.is_empty());
+        let mut moved = false;
         let mut urgent = Priority::Realtime;
         let mut rounds = conn.dirty.len(urgent);
         // One place stays free for the control frames, which go first.
@@ -140,6 +143,12 @@ impl Shard {
             self.figures.gaps += taken.gaps;
             self.figures.catch_up_members += u64::from(taken.fell_behind);
             self.figures.catch_up_members -= u64::from(taken.caught_up);
+            if taken.fell_behind {
+                conn.drainage.fell();
+            } else if taken.caught_up {
+                conn.drainage.caught_up();
+            }
+            moved |= taken.fell_behind || taken.caught_up;
             group.members[membership.member as usize].dirty = taken.more;
             if taken.more {
                 conn.dirty.push(urgent, membership);
@@ -147,7 +156,14 @@ impl Shard {
             if taken.ask {
                 self.reads.wanted.push(membership);
             }
+            if taken.stepped {
+                self.stepped.push(membership);
+            }
         }
+        if moved {
+            self.judge(slot);
+        }
+        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }
@@ -159,9 +175,13 @@ impl Shard {
         slice.sends -= 1;
         conn.in_flight = true;
         conn.progress_at = now;
+        let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
+        conn.drainage.started(now, bytes);
+        while let Some(Membership { group, member }) = self.stepped.pop() {
+            self.tell_cursor(group, member, Epoch(0));
+        }
         self.figures.writes += 1;
-        self.figures.write_bytes +=
-            self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
+        self.figures.write_bytes += bytes;
         self.writes_in_flight += 1;
         self.watch_stalls(now);
         io.send(id, &mut self.parts);
@@ -216,7 +236,7 @@ fn take(
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
                 taken.gaps += 1;
-                member.sent = to;
+                taken.stepped = member.gap(from, to);
             }
             if let Some(segment) = &chunk.segment {
                 if member.epoch != chunk.epoch {

@@ -78,8 +78,6 @@ pub(super) struct Inner {
     pub dead: bool,
     /// What happened since the world asked.
     pub happened: Vec<Fault>,
-    /// Files of which bits were flipped.
-    pub rotten: BTreeSet<PathBuf>,
 }
 
 /// A handle; clones see the same files.
@@ -88,11 +86,12 @@ pub(super) struct SimFiles(Rc<RefCell<Inner>>);
 
 impl SimFiles {
     pub fn new(rng: Rng) -> Self {
+        let root = BTreeMap::from([(PathBuf::from("/"), Entry::Dir)]);
         Self(Rc::new(RefCell::new(Inner {
             inodes: BTreeMap::new(),
             next_inode: 0,
-            names: BTreeMap::new(),
-            durable: BTreeMap::new(),
+            names: root.clone(),
+            durable: root,
             pending: Vec::new(),
             writing: BTreeMap::new(),
             trouble: FileTrouble::default(),
@@ -100,7 +99,6 @@ impl SimFiles {
             power_left: None,
             dead: false,
             happened: Vec::new(),
-            rotten: BTreeSet::new(),
         })))
     }
 

@@ -18,8 +18,8 @@ impl SimFiles {
         while let Some(rest) = file.data.get(at..)
             && let Ok(commit) = decode_commit(rest, header.salt)
         {
-            let messages = commit.runs().filter(|run| run.has_messages());
-            messages.for_each(|run| tell(at as u64, run.handle, run.first, run.last()));
+            let runs = commit.runs().filter(|run| run.has_messages());
+            runs.for_each(|run| tell(at as u64, run.handle, run.first, run.last()));
             at += commit.total_len;
         }
     }

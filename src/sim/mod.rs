@@ -24,6 +24,7 @@ mod net;
 mod node;
 mod oracle;
 mod power;
+mod profile;
 mod rng;
 mod server_side;
 mod settle;
@@ -31,5 +32,6 @@ mod trace;
 mod world;
 
 pub use config::{Trouble, WorldConfig};
+pub use profile::Profile;
 pub use trace::{Fault, Faults};
-pub use world::{Outcome, World};
+pub use world::{Failure, Outcome, World};

@@ -139,10 +139,14 @@ impl Inner {
                 self.happened.push(if renames { Fault::RenameLost } else { Fault::NameLost });
             }
         }
-        // What is in a directory that is gone is gone.
-        let all = self.durable.clone();
-        self.durable
-            .retain(|path, _| path.parent().is_none_or(|dir| all.get(dir) == Some(&Entry::Dir)));
+        // What is in a directory that is gone is gone; a directory comes before what it holds.
+        let mut kept = std::collections::BTreeMap::new();
+        for (path, entry) in std::mem::take(&mut self.durable) {
+            if path.parent().is_none_or(|dir| kept.get(dir) == Some(&Entry::Dir)) {
+                kept.insert(path, entry);
+            }
+        }
+        self.durable = kept;
     }
 }
 

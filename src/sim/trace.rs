@@ -13,13 +13,14 @@ const KEPT: usize = 300;
 #[derive(Debug)]
 pub(super) struct Trace {
     kept: usize,
+    show: bool,
     lines: VecDeque<(Nanos, Note)>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
         let kept = std::env::var("FANFARE_TRACE").ok().and_then(|n| n.parse().ok());
-        Self { kept: kept.unwrap_or(KEPT).max(1), lines: VecDeque::new() }
+        Self { kept: kept.unwrap_or(KEPT).max(1), show: false, lines: VecDeque::new() }
     }
 }
 
@@ -53,7 +54,16 @@ pub(super) enum Note {
 }
 
 impl Trace {
+    /// Keeps so many events, or shows each as it happens.
+    pub fn keep(&mut self, kept: usize, show: bool) {
+        self.kept = kept.max(1);
+        self.show = show;
+    }
+
     pub fn note(&mut self, at: Nanos, note: Note) {
+        if self.show {
+            return println!("{:>12.3} ms  {note:?}", at.0 as f64 / 1e6);
+        }
         if self.lines.len() == self.kept {
             self.lines.pop_front();
         }
@@ -198,5 +208,13 @@ impl Faults {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine += theirs;
         }
+    }
+}
+
+impl fmt::Display for Faults {
+    /// Those that happened, with their counts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let happened = Fault::ALL.iter().filter(|fault| self.of(**fault) > 0);
+        f.debug_map().entries(happened.map(|fault| (fault, self.of(*fault)))).finish()
     }
 }

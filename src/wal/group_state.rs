@@ -100,8 +100,12 @@ impl GroupState {
     /// Takes one record in. Taking it in again later changes nothing.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         match *record {
-            Record::MemberJoined { member, joined_at, roster } if roster > self.roster_version => {
-                self.roster_version = roster;
+            Record::MemberJoined { member, joined_at, roster }
+                if roster > self.roster_version || self.members.contains_key(member) =>
+            {
+                // A member that is known already has a snapshot's cursor, which the cursors
+                // before this join must not touch; those after it come again.
+                self.roster_version = self.roster_version.max(roster);
                 let joined = MemberState { joined_at, ..MemberState::default() };
                 self.members.insert(member.into(), joined);
             }
@@ -110,9 +114,7 @@ impl GroupState {
                 self.members.remove(member);
             }
             Record::Cursor { member, acked, epoch } => {
-                // At or below the join it says nothing, and may be of an earlier membership.
                 if let Some(state) = self.members.get_mut(member)
-                    && acked > state.joined_at
                     && (epoch, acked) > (state.acked_epoch, state.acked)
                 {
                     (state.acked_epoch, state.acked) = (epoch, acked);

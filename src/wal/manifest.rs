@@ -346,14 +346,24 @@ fn check_shards(shards: Option<u16>) -> Result<(), ManifestError> {
     }
 }
 
-/// Creates a directory and makes its name durable.
+/// Creates a directory, with those above it that are not there, and makes its name durable. The
+/// name of one that is there is synced too: the start that made it may have ended before that.
 fn create_dir(files: &mut impl Files, path: &Path) -> Result<(), ManifestError> {
-    if files.is_dir(path) {
-        return Ok(());
-    }
+    let made: Vec<_> = path
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !files.is_dir(dir))
+        .map(Path::to_owned)
+        .collect();
     files.create_dir(path).map_err(io_error("create the directory", path))?;
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    files.sync_dir(parent).map_err(io_error("sync the directory", parent))
+    for dir in made.iter().map(PathBuf::as_path).chain([path]) {
+        let above = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match files.sync_dir(above) {
+            // Whoever set this up does not let the server look there.
+            Err(e) if made.is_empty() && e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(io_error("sync the directory", above))?,
+        }
+    }
+    Ok(())
 }
 
 fn take_lock(dir: &Path) -> Result<File, ManifestError> {

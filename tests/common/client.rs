@@ -8,7 +8,7 @@ use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, ProducerId, Seq, Stamp};
 use fanfare::wire::{
     Ack, Acks, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish, Published,
-    ServerFrame, Start, StateSet, Welcome, split,
+    Receipt, Redeliver, ServerFrame, Start, StateSet, Welcome, split,
 };
 
 use super::queries::{ConflictGot, Page, RosterPage, StatePage};
@@ -24,6 +24,8 @@ pub enum Got {
         handle: Handle,
         head: Seq,
         group: Vec<u8>,
+        first: Seq,
+        cursor: Seq,
     },
     Left {
         request: u32,
@@ -60,6 +62,9 @@ pub enum Got {
         grace_ms: u32,
         reconnect_after_ms: u32,
     },
+    Receipt(Receipt),
+    Redeliver(Redeliver),
+    Probe(u64),
     Fetched(Page),
     State(StatePage),
     StateSet(StateSet),
@@ -80,6 +85,8 @@ impl Got {
                 handle: j.handle,
                 head: j.head,
                 group: j.group.to_vec(),
+                first: j.first,
+                cursor: j.cursor,
             },
             ServerFrame::Left(l) => Self::Left { request: l.request, handle: l.handle },
             ServerFrame::Epoch(e) => {
@@ -107,6 +114,9 @@ impl Got {
             ServerFrame::Drain(d) => {
                 Self::Drain { grace_ms: d.grace_ms, reconnect_after_ms: d.reconnect_after_ms }
             }
+            ServerFrame::Receipt(receipt) => Self::Receipt(receipt),
+            ServerFrame::Redeliver(redeliver) => Self::Redeliver(redeliver),
+            ServerFrame::Probe { token } => Self::Probe(token),
             ServerFrame::Fetched(page) => Self::Fetched(Page::of(&page)),
             ServerFrame::State(state) => Self::State(StatePage::of(&state)),
             ServerFrame::StateSet(set) => Self::StateSet(set),
@@ -133,6 +143,8 @@ pub struct JoinedGroup {
     pub handle: Handle,
     pub epoch: Epoch,
     pub head: Seq,
+    pub first: Seq,
+    pub cursor: Seq,
 }
 
 /// A blocking client. Frames come one by one; those that a helper passes over stay in order.
@@ -322,10 +334,18 @@ impl Client {
 
     fn join_at(&mut self, group: &str, start: Start) -> JoinedGroup {
         let request = self.send_join(&[(group, start)]);
+        self.joined(request, group)
+    }
+
+    /// Waits for JOINED.
+    pub fn joined(&mut self, request: u32, group: &str) -> JoinedGroup {
         self.expect("JOINED", |got| match got {
-            Got::Joined { request: of, epoch, handle, head, group: name } if *of == request => {
+            Got::Joined { request: of, epoch, handle, head, group: name, first, cursor }
+                if *of == request =>
+            {
                 assert_eq!(name, group.as_bytes());
-                Some(JoinedGroup { handle: *handle, epoch: *epoch, head: *head })
+                let (handle, epoch, head) = (*handle, *epoch, *head);
+                Some(JoinedGroup { handle, epoch, head, first: *first, cursor: *cursor })
             }
             Got::Error { request: of, .. } if *of == request => panic!("JOIN refused: {got:?}"),
             _ => None,

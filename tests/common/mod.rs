@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
 pub mod client;
+pub mod durable;
 pub mod queries;
 pub mod server;
 

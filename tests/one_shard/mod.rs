@@ -49,7 +49,7 @@ pub struct Bench {
     pub world: World,
     counters: Arc<Counters>,
     sequences: HashMap<(u32, String), u64>,
-    _control: rtrb::Producer<Control>,
+    pub control: rtrb::Producer<Control>,
 }
 
 fn id(slot: u32) -> ConnId {
@@ -71,7 +71,7 @@ pub fn mixed() -> ShardConfig {
 
 impl Bench {
     pub fn new(config: ShardConfig) -> Self {
-        let (_control, control) = rtrb::RingBuffer::new(1);
+        let (orders, control) = rtrb::RingBuffer::new(1);
         let counters = Arc::<Counters>::default();
         let now = Nanos(1_000_000_000);
         let shard = Shard::new(ShardParts {
@@ -106,7 +106,7 @@ impl Bench {
             wall_ms: 1_000_000,
             disk: HashMap::new(),
         };
-        Self { shard, world, counters, sequences: HashMap::new(), _control }
+        Self { shard, world, counters, sequences: HashMap::new(), control: orders }
     }
 
     /// One turn; returns the slots of the writes it started, in order.
@@ -195,6 +195,10 @@ impl Bench {
         }
         .encode(&mut out);
         self.say(slot, out);
+    }
+
+    pub fn disconnect(&mut self, slot: u32) {
+        self.world.events.push_back(Event::RecvEnded { conn: id(slot), why: RecvEnd::Eof });
     }
 
     /// Lets the unfinished write of a connection end.

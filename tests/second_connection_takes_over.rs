@@ -1,0 +1,112 @@
+//! A durable member joins on a second connection: the first one is told and closed, or both are
+//! served, as the operator has it. The cursor stays right either way.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
+
+mod common;
+
+use common::{Client, Follower, Got, Server, Settings};
+use fanfare::position::Seq;
+use fanfare::wire::{ErrorCode, Start};
+
+fn publish(client: &mut Client, group: &str, count: u64) -> u64 {
+    (0..count).map(|n| client.publish(group, &n.to_le_bytes()).seq.0).last().unwrap_or(0)
+}
+
+/// The next fatal ERROR, passing over what comes before it, then the end.
+fn ends_with(client: &mut Client, code: ErrorCode) {
+    let (got, _, _) = client.error(0);
+    assert_eq!(got, code);
+    assert_eq!(client.recv(), Got::Closed);
+}
+
+#[test]
+fn the_first_connection_is_told_and_closed_and_the_second_goes_on_at_the_cursor() {
+    for shards in [1, 2] {
+        let server = Server::start(Settings::shards(shards));
+        for group in ["a", "b", "c"] {
+            let mut publisher = Client::open(&server, "publisher");
+            let mut first = Client::on_shard(&server, 0, "member");
+            let mut follower = Follower::first(first.join_durable(group));
+            publish(&mut publisher, group, 6);
+            first.follow(&mut follower, 6);
+            first.ack(follower.handle, follower.epoch.unwrap(), Seq(4));
+            first.ping();
+            let mut second = Client::on_shard(&server, shards - 1, "member");
+            let joined = second.join_durable(group);
+            assert_eq!((joined.cursor, joined.first), (Seq(4), Seq(5)));
+            ends_with(&mut first, ErrorCode::Replaced);
+            let mut follower = Follower::first(joined);
+            publish(&mut publisher, group, 4);
+            second.follow(&mut follower, 10);
+            second.ack_all(&follower);
+            second.ping();
+            // And back to the other shard.
+            let mut third = Client::on_shard(&server, 0, "member");
+            assert_eq!(third.join_durable(group).cursor, Seq(10));
+            ends_with(&mut second, ErrorCode::Replaced);
+        }
+    }
+}
+
+#[test]
+fn a_live_member_of_the_same_name_is_left_alone() {
+    let server = Server::start(Settings::shards(2));
+    let mut publisher = Client::open(&server, "publisher");
+    let mut live = Client::open(&server, "member");
+    let mut follower = Follower::live(live.join("a"));
+    let mut durable = Client::open(&server, "member");
+    durable.join_durable("a");
+    publish(&mut publisher, "a", 3);
+    live.follow(&mut follower, 3);
+}
+
+#[test]
+fn joining_twice_on_one_connection_replaces_nothing() {
+    let server = Server::start(Settings::shards(2));
+    for group in ["a", "b", "c"] {
+        let mut member = Client::on_shard(&server, 0, "member");
+        let first = member.send_join_durable(group, Start::Cursor);
+        let second = member.send_join_durable(group, Start::Cursor);
+        let joined = member.joined(first, group);
+        assert_eq!(member.error(second).0, ErrorCode::AlreadyAMember);
+        let mut publisher = Client::open(&server, "publisher");
+        publish(&mut publisher, group, 2);
+        member.follow(&mut Follower::first(joined), 2);
+    }
+}
+
+#[test]
+fn side_by_side_the_highest_acknowledgement_is_the_cursor() {
+    for shards in [1, 2] {
+        let settings = Settings::shards(shards).set("second_connection", "\"allow\"");
+        let server = Server::start(settings);
+        for group in ["a", "b", "c"] {
+            let mut publisher = Client::open(&server, "publisher");
+            let mut first = Client::on_shard(&server, 0, "member");
+            let mut second = Client::on_shard(&server, shards - 1, "member");
+            let mut one = Follower::first(first.join_durable(group));
+            let mut two = Follower::first(second.join_durable(group));
+            publish(&mut publisher, group, 9);
+            first.follow(&mut one, 9);
+            second.follow(&mut two, 9);
+            let epoch = one.epoch.unwrap();
+            first.ack(one.handle, epoch, Seq(7));
+            first.ping();
+            second.ack(two.handle, epoch, Seq(5));
+            second.ping();
+            drop(first);
+            let mut third = Client::on_shard(&server, shards - 1, "member");
+            assert_eq!(third.join_durable(group).cursor, Seq(7));
+            // Leaving on one of them is leaving; the other one reads on until it goes.
+            third.leave(group);
+            publish(&mut publisher, group, 1);
+            second.follow(&mut two, 10);
+            second.ack_all(&two);
+            second.ping();
+            drop(second);
+            let mut again = Client::open(&server, "member");
+            let joined = again.join_durable(group);
+            assert_eq!((joined.cursor, joined.first), (Seq(10), Seq(11)), "a new member");
+        }
+    }
+}
