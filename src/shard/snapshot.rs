@@ -137,10 +137,10 @@ impl Shard {
             }
             (None, None) => return false,
         };
-        let enough = indexing.builder.len() + SLICE_BYTES;
+        let enough = indexing.builder.size() + SLICE_BYTES;
         let end = self.groups.capacity();
         for _ in 0..SLICE_GROUPS {
-            if indexing.next >= end || indexing.builder.len() > enough {
+            if indexing.next >= end || indexing.builder.size() > enough {
                 break;
             }
             if let Some(group) = self.groups.get_mut(indexing.next) {

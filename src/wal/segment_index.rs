@@ -70,7 +70,7 @@ impl SegmentIndexBuilder {
 
     /// Bytes so far.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes.len()
     }
 
