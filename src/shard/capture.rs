@@ -124,11 +124,13 @@ fn capture_members(
     enough: usize,
 ) -> Part {
     let Some(roster) = &sequencer.roster else { return Part::Receipts };
-    for (index, member) in roster.from_index(after) {
+    for index in after..roster.places() {
         if piece.len() >= enough {
             return Part::Members(index);
         }
-        piece.member(&member.id, &member.saved(sequencer.synced));
+        if let Some(member) = roster.at(index) {
+            piece.member(&member.id, &member.saved(sequencer.synced));
+        }
     }
     Part::Receipts
 }
