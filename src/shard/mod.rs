@@ -18,10 +18,12 @@ mod io;
 pub mod isolate;
 mod joins;
 mod peers;
+mod probe;
 mod publish;
 mod queries;
 mod queues;
 mod records;
+mod redeliver;
 mod replies;
 mod retention;
 mod rosters;
@@ -85,6 +87,8 @@ pub struct Shard {
     node: NodeId,
     shards: u16,
     hash_seed: u64,
+    /// Monotonic time of this turn.
+    now: Nanos,
     /// This start of the server; epoch of groups that begin in it.
     start: Epoch,
     config: ShardConfig,
@@ -113,6 +117,8 @@ pub struct Shard {
     acks_out: Vec<AcksOut>,
     /// Local members whose cursor moved over a gap that is in the write being made.
     stepped: Vec<Membership>,
+    /// Durable members that have something to acknowledge with the write being made.
+    unwatched: Vec<Membership>,
 
     stamp: Stamp,
     filling: Filling,
@@ -131,7 +137,7 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
 
     wheel: Wheel,
-    fired: Vec<ConnId>,
+    fired: Vec<wheel::Due>,
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
@@ -165,6 +171,7 @@ impl Shard {
     fn wait(&mut self, io: &mut impl Io) {
         let until = self.may_wait_until();
         io.wait(until, &mut self.events);
+        self.now = io.now();
         self.mesh.woken();
     }
 

@@ -8,10 +8,19 @@ use crate::position::Nanos;
 const TICK_NS: u64 = 50_000_000;
 const SLOTS: u64 = 512;
 
+/// What is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Whether the peer of a connection is heard of.
+    Conn(ConnId),
+    /// Whether durable members on a connection acknowledge.
+    Acks(ConnId),
+}
+
 /// Hashed wheel of [`SLOTS`] ticks; what lies further ahead fires early and is armed again.
 #[derive(Debug)]
 pub struct Wheel {
-    slots: Vec<Vec<ConnId>>,
+    slots: Vec<Vec<Due>>,
     /// Next tick to fire.
     tick: u64,
     armed: usize,
@@ -28,8 +37,17 @@ impl Wheel {
 
     /// Fires `conn` at or after `at`, at the latest one horizon from now.
     pub fn arm(&mut self, conn: ConnId, at: Nanos) {
+        self.add(Due::Conn(conn), at);
+    }
+
+    /// The same for the acknowledgements of `conn`.
+    pub fn arm_acks(&mut self, conn: ConnId, at: Nanos) {
+        self.add(Due::Acks(conn), at);
+    }
+
+    fn add(&mut self, what: Due, at: Nanos) {
         let due = at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1);
-        self.slots[(due % SLOTS) as usize].push(conn);
+        self.slots[(due % SLOTS) as usize].push(what);
         self.armed += 1;
         self.next = Some(self.next.map_or(due, |next| next.min(due)));
     }
@@ -41,7 +59,7 @@ impl Wheel {
     }
 
     /// Moves everything that is due at `now` into `fired`.
-    pub fn fire(&mut self, now: Nanos, fired: &mut Vec<ConnId>) {
+    pub fn fire(&mut self, now: Nanos, fired: &mut Vec<Due>) {
         let until = now.0 / TICK_NS;
         let Some(next) = self.next.filter(|next| *next <= until) else {
             if self.armed == 0 {
@@ -80,7 +98,8 @@ mod tests {
         for now in (0..9_000).step_by(10) {
             let mut fired = Vec::new();
             wheel.fire(Nanos(now * MS), &mut fired);
-            for c in &fired {
+            for due in &fired {
+                let Due::Conn(c) = due else { panic!("{due:?}") };
                 let due = u64::from(c.slot) * 37;
                 assert!(now >= due && now <= due + 110, "{due} fired at {now}");
             }

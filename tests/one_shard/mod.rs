@@ -260,6 +260,10 @@ impl Io for World {
         }
     }
 
+    fn query_unsent(&mut self, conn: ConnId) {
+        self.events.push_back(Event::Unsent { conn, result: Ok(0) });
+    }
+
     fn control_buf(&mut self) -> Vec<u8> {
         Vec::with_capacity(64)
     }
