@@ -12,6 +12,7 @@ mod duplicates;
 mod durable;
 mod expire;
 mod fetch;
+mod heartbeats;
 mod held;
 mod inbox;
 mod io;
@@ -55,6 +56,7 @@ use counters::{Counters, Figures};
 use cursors::{AcksOut, Cursors};
 use drain::Drain;
 use durable::RosterChanges;
+use heartbeats::Heartbeats;
 use held::HeldAnswers;
 use inbox::Inbox;
 use isolate::Normal;
@@ -87,14 +89,14 @@ pub struct Shard {
     node: NodeId,
     shards: u16,
     hash_seed: u64,
-    /// Monotonic time of this turn.
-    now: Nanos,
     /// This start of the server; epoch of groups that begin in it.
     start: Epoch,
     config: ShardConfig,
     counters: Arc<Counters>,
     figures: Figures,
 
+    /// Monotonic time of this turn.
+    now: Nanos,
     events: Vec<Event>,
     conns: Vec<Option<Box<Conn>>>,
     groups: Slab<Group>,
@@ -137,6 +139,7 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
 
     wheel: Wheel,
+    heartbeats: Heartbeats,
     fired: Vec<wheel::Due>,
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,

@@ -1,10 +1,7 @@
 //! PROBE: proof that a client has read everything up to a place in its stream. A connection has
 //! one at most on its way; who needs proof of something later waits for the next one.
 
-use std::collections::VecDeque;
-
 use super::{ConnId, Shard};
-use crate::position::{Handle, Seq};
 use crate::wire::ServerFrame;
 
 /// What a connection keeps beside when it has durable members or receipts.
@@ -18,8 +15,6 @@ pub struct Watch {
     wanted: bool,
     /// The wheel will have the acknowledgements of this connection looked at.
     pub armed: bool,
-    /// Receipts that it was sent, each with the token that proves it.
-    pub receipts: VecDeque<(u64, Handle, Seq)>,
 }
 
 impl Shard {

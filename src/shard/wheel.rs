@@ -7,6 +7,10 @@ use crate::position::Nanos;
 
 const TICK_NS: u64 = 50_000_000;
 const SLOTS: u64 = 512;
+/// Ticks between those that [`Wheel::arm_loosely`] uses: a second.
+const LOOSE: u64 = 20;
+/// Looks at acknowledgements further ahead than this are loose: ten seconds.
+const LOOSE_FROM: u64 = 200;
 
 /// What is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +41,33 @@ impl Wheel {
 
     /// Fires `conn` at or after `at`, at the latest one horizon from now.
     pub fn arm(&mut self, conn: ConnId, at: Nanos) {
-        self.add(Due::Conn(conn), at);
+        self.arm_tick(Due::Conn(conn), self.tick_of(at));
     }
 
-    /// The same for the acknowledgements of `conn`.
+    fn tick_of(&self, at: Nanos) -> u64 {
+        at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1)
+    }
+
+    /// Fires for the acknowledgements of `conn`. What lies far ahead comes together with others.
     pub fn arm_acks(&mut self, conn: ConnId, at: Nanos) {
-        self.add(Due::Acks(conn), at);
+        let due = self.tick_of(at);
+        let far = due > self.tick + LOOSE_FROM;
+        self.arm_tick(Due::Acks(conn), if far { self.loosely(at) } else { due });
     }
 
-    fn add(&mut self, what: Due, at: Nanos) {
-        let due = at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1);
+    /// The same up to a second later, together with others, for deadlines that lie far ahead:
+    /// an idle shard wakes up once a second for them, not at every tick.
+    pub fn arm_loosely(&mut self, conn: ConnId, at: Nanos) {
+        self.arm_tick(Due::Conn(conn), self.loosely(at));
+    }
+
+    fn loosely(&self, at: Nanos) -> u64 {
+        let due = at.0.div_ceil(TICK_NS).next_multiple_of(LOOSE);
+        let last = (self.tick + SLOTS - 1) / LOOSE * LOOSE;
+        due.clamp(self.tick + 1, last)
+    }
+
+    fn arm_tick(&mut self, what: Due, due: u64) {
         self.slots[(due % SLOTS) as usize].push(what);
         self.armed += 1;
         self.next = Some(self.next.map_or(due, |next| next.min(due)));
@@ -107,6 +128,30 @@ mod tests {
         }
         assert_eq!(seen, 200);
         assert_eq!(wheel.deadline(), None);
+    }
+
+    #[test]
+    fn loose_deadlines_fire_together_and_never_early_within_the_horizon() {
+        let mut wheel = Wheel::new(Nanos(0));
+        for i in 0..200 {
+            wheel.arm_loosely(conn(i), Nanos(u64::from(i) * 123 * MS));
+        }
+        let (mut seen, mut times) = (0, 0);
+        for now in (0..26_000).step_by(10) {
+            let mut fired = Vec::new();
+            wheel.fire(Nanos(now * MS), &mut fired);
+            for due in &fired {
+                let Due::Conn(c) = due else { panic!("{due:?}") };
+                let due = u64::from(c.slot) * 123;
+                assert!(now >= due && now <= due + 1_060, "{due} fired at {now}");
+            }
+            seen += fired.len();
+            times += u32::from(!fired.is_empty());
+        }
+        assert_eq!(seen, 200);
+        assert!(times <= 26, "{times}");
+        wheel.arm_loosely(conn(1), Nanos(3_600_000 * MS));
+        assert!(wheel.deadline().unwrap_or_default() <= Nanos(26_000 * MS).plus_ms(25_600));
     }
 
     #[test]
