@@ -115,7 +115,7 @@ fn at_most_a_window_comes_again_and_the_rest_after_an_acknowledgement() {
     loop {
         assert!(Instant::now() < deadline);
         match member.recv() {
-            Got::Deliver { seq, .. } if seq == Seq(146) => break,
+            Got::Deliver { seq: Seq(146), .. } => break,
             Got::Deliver { seq, .. } => assert!(seq <= Seq(27), "in the window: {seq}"),
             other => panic!("{other:?}"),
         }
