@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::client::hello_bytes;
 use common::{Client, Follower, Got, Server, Settings};
+use fanfare::position::Seq;
 use fanfare::wire::ErrorCode;
 
 #[test]
@@ -94,6 +95,63 @@ fn a_member_that_only_receives_must_ping_too() {
         matches!(got, Got::Error { code, .. } if *code == ErrorCode::HeartbeatTimeout as u16)
             .then_some(())
     });
+}
+
+/// PROTOCOL.md, Time: PINGs by the intended time; one may be left out if something was sent
+/// within half a heartbeat before it.
+#[test]
+fn members_that_keep_to_their_slots_stay_and_share_the_moments() {
+    const HEARTBEAT: Duration = Duration::from_secs(1);
+    let server = Server::start(Settings::shards(1).set("heartbeat_ms", 1_000));
+    let (mut members, mut unsure) = (Vec::new(), Duration::ZERO);
+    for i in 0..30 {
+        let mut client = Client::bare(&server);
+        let asked = Instant::now();
+        let welcome = client.hello(&format!("member-{i}"));
+        let came = Instant::now();
+        let slot = Duration::from_millis(u64::from(welcome.heartbeat_slot_ms));
+        assert!(!slot.is_zero() && slot <= HEARTBEAT, "{slot:?}");
+        members.push((client, came, came + slot));
+        // WELCOME was made at some time since HELLO was sent, and slots are in whole ms.
+        unsure = unsure.max(came - asked + Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(17));
+    }
+    let first = members[0].2;
+    for (.., due) in &members {
+        let apart = (*due - first).as_nanos() % HEARTBEAT.as_nanos();
+        let apart = apart.min(HEARTBEAT.as_nanos() - apart);
+        assert!(apart <= unsure.as_nanos(), "{apart} ns from the first, unsure by {unsure:?}");
+    }
+    let started = Instant::now();
+    let mut skipped = 0;
+    let mut ping = Vec::new();
+    fanfare::wire::ClientFrame::encode_ping(&mut ping, 1);
+    while started.elapsed() < HEARTBEAT * 5 {
+        std::thread::sleep(Duration::from_millis(5));
+        for (i, (client, last_sent, due)) in members.iter_mut().enumerate() {
+            let now = Instant::now();
+            // Every third member is one that sends between its slots and leaves PINGs out.
+            if i % 3 == 0 && now + HEARTBEAT / 4 >= *due && *last_sent + HEARTBEAT < *due {
+                client.ack(fanfare::position::Handle(1), fanfare::position::Epoch(1), Seq(1));
+                *last_sent = now;
+            }
+            if now >= *due {
+                if *last_sent + HEARTBEAT / 2 >= *due {
+                    skipped += 1;
+                } else {
+                    client.send(&ping);
+                    *last_sent = now;
+                }
+                while *due <= now {
+                    *due += HEARTBEAT;
+                }
+            }
+        }
+    }
+    assert!(skipped >= 30, "{skipped} PINGs were left out");
+    for (client, ..) in &mut members {
+        client.ping();
+    }
 }
 
 #[test]

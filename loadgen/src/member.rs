@@ -88,6 +88,8 @@ pub struct Member {
     pub groups: Vec<Subscription>,
     /// Messages since the last acknowledgement.
     pub unacked: u32,
+    /// When it last sent an acknowledgement; 0 if never.
+    pub acked_at: u64,
     /// The start of a frame whose end has not come yet.
     carry: Vec<u8>,
 }
@@ -120,6 +122,7 @@ impl Member {
             intended: 0,
             groups: Vec::new(),
             unacked: 0,
+            acked_at: 0,
             carry: Vec::new(),
         }
     }

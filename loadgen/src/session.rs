@@ -64,10 +64,8 @@ impl<'a> Session<'a> {
             ServerFrame::Welcome(w) => {
                 self.heartbeat_ns = u64::from(w.heartbeat_ms) * MILLI;
                 if self.heartbeat_ns > 0 {
-                    // Spread over one heartbeat, so that PINGs do not come in waves.
-                    let part = u64::from(member.number.wrapping_mul(0x9E37_79B9) >> 16);
-                    let first = self.heartbeat_ns / 8 + self.heartbeat_ns * 7 / 8 * part / 65_536;
-                    self.pings.push(Reverse((self.now + first, member.slot)));
+                    let first = self.now + u64::from(w.heartbeat_slot_ms) * MILLI;
+                    self.pings.push(Reverse((first, member.slot)));
                 }
                 if member.wanted == 0 {
                     self.ready(member);
@@ -160,13 +158,19 @@ impl<'a> Session<'a> {
         self.pings.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Sends the PINGs that are due at `now`.
-    pub fn ping(&mut self, now: u64, ring: &mut ClientRing) {
+    /// Sends the PINGs that are due at `now`, but not of members that have just sent an ACK.
+    pub fn ping(&mut self, now: u64, members: &[Option<Box<Member>>], ring: &mut ClientRing) {
         while let Some(Reverse((at, slot))) = self.pings.peek().copied()
             && at <= now
         {
             self.pings.pop();
-            self.pings.push(Reverse((at.max(now - self.heartbeat_ns) + self.heartbeat_ns, slot)));
+            // By the intended time, so that a late PING does not move the next one.
+            let next = at + ((now - at) / self.heartbeat_ns + 1) * self.heartbeat_ns;
+            self.pings.push(Reverse((next, slot)));
+            let Some(member) = &members[slot as usize] else { continue };
+            if member.acked_at + self.heartbeat_ns / 2 >= at && member.acked_at > 0 {
+                continue;
+            }
             let mut out = Vec::new();
             ClientFrame::encode_ping(&mut out, now);
             ring.send(slot, Bytes::from(out));
@@ -175,7 +179,7 @@ impl<'a> Session<'a> {
 }
 
 /// Acknowledges everything `member` has.
-pub fn acknowledge(member: &mut Member, ring: &mut ClientRing) {
+pub fn acknowledge(member: &mut Member, now: u64, ring: &mut ClientRing) {
     let mut acks = Vec::new();
     for group in &mut member.groups {
         let last = group.cursor.seq - 1;
@@ -189,6 +193,9 @@ pub fn acknowledge(member: &mut Member, ring: &mut ClientRing) {
         }
     }
     member.unacked = 0;
+    if !acks.is_empty() {
+        member.acked_at = now;
+    }
     for some in acks.chunks(fanfare::limits::FRAME_ENTRIES_MAX) {
         let mut out = Vec::new();
         Acks::encode(&mut out, some);

@@ -166,11 +166,11 @@ impl<'a> Worker<'a> {
             // A due broadcast that is held back waits for an event, not for the clock.
             wake = wake.min(if due > now || more { due } else { now + MILLI });
         }
-        self.session.ping(now, &mut self.ring);
+        self.session.ping(now, &self.members, &mut self.ring);
         wake = wake.min(self.session.next_ping().unwrap_or(wake));
         for slot in std::mem::take(&mut self.ack_due) {
             if let Some(member) = &mut self.members[slot as usize] {
-                acknowledge(member, &mut self.ring);
+                acknowledge(member, now, &mut self.ring);
             }
         }
         self.roll_interval(now);

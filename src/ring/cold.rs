@@ -13,15 +13,14 @@ use std::thread::JoinHandle;
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
-use glommio::io::{Directory, DmaFile};
+use glommio::io::{BufferedFile, Directory, DmaFile};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
 use super::log_io::errno;
 use super::waker::Waker;
 use crate::limits::LOG_BLOCK;
-use crate::position::SegmentNumber;
 use crate::shard::Job;
-use crate::wal::paths::segment_path;
+use crate::wal::Step;
 
 /// Jobs that one shard may have running.
 pub(super) const JOBS_MAX: usize = 64;
@@ -31,8 +30,8 @@ const ZERO_PIECE: usize = 1024 * 1024;
 const IO_MEMORY: usize = 64 * 1024;
 const RING_DEPTH: usize = 16;
 
-/// Makes the first block of a new segment; the job is a [`Job::CreateSegment`].
-pub type SegmentHeaderFn = Arc<dyn Fn(&Job) -> [u8; LOG_BLOCK] + Send + Sync>;
+/// Says which steps a job of the shard with this folder takes.
+pub type StepsFn = Arc<dyn Fn(&Job, &Path) -> Vec<Step> + Send + Sync>;
 
 /// The cold executor could not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +54,7 @@ pub(super) type JobResult = (Job, Result<(), i32>);
 struct Shard {
     id: usize,
     dir: PathBuf,
-    header: SegmentHeaderFn,
+    steps: StepsFn,
     results: rtrb::Producer<JobResult>,
     waker: Waker,
 }
@@ -138,10 +137,10 @@ impl Drop for ColdExecutor {
 }
 
 impl ColdHandle {
-    pub(super) fn attach(&self, dir: &Path, header: SegmentHeaderFn, waker: Waker) -> JobPort {
+    pub(super) fn attach(&self, dir: &Path, steps: StepsFn, waker: Waker) -> JobPort {
         let id = self.shards.fetch_add(1, Ordering::Relaxed);
         let (producer, results) = rtrb::RingBuffer::new(JOBS_MAX);
-        let shard = Shard { id, dir: dir.to_owned(), header, results: producer, waker };
+        let shard = Shard { id, dir: dir.to_owned(), steps, results: producer, waker };
         let _ = self.orders.unbounded_send(Order::Attach(shard));
         JobPort { shard: id, orders: self.orders.clone(), results, running: 0 }
     }
@@ -187,11 +186,11 @@ async fn serve(mut inbox: UnboundedReceiver<Order>) {
                     continue;
                 };
                 let task = glommio::spawn_local(async move {
-                    let (dir, header) = {
+                    let steps = {
                         let shard = shard.borrow();
-                        (shard.dir.clone(), shard.header.clone())
+                        (shard.steps)(&job, &shard.dir)
                     };
-                    let result = run(&job, &dir, &header).await;
+                    let result = run(steps).await;
                     let mut shard = shard.borrow_mut();
                     // Refused only if the shard is gone: it never starts more jobs than fit.
                     let _ = shard.results.push((job, result));
@@ -211,43 +210,57 @@ async fn serve(mut inbox: UnboundedReceiver<Order>) {
     }
 }
 
-async fn run(job: &Job, dir: &Path, header: &SegmentHeaderFn) -> Result<(), i32> {
-    let done = match job {
-        Job::CreateSegment { number, bytes, .. } => {
-            let path = segment_path(dir, *number);
-            let temporary = path.with_extension("tmp");
-            let created = create(&temporary, &path, *bytes, &header(job)).await;
-            if created.is_err() {
-                let _ = glommio::io::remove(&temporary).await;
+/// Carries out the steps of a job, up to the first that fails.
+async fn run(steps: Vec<Step>) -> Result<(), i32> {
+    for step in &steps {
+        if let Err(error) = take(step).await {
+            for step in &steps {
+                if let Step::Create { path, .. } = step {
+                    let _ = glommio::io::remove(path).await;
+                }
             }
-            created
+            return Err(code_of(&error));
         }
-        Job::RemoveSegments { numbers } => remove(dir, numbers).await,
-    };
-    match done {
-        Ok(()) => sync_dir(dir).await.map_err(code),
-        Err(e) => Err(code(e)),
+    }
+    Ok(())
+}
+
+async fn take(step: &Step) -> Result<(), GlommioError<()>> {
+    match step {
+        Step::Create { path, head, bytes } => create(path, head, *bytes).await,
+        Step::Sync { path } => {
+            let file = BufferedFile::open(path).await?;
+            let synced = file.fdatasync().await;
+            file.close().await?;
+            synced
+        }
+        Step::Rename { from, to } => glommio::io::rename(from, to).await,
+        Step::Remove { path } => match glommio::io::remove(path).await {
+            Err(e) if code_of(&e) == libc::ENOENT => Ok(()),
+            other => other,
+        },
+        Step::SyncDir { dir } => sync_dir(dir).await,
     }
 }
 
-async fn create(
-    temporary: &Path,
-    path: &Path,
-    bytes: u64,
-    header: &[u8; LOG_BLOCK],
-) -> Result<(), GlommioError<()>> {
-    let file = DmaFile::create(temporary).await?;
-    let filled = fill(&file, bytes, header).await;
+/// A segment is written around the page cache; what has another shape is small.
+async fn create(path: &Path, head: &[u8], bytes: u64) -> Result<(), GlommioError<()>> {
+    if head.len() == LOG_BLOCK && bytes.is_multiple_of(LOG_BLOCK as u64) {
+        let file = DmaFile::create(path).await?;
+        let filled = fill(&file, bytes, head).await;
+        file.close().await?;
+        return filled;
+    }
+    let file = BufferedFile::create(path).await?;
+    let mut content = head.to_vec();
+    content.resize(content.len().max(bytes as usize), 0);
+    let len = content.len();
+    let written = write(file.write_at(content, 0).await, len);
     file.close().await?;
-    filled?;
-    glommio::io::rename(temporary, path).await
+    written
 }
 
-async fn fill(
-    file: &DmaFile,
-    bytes: u64,
-    header: &[u8; LOG_BLOCK],
-) -> Result<(), GlommioError<()>> {
+async fn fill(file: &DmaFile, bytes: u64, header: &[u8]) -> Result<(), GlommioError<()>> {
     // Finds out about a full disk at once and gets long extents; where it is not supported,
     // the writes below do the same piece by piece.
     if let Err(e) = file.pre_allocate(bytes, false).await
@@ -274,22 +287,12 @@ async fn fill(
         offset += left as u64;
         glommio::executor().yield_task_queue_now().await;
     }
-    file.fdatasync().await
+    Ok(())
 }
 
 /// A write that is short is an error, as everywhere in the log.
 fn write(result: Result<usize, GlommioError<()>>, len: usize) -> Result<(), GlommioError<()>> {
     if result? == len { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOSPC).into()) }
-}
-
-async fn remove(dir: &Path, numbers: &[SegmentNumber]) -> Result<(), GlommioError<()>> {
-    for number in numbers {
-        match glommio::io::remove(segment_path(dir, *number)).await {
-            Err(e) if code_of(&e) == libc::ENOENT => {}
-            other => other?,
-        }
-    }
-    Ok(())
 }
 
 async fn sync_dir(dir: &Path) -> Result<(), GlommioError<()>> {
@@ -305,8 +308,4 @@ fn code_of(error: &GlommioError<()>) -> i32 {
         GlommioError::EnhancedIoError { source, .. } => errno(source),
         _ => libc::EIO,
     }
-}
-
-fn code(error: GlommioError<()>) -> i32 {
-    code_of(&error)
 }

@@ -102,7 +102,7 @@ impl Driver {
         // instead of waiting in the ring.
         config.listener.set_nonblocking(false).map_err(DriverError::Files)?;
         let waker = Waker::new().map_err(DriverError::Files)?;
-        let jobs = config.cold.attach(&config.log_dir, config.segment_header, waker.clone());
+        let jobs = config.cold.attach(&config.log_dir, config.steps, waker.clone());
         let mut driver = Self {
             uring,
             buffers,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use super::cold::{ColdHandle, SegmentHeaderFn};
+use super::cold::{ColdHandle, StepsFn};
 use crate::position::ShardId;
 
 /// What a driver is made of.
@@ -23,8 +23,8 @@ pub struct DriverConfig {
     pub log_dir: PathBuf,
     /// Who does the jobs.
     pub cold: ColdHandle,
-    /// Makes the first block of a new segment, for [`crate::shard::Job::CreateSegment`].
-    pub segment_header: SegmentHeaderFn,
+    /// What a job does.
+    pub steps: StepsFn,
 }
 
 /// A driver could not be made.

@@ -24,7 +24,7 @@ mod tests;
 
 pub use bare::{BareEvent, BareRing};
 pub use client::{ClientEvent, ClientRing};
-pub use cold::{ColdError, ColdExecutor, ColdHandle, SegmentHeaderFn};
+pub use cold::{ColdError, ColdExecutor, ColdHandle, StepsFn};
 pub use driver::Driver;
 pub use driver_config::{DriverConfig, DriverCounters, DriverError};
 pub use log_buf::LogBuf;

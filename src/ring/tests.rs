@@ -17,6 +17,7 @@ use crate::fanout::{Part, PinGauge, Segment};
 use crate::limits::{DESCRIPTORS_SPARE, LOG_BLOCK};
 use crate::position::{Nanos, SegmentNumber, Seq, ShardId};
 use crate::shard::{ConnId, Event, Io, Job, RecvEnd};
+use crate::wal::create::{steps_to_create, steps_to_remove};
 
 struct Rig {
     driver: Driver,
@@ -56,7 +57,12 @@ impl Rig {
             recv_buffer_bytes: sizes.buffer_bytes,
             log_dir: dir.path().to_owned(),
             cold: cold.handle(),
-            segment_header: Arc::new(|_| [0xAB; LOG_BLOCK]),
+            steps: Arc::new(|job, dir| match job {
+                Job::CreateSegment { number, bytes, .. } => {
+                    steps_to_create(dir, *number, &[0xAB; LOG_BLOCK], *bytes)
+                }
+                Job::RemoveSegments { numbers } => steps_to_remove(dir, numbers),
+            }),
         })
         .unwrap();
         Self { driver, addr, dir, _cold: cold, events: Vec::new() }

@@ -4,7 +4,7 @@ mod admin;
 mod control;
 mod error;
 mod nofile;
-mod recover;
+pub(crate) mod recover;
 mod shards;
 pub mod top;
 

@@ -9,21 +9,22 @@ use tracing::{info, warn};
 
 use super::ServeError;
 use crate::config::ShardConfig;
-use crate::limits::{LOG_BLOCK, SEGMENT_BYTES_MIN};
+use crate::limits::SEGMENT_BYTES_MIN;
 use crate::position::{Epoch, NodeId, SegmentNumber, ShardId};
 use crate::shard::{Active, Job};
-use crate::wal::{self, DataDir, DirSource, Manifest, Recovered, SegmentHeader};
+use crate::wal::{self, DataDir, DirSource, Files, Manifest, Recovered, SegmentHeader, Step};
 
 /// Reads a shard's log and removes what cannot hold anything.
-pub(super) fn recover(
+fn recover(
+    files: &mut impl Files,
     log_dir: &Path,
     manifest: &Manifest,
     id: ShardId,
 ) -> Result<Recovered, ServeError> {
     let log = |source| ServeError::Log { shard: id, path: log_dir.to_owned(), source };
-    std::fs::create_dir_all(log_dir).map_err(log)?;
-    wal::create::remove_temporaries(log_dir).map_err(log)?;
-    let recovered = wal::recover(&mut DirSource::new(log_dir), manifest.node, id)
+    files.create_dir(log_dir).map_err(log)?;
+    wal::create::remove_temporaries(files, log_dir).map_err(log)?;
+    let recovered = wal::recover(&mut DirSource::on(files.clone(), log_dir), manifest.node, id)
         .map_err(|source| ServeError::Recovery { shard: id, source })?;
     if let Some(torn) = &recovered.torn {
         info!(
@@ -40,23 +41,37 @@ pub(super) fn recover(
         );
     }
     if !recovered.damage.is_empty() {
-        let kept = wal::quarantine(log_dir, &recovered.damage).map_err(log)?;
+        let kept = wal::quarantine(files, log_dir, &recovered.damage).map_err(log)?;
         warn!(shard = id.0, ?kept, "damaged segments were kept for you");
     }
-    wal::create::remove_segments(log_dir, &recovered.unused).map_err(log)?;
+    wal::create::remove_segments(files, log_dir, &recovered.unused).map_err(log)?;
     // Files that cannot be used go when retention has passed them; quarantine keeps a link.
     let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
     let passed: Vec<_> = recovered.unusable.iter().copied().filter(|n| *n < oldest).collect();
-    wal::create::remove_segments(log_dir, &passed).map_err(log)?;
+    wal::create::remove_segments(files, log_dir, &passed).map_err(log)?;
     for segment in &recovered.segments {
-        wal::create::truncate_sealed(log_dir, segment.number, segment.bytes_used).map_err(log)?;
+        wal::create::truncate_sealed(files, log_dir, segment.number, segment.bytes_used)
+            .map_err(log)?;
     }
     Ok(recovered)
 }
 
+/// Reads all logs of a data directory and raises epochs where something may be lost.
+pub(crate) fn recover_all<F: Files>(
+    files: &mut F,
+    data: &mut DataDir<F>,
+    manifest: Manifest,
+) -> Result<(Manifest, Vec<Recovered>), ServeError> {
+    let mut recovered = Vec::new();
+    for id in (0..manifest.shards).map(ShardId) {
+        recovered.push(recover(files, &data.shard_dir(id), &manifest, id)?);
+    }
+    Ok((raise_epochs(data, manifest, &recovered)?, recovered))
+}
+
 /// New epochs for whoever may have lost messages, durable before anyone is told.
-pub(super) fn raise_epochs(
-    data: &mut DataDir,
+fn raise_epochs<F: Files>(
+    data: &mut DataDir<F>,
     mut manifest: Manifest,
     recovered: &[Recovered],
 ) -> Result<Manifest, ServeError> {
@@ -74,38 +89,59 @@ pub(super) fn raise_epochs(
 }
 
 /// Creates the segment that this start writes to.
-pub(super) fn first_segment(
+pub(crate) fn first_segment(
+    files: &mut impl Files,
     log_dir: &Path,
     manifest: &Manifest,
     shard: ShardId,
     recovered: &Recovered,
-    config: &ShardConfig,
+    made: Made,
 ) -> io::Result<Active> {
     let number = SegmentNumber(recovered.next_segment.0.max(1));
-    let salt = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
-    let bytes = config.segment_bytes.max(SEGMENT_BYTES_MIN);
-    let created_ms = unix_ms();
+    let Made { salt, bytes, created_ms } = made;
     let header = SegmentHeader { node: manifest.node, shard, number, salt, bytes, created_ms };
-    wal::create::create_segment_blocking(log_dir, &header, bytes)?;
+    wal::create::create_segment_blocking(files, log_dir, &header, bytes)?;
     Ok(Active { number, salt })
 }
 
-/// The first block of a segment that the cold executor creates.
-pub(super) fn segment_header(node: NodeId, shard: ShardId, job: &Job) -> [u8; LOG_BLOCK] {
-    match job {
-        Job::CreateSegment { number, salt, bytes } => SegmentHeader {
-            node,
-            shard,
-            number: *number,
-            salt: *salt,
-            bytes: *bytes,
+/// What a new segment is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub salt: u64,
+    pub bytes: u64,
+    pub created_ms: u64,
+}
+
+impl Made {
+    /// A new salt, now.
+    pub fn now(config: &ShardConfig) -> Self {
+        let random = std::hash::RandomState::new();
+        Self {
+            salt: std::hash::BuildHasher::hash_one(&random, config.segment_bytes),
+            bytes: config.segment_bytes.max(SEGMENT_BYTES_MIN),
             created_ms: unix_ms(),
         }
-        .encode(),
-        Job::RemoveSegments { .. } => [0; LOG_BLOCK],
     }
 }
 
-fn unix_ms() -> u64 {
+/// The steps of a job of a shard.
+pub(crate) fn steps(
+    job: &Job,
+    log_dir: &Path,
+    node: NodeId,
+    shard: ShardId,
+    created_ms: u64,
+) -> Vec<Step> {
+    match job {
+        Job::CreateSegment { number, salt, bytes } => {
+            let (number, salt, bytes) = (*number, *salt, *bytes);
+            let header = SegmentHeader { node, shard, number, salt, bytes, created_ms };
+            wal::create::steps_to_create(log_dir, number, &header.encode(), bytes)
+        }
+        Job::RemoveSegments { numbers } => wal::create::steps_to_remove(log_dir, numbers),
+    }
+}
+
+pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

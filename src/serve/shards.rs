@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::error;
 
 use super::admin::Statuses;
-use super::recover::{first_segment, raise_epochs, recover, segment_header};
+use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
 use super::{ServeError, nofile};
 use crate::config::ShardConfig;
 use crate::mesh::{Mesh, mesh};
@@ -22,7 +22,7 @@ use crate::position::ShardId;
 use crate::ring::{ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
 use crate::shard::counters::{Counters, Figures};
 use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
-use crate::wal::{DataDir, Manifest, Recovered};
+use crate::wal::{DataDir, Manifest, RealFiles, Recovered};
 
 /// Orders that wait for one shard.
 const CONTROL_RING: usize = 8;
@@ -108,11 +108,8 @@ fn start_on(
     manifest: Manifest,
 ) -> Result<Running, ServeError> {
     let count = config.cores.len() as u16;
-    let mut recovered = Vec::new();
-    for id in (0..count).map(ShardId) {
-        recovered.push(recover(&data.shard_dir(id), &manifest, id)?);
-    }
-    let manifest = raise_epochs(data, manifest, &recovered)?;
+    let mut files = RealFiles::default();
+    let (manifest, recovered) = recover_all(&mut files, data, manifest)?;
     let mut meshes = mesh(count).into_iter();
     let cold = ColdExecutor::start()?;
     probe_port(config.listen)?;
@@ -120,7 +117,8 @@ fn start_on(
     for (id, recovered) in (0..count).map(ShardId).zip(recovered) {
         let Some(mesh) = meshes.next() else { break };
         let log_dir = data.shard_dir(id);
-        let active = first_segment(&log_dir, &manifest, id, &recovered, &config.shard)
+        let made = Made::now(&config.shard);
+        let active = first_segment(&mut files, &log_dir, &manifest, id, &recovered, made)
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
         let socket = bind(config.listen, &config.shard)
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
@@ -281,7 +279,7 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
     };
     let driver = Driver::new(DriverConfig {
         shard,
-        segment_header: Arc::new(move |job| segment_header(node, shard, job)),
+        steps: Arc::new(move |job, dir| steps(job, dir, node, shard, unix_ms())),
         listener,
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,

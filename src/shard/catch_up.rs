@@ -139,7 +139,15 @@ impl Shard {
         let key = self.by_handle.get(&handle).copied();
         let sequencer = key.and_then(|key| self.groups[key as usize].sequencer());
         let Some(sequencer) = sequencer else { return self.group_is_gone(who, handle) };
-        let first = sequencer.first_kept;
+        let (first, synced) = (sequencer.first_kept, sequencer.synced);
+        if let For::Members(shard) = who
+            && from > synced
+            && self.answer_from_tail(shard, handle, from)
+        {
+            return;
+        }
+        let sequencer = key.and_then(|key| self.groups[key as usize].sequencer());
+        let Some(sequencer) = sequencer else { return self.group_is_gone(who, handle) };
         let gap = (from < first).then(|| (from, Seq(first.0 - 1), GapReason::Retention));
         let from = from.max(first);
         let at = sequencer.index.find(from).filter(|_| from <= sequencer.synced);
@@ -260,11 +268,30 @@ impl Shard {
         let segment =
             found.map(|f| Announced { bytes: f.frames.into(), first: f.first, last: f.last });
         let history = History { handle: read.handle, from: asked, gap: read.gap, epoch, segment };
+        self.answer_with(shard, history);
+    }
+
+    fn answer_with(&mut self, shard: ShardId, history: History) {
         if shard == self.id {
             self.history_arrived(history);
         } else {
             self.tell(shard, Message::History(history));
         }
+    }
+
+    /// Answers with what was shown before it was on disk: the owner's tail keeps it as long as
+    /// the log lacks it, which is for good if the log failed meanwhile.
+    fn answer_from_tail(&mut self, shard: ShardId, handle: Handle, from: Seq) -> bool {
+        let Some(&key) = self.by_handle.get(&handle) else { return false };
+        let group = &self.groups[key as usize];
+        let Some(tail) = group.tail.ordinal_of(from).and_then(|at| group.tail.get(at)) else {
+            return false;
+        };
+        let bytes = tail.bytes().clone();
+        let segment = Some(Announced { bytes, first: tail.first(), last: tail.last() });
+        let history = History { handle, from, gap: None, epoch: group.epoch, segment };
+        self.answer_with(shard, history);
+        true
     }
 
     /// The group of a read was deleted meanwhile. Members learn of that in other ways; a FETCH

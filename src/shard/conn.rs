@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::ConnId;
+use super::heartbeats::Moment;
 use super::isolate::Drainage;
 use super::queries::Asked;
 use super::queues::Dirty;
@@ -71,6 +72,8 @@ pub struct Conn {
     pub dirty: Dirty,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
+    /// When it is to send PING, from HELLO on.
+    pub moment: Option<Moment>,
     /// When the last byte came; before HELLO, when it was accepted.
     pub heard_at: Nanos,
     /// When the write in flight last made progress.
@@ -102,6 +105,7 @@ impl Conn {
             parked: Vec::new(),
             dirty: Dirty::default(),
             joining: 0,
+            moment: None,
             heard_at: now,
             progress_at: now,
             drainage: Drainage::default(),

@@ -9,6 +9,9 @@ use super::{ConnId, Io, Shard};
 use crate::position::Nanos;
 use crate::wire::ErrorCode;
 
+/// Silence of this length may be noticed a second late.
+const LOOSE_SILENCE_MS: u64 = 20_000;
+
 impl Shard {
     /// When the shard must have a turn even if nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
@@ -71,7 +74,11 @@ impl Shard {
                 let due = conn.heard_at.plus_ms(silence_ms);
                 if conn.paused || due > now {
                     let at = if conn.paused { now.plus_ms(silence_ms) } else { due };
-                    return self.wheel.arm(id, at);
+                    return if silence_ms < LOOSE_SILENCE_MS {
+                        self.wheel.arm(id, at);
+                    } else {
+                        self.wheel.arm_loosely(id, at);
+                    };
                 }
                 debug!(slot = id.slot, silence_ms, "member is silent, closing");
                 self.figures.silent += 1;

@@ -12,6 +12,7 @@ mod duplicates;
 mod durable;
 mod expire;
 mod fetch;
+mod heartbeats;
 mod held;
 mod inbox;
 mod io;
@@ -53,6 +54,7 @@ use counters::{Counters, Figures};
 use cursors::{AcksOut, Cursors};
 use drain::Drain;
 use durable::RosterChanges;
+use heartbeats::Heartbeats;
 use held::HeldAnswers;
 use inbox::Inbox;
 use isolate::Normal;
@@ -91,6 +93,8 @@ pub struct Shard {
     counters: Arc<Counters>,
     figures: Figures,
 
+    /// Monotonic time of this turn.
+    now: Nanos,
     events: Vec<Event>,
     conns: Vec<Option<Box<Conn>>>,
     groups: Slab<Group>,
@@ -131,6 +135,7 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
 
     wheel: Wheel,
+    heartbeats: Heartbeats,
     fired: Vec<ConnId>,
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
@@ -165,6 +170,7 @@ impl Shard {
     fn wait(&mut self, io: &mut impl Io) {
         let until = self.may_wait_until();
         io.wait(until, &mut self.events);
+        self.now = io.now();
         self.mesh.woken();
     }
 

@@ -217,6 +217,7 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::EncodingUnsupported, &text).field(b"encoding");
             return self.refuse(id, 0, refusal);
         }
+        let moment = self.heartbeats.take(self.now);
         let welcome = Welcome {
             version: wire::VERSION,
             node: self.node,
@@ -229,12 +230,13 @@ impl Shard {
             ack_interval_ms: self.config.ack_interval_ms,
             ack_timeout_ms: self.config.ack_timeout_ms,
             publish_window: self.config.publish_window,
-            heartbeat_slot_ms: self.config.heartbeat_ms,
+            heartbeat_slot_ms: moment.map_or(0, |(_, after_ms)| after_ms),
         };
         if let Some(conn) = self.conn(id) {
             conn.state = ConnState::Open;
             conn.member = hello.member.into();
             conn.producer = hello.producer;
+            conn.moment = moment.map(|(moment, _)| moment);
         }
         self.begin_health(id.slot);
         self.control(id, |out| welcome.encode(out));
@@ -322,12 +324,15 @@ impl Shard {
             self.end_health(id.slot);
         }
         let Some(conn) = self.conn(id) else { return };
-        let partial = conn.partial.len() as u64;
+        let (partial, moment) = (conn.partial.len() as u64, conn.moment);
         if conn.in_flight {
             self.writes_in_flight -= 1;
         }
         // The box goes at once: later events of this name find nothing and are ignored.
         self.conns[id.slot as usize] = None;
+        if let Some(moment) = moment {
+            self.heartbeats.give_back(moment);
+        }
         self.figures.partial_bytes -= partial;
         self.figures.connections -= 1;
         io.close(id);

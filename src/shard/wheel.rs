@@ -7,6 +7,8 @@ use crate::position::Nanos;
 
 const TICK_NS: u64 = 50_000_000;
 const SLOTS: u64 = 512;
+/// Ticks between those that [`Wheel::arm_loosely`] uses: a second.
+const LOOSE: u64 = 20;
 
 /// Hashed wheel of [`SLOTS`] ticks; what lies further ahead fires early and is armed again.
 #[derive(Debug)]
@@ -28,7 +30,18 @@ impl Wheel {
 
     /// Fires `conn` at or after `at`, at the latest one horizon from now.
     pub fn arm(&mut self, conn: ConnId, at: Nanos) {
-        let due = at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1);
+        self.arm_tick(conn, at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1));
+    }
+
+    /// The same up to a second later, together with others, for deadlines that lie far ahead:
+    /// an idle shard wakes up once a second for them, not at every tick.
+    pub fn arm_loosely(&mut self, conn: ConnId, at: Nanos) {
+        let due = at.0.div_ceil(TICK_NS).next_multiple_of(LOOSE);
+        let last = (self.tick + SLOTS - 1) / LOOSE * LOOSE;
+        self.arm_tick(conn, due.clamp(self.tick + 1, last));
+    }
+
+    fn arm_tick(&mut self, conn: ConnId, due: u64) {
         self.slots[(due % SLOTS) as usize].push(conn);
         self.armed += 1;
         self.next = Some(self.next.map_or(due, |next| next.min(due)));
@@ -88,6 +101,29 @@ mod tests {
         }
         assert_eq!(seen, 200);
         assert_eq!(wheel.deadline(), None);
+    }
+
+    #[test]
+    fn loose_deadlines_fire_together_and_never_early_within_the_horizon() {
+        let mut wheel = Wheel::new(Nanos(0));
+        for i in 0..200 {
+            wheel.arm_loosely(conn(i), Nanos(u64::from(i) * 123 * MS));
+        }
+        let (mut seen, mut times) = (0, 0);
+        for now in (0..26_000).step_by(10) {
+            let mut fired = Vec::new();
+            wheel.fire(Nanos(now * MS), &mut fired);
+            for c in &fired {
+                let due = u64::from(c.slot) * 123;
+                assert!(now >= due && now <= due + 1_060, "{due} fired at {now}");
+            }
+            seen += fired.len();
+            times += u32::from(!fired.is_empty());
+        }
+        assert_eq!(seen, 200);
+        assert!(times <= 26, "{times}");
+        wheel.arm_loosely(conn(1), Nanos(3_600_000 * MS));
+        assert!(wheel.deadline().unwrap_or_default() <= Nanos(26_000 * MS).plus_ms(25_600));
     }
 
     #[test]

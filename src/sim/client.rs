@@ -12,7 +12,7 @@ use crate::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Leave, S
 
 /// What a client is like.
 #[derive(Clone, Debug)]
-pub(super) struct Profile {
+pub(super) struct Habits {
     /// Publishes that may wait for their answer; 0 never publishes.
     pub window: usize,
     /// Chance to publish at a tick, in a million.
@@ -76,7 +76,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Client {
     pub index: usize,
-    pub profile: Profile,
+    pub profile: Habits,
     pub state: State,
     pub link: Option<u32>,
     /// Not to connect before.
@@ -107,7 +107,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub fn new(index: usize, profile: Profile, groups: usize) -> Self {
+    pub fn new(index: usize, profile: Habits, groups: usize) -> Self {
         let view = |_| View {
             wanted: profile.reader,
             place: Place::Out,

@@ -51,8 +51,16 @@ pub struct Trouble {
     pub crash_at_write_ppm: u32,
     /// Share of stops that are in good order instead.
     pub drain_ppm: u32,
-    /// A segment cannot be created.
+    /// The power goes while the node starts, at each start.
+    pub crash_at_start_ppm: u32,
+    /// There is no room for a file.
     pub disk_full_ppm: u32,
+    /// A read of a file fails that is not one of the running log.
+    pub file_read_error_ppm: u32,
+    /// The same for writes.
+    pub file_write_error_ppm: u32,
+    /// The same for syncs.
+    pub file_sync_error_ppm: u32,
     /// A log write fails.
     pub write_error_ppm: u32,
     /// A log read fails.

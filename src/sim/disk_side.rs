@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::files::{EIO, ENOENT, FileTrouble};
+use super::node::RunningJob;
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
-use crate::position::{Handle, SegmentNumber, Seq};
+use crate::position::{Handle, SegmentNumber, Seq, ShardId};
 use crate::ring::LogBuf;
+use crate::serve::recover;
 use crate::shard::{Event, Job};
-
-const EIO: i32 = 5;
-const ENOSPC: i32 = 28;
-const ENOENT: i32 = 2;
+use crate::wal::paths::segment_path;
+use crate::wal::{Files, Step};
 
 impl World {
     pub(super) fn write_log(
@@ -22,7 +23,8 @@ impl World {
     ) {
         let bytes = buf.len();
         self.note(Note::Commit { shard, segment: segment.0, offset, bytes });
-        self.node.disks[shard].begin_write(segment, offset, buf);
+        let path = segment_path(&self.node.shard_dir(shard), segment);
+        self.node.files.begin_write(shard, &path, offset, buf);
         let failed = !self.calm && self.rng.chance(self.config.trouble.write_error_ppm);
         let after = self.disk_time();
         self.after(after, Due::LogWritten { shard, failed });
@@ -47,23 +49,6 @@ impl World {
         self.after(after, Due::LogRead { shard, token, segment, offset, len, failed });
     }
 
-    /// Does a job on the disk, or as much of it as a crash lets be done.
-    pub(super) fn carry_out(&mut self, shard: usize, job: &Job, whole: bool) {
-        let wall_ms = self.wall_ms();
-        let disk = &mut self.node.disks[shard];
-        match job {
-            // The file gets its name when it is complete.
-            Job::CreateSegment { number, salt, bytes } if whole => {
-                disk.create(*number, *salt, *bytes, wall_ms);
-            }
-            Job::CreateSegment { .. } => {}
-            Job::RemoveSegments { numbers } => {
-                let count = if whole { numbers.len() } else { self.rng.index(numbers.len()) };
-                numbers[..count].iter().for_each(|number| disk.remove(*number));
-            }
-        }
-    }
-
     fn disk_time(&mut self) -> u64 {
         match self.rng.below(50) {
             0 => self.rng.between(1_000_000, 60_000_000),
@@ -71,32 +56,94 @@ impl World {
         }
     }
 
-    pub(super) fn start_job(&mut self, shard: usize, job: Job) {
-        let creates = matches!(job, Job::CreateSegment { .. });
-        let failed = creates && !self.calm && self.rng.chance(self.config.trouble.disk_full_ppm);
-        if let Job::RemoveSegments { numbers } = &job {
-            let mut removes = BTreeMap::<Handle, Seq>::new();
-            for number in numbers {
-                self.node.disks[shard].last_messages(*number, |handle, last| {
-                    let seq = removes.entry(handle).or_default();
-                    *seq = last.max(*seq);
-                });
-            }
-            removes.into_iter().for_each(|(handle, last)| self.oracle.removes(handle, last));
+    /// What fails from now on at calls to the file system.
+    pub(super) fn file_trouble(&self) -> FileTrouble {
+        let trouble = &self.config.trouble;
+        if self.calm {
+            return FileTrouble::default();
         }
-        self.node.shards[shard].jobs.push(job.clone());
-        let after = self.rng.between(100_000, 100_000_000);
-        self.after(after, Due::JobDone { shard, job, failed });
+        FileTrouble {
+            read_ppm: trouble.file_read_error_ppm,
+            write_ppm: trouble.file_write_error_ppm,
+            sync_ppm: trouble.file_sync_error_ppm,
+            full_ppm: trouble.disk_full_ppm,
+        }
+    }
+
+    /// Counts what happened in the file system.
+    pub(super) fn file_faults(&mut self) {
+        let happened = std::mem::take(&mut self.node.files.inner_mut().happened);
+        happened.into_iter().for_each(|fault| self.oracle.fault(fault));
+    }
+
+    /// Starts a job: its steps are carried out one after the other, some time apart.
+    pub(super) fn start_job(&mut self, shard: usize, job: Job) {
+        if let Job::RemoveSegments { numbers } = &job {
+            self.retention_takes(shard, numbers);
+        }
+        let (dir, node) = (self.node.shard_dir(shard), self.node.node_id());
+        let steps = recover::steps(&job, &dir, node, ShardId(shard as u16), self.wall_ms());
+        self.next_job += 1;
+        let id = self.next_job;
+        self.node.shards[shard].jobs.push(RunningJob { id, job, steps, done: 0 });
+        self.job_goes_on(shard, id);
+    }
+
+    fn job_goes_on(&mut self, shard: usize, id: u64) {
+        let after = match self.rng.below(8) {
+            0 => self.rng.between(1_000_000, 60_000_000),
+            _ => self.rng.between(20_000, 2_000_000),
+        };
+        self.after(after, Due::JobStep { shard, id });
+    }
+
+    pub(super) fn job_step(&mut self, shard: usize, id: u64) {
+        let trouble = self.file_trouble();
+        let mut files = self.node.files.clone();
+        files.inner_mut().trouble = trouble;
+        let jobs = &mut self.node.shards[shard].jobs;
+        let Some(at) = jobs.iter().position(|job| job.id == id) else { return };
+        let running = &mut jobs[at];
+        let result = running.steps.get(running.done).map_or(Ok(()), |step| step.run(&mut files));
+        running.done += 1;
+        if result.is_ok() && running.done < running.steps.len() {
+            return self.job_goes_on(shard, id);
+        }
+        let running = jobs.swap_remove(at);
+        let result = result.map_err(|error| error.raw_os_error().unwrap_or(EIO));
+        if result.is_err() {
+            files.inner_mut().trouble = FileTrouble::default();
+            for step in &running.steps {
+                if let Step::Create { path, .. } = step {
+                    let _ = files.remove(path);
+                }
+            }
+        }
+        self.file_faults();
+        self.note(Note::Job { shard, ok: result.is_ok() });
+        self.tell(shard, Event::JobDone { job: running.job, result });
+    }
+
+    /// What these segments hold may be announced as removed from now on.
+    fn retention_takes(&mut self, shard: usize, numbers: &[SegmentNumber]) {
+        let mut removes = BTreeMap::<Handle, Seq>::new();
+        let dir = self.node.shard_dir(shard);
+        for number in numbers {
+            self.node.files.runs(&segment_path(&dir, *number), |_, handle, _, last| {
+                let seq = removes.entry(handle).or_default();
+                *seq = last.max(*seq);
+            });
+        }
+        removes.into_iter().for_each(|(handle, last)| self.oracle.removes(handle, last));
     }
 
     pub(super) fn log_written(&mut self, shard: usize, failed: bool) {
-        let disk = &mut self.node.disks[shard];
         self.oracle.note(Note::CommitDone { shard, ok: !failed });
         let done = if failed {
             self.oracle.fault(Fault::WriteError);
-            disk.tear_write(&mut self.rng).map(|(buf, ..)| buf)
+            self.node.files.tear_write(shard, &mut self.rng).map(|(buf, ..)| buf)
         } else {
-            disk.finish_write()
+            self.node.files.finish_write(shard)
         };
         let Some(buf) = done else { return };
         let result = if failed { Err(EIO) } else { Ok(()) };
@@ -112,8 +159,8 @@ impl World {
         len: usize,
         failed: bool,
     ) {
-        let disk = &self.node.disks[shard];
-        let read = disk.read_log(SegmentNumber(segment), offset, len, &mut self.rng);
+        let path = segment_path(&self.node.shard_dir(shard), SegmentNumber(segment));
+        let read = self.node.files.read_log(shard, &path, offset, len, &mut self.rng);
         let result = if failed {
             self.oracle.fault(Fault::ReadError);
             Err(EIO)
@@ -121,17 +168,5 @@ impl World {
             read.ok_or(ENOENT)
         };
         self.tell(shard, Event::LogRead { token, result });
-    }
-
-    pub(super) fn job_done(&mut self, shard: usize, job: Job, failed: bool) {
-        self.note(Note::Job { shard, ok: !failed });
-        self.node.shards[shard].jobs.retain(|other| *other != job);
-        if failed {
-            self.oracle.fault(Fault::DiskFull);
-        } else {
-            self.carry_out(shard, &job, true);
-        }
-        let result = if failed { Err(ENOSPC) } else { Ok(()) };
-        self.tell(shard, Event::JobDone { job, result });
     }
 }

@@ -5,7 +5,7 @@
 //!  Client ──► client_side ──► net::Link ──► server_side ──► io::ShardIo ◄──► Shard
 //!    │                                                          │
 //!    ▼                                                          ▼
-//!  Oracle                                                   disk::Disk
+//!  Oracle                                                   files::SimFiles
 //! ```
 //!
 //! [`World::run`] panics with the seed and the last events if a client saw something that the
@@ -15,13 +15,16 @@ mod client;
 mod client_frames;
 mod client_side;
 mod config;
-mod disk;
 mod disk_side;
+mod files;
 mod io;
 mod lines;
+mod log_reader;
 mod net;
 mod node;
 mod oracle;
+mod power;
+mod profile;
 mod rng;
 mod server_side;
 mod settle;
@@ -29,5 +32,6 @@ mod trace;
 mod world;
 
 pub use config::{Trouble, WorldConfig};
+pub use profile::Profile;
 pub use trace::{Fault, Faults};
-pub use world::{Outcome, World};
+pub use world::{Failure, Outcome, World};

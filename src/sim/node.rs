@@ -1,17 +1,19 @@
 //! The node: its shards, how they start, take their turns, and stop.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::files::SimFiles;
 use super::io::{Request, ShardIo};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
 use crate::mesh;
-use crate::position::{Epoch, NodeId, ShardId};
+use crate::position::{NodeId, ShardId};
+use crate::serve::recover;
 use crate::shard::counters::Counters;
 use crate::shard::{Active, Control, Event, Job, Shard, ShardParts, Turn};
-use crate::wal;
+use crate::wal::{DataDir, Manifest, Recovered, Step};
 
 /// Turns in a row in which nothing came from outside. A shard that has nothing to do sleeps.
 const IDLE_TURNS_MAX: u32 = 3_000;
@@ -29,50 +31,64 @@ pub(super) struct Running {
     idle_turns: u32,
     /// Tells a deadline that still holds from one that does not.
     token: u64,
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<RunningJob>,
     /// Links with bytes that wait for a provided buffer.
     pub starved: Vec<u32>,
 }
 
-/// What outlives the shards: disks and manifest.
+/// A job that is under way.
+#[derive(Debug)]
+pub(super) struct RunningJob {
+    pub id: u64,
+    pub job: Job,
+    pub steps: Vec<Step>,
+    pub done: usize,
+}
+
+/// What outlives the shards: files.
 #[derive(Debug)]
 pub(super) struct Node {
-    pub id: NodeId,
-    pub hash_seed: u64,
     /// Counts the lives of the node.
     pub boot: u32,
-    starts: Epoch,
-    clean: bool,
-    epoch_floor: Epoch,
-    memory_epoch_floor: Epoch,
-    pub disks: Vec<Disk>,
+    random: [u64; 2],
+    pub files: SimFiles,
+    pub data: Option<DataDir<SimFiles>>,
     pub shards: Vec<Running>,
     pub accepting: bool,
     pub wall_offset_ms: i64,
     pub draining: bool,
+    /// Starts in a row that did not succeed.
+    failed_starts: u32,
 }
 
+/// Where the simulated node keeps its data.
+const DATA: &str = "/data";
+
 impl Node {
-    pub fn new(shards: u16, rng: &mut Rng) -> Self {
-        let id = NodeId(rng.between(1, 1000) as u16);
+    pub fn new(rng: &mut Rng) -> Self {
         Self {
-            id,
-            hash_seed: rng.next(),
             boot: 0,
-            starts: Epoch(0),
-            clean: true,
-            epoch_floor: Epoch(0),
-            memory_epoch_floor: Epoch(0),
-            disks: (0..shards).map(|shard| Disk::new(id, ShardId(shard))).collect(),
+            random: [rng.next(), rng.next()],
+            files: SimFiles::new(Rng::new(rng.next())),
+            data: None,
             shards: Vec::new(),
             accepting: false,
             wall_offset_ms: 1_700_000_000_000,
             draining: false,
+            failed_starts: 0,
         }
     }
 
     pub fn is_up(&self) -> bool {
         !self.shards.is_empty()
+    }
+
+    pub fn shard_dir(&self, shard: usize) -> PathBuf {
+        crate::wal::paths::shard_dir(Path::new(DATA), ShardId(shard as u16))
+    }
+
+    pub fn node_id(&self) -> NodeId {
+        NodeId((self.random[0] as u16).max(1))
     }
 }
 
@@ -81,57 +97,106 @@ impl World {
         (self.now.0 / 1_000_000).saturating_add_signed(self.node.wall_offset_ms)
     }
 
-    /// Starts the node as the server does: count the start, recover each log, remove what is
-    /// unused, open a fresh segment, raise the floors.
+    /// Starts the node by the code that the server starts with. The power may go meanwhile, and
+    /// the disk may fail; then it is started again later.
     pub(super) fn start_node(&mut self) {
         if self.node.is_up() {
             return;
         }
         self.node.boot += 1;
-        self.node.starts.0 += 1;
-        let (start, unclean) = (self.node.starts, !self.node.clean);
-        self.node.clean = false;
-        self.note(Note::Start { start: start.0 });
-        let (node, shards) = (self.node.id, self.config.shards);
-        let wall_ms = self.wall_ms();
-        let mut recovered = Vec::new();
-        for (index, disk) in self.node.disks.iter_mut().enumerate() {
-            let log = wal::recover(disk, node, ShardId(index as u16));
-            let log = match log {
-                Ok(log) => log,
-                Err(error) => panic!("recovery of shard {index}: {error}"),
+        let files = self.node.files.clone();
+        let trouble = self.file_trouble();
+        files.inner_mut().trouble = trouble;
+        if !self.calm && self.rng.chance(self.config.trouble.crash_at_start_ppm) {
+            files.cut_power_in(Some(self.rng.below(150)));
+        }
+        let prepared = self.prepare();
+        files.cut_power_in(None);
+        self.file_faults();
+        match prepared {
+            Ok(()) => self.node.failed_starts = 0,
+            Err(why) => self.start_failed(&why),
+        }
+    }
+
+    fn start_failed(&mut self, why: &str) {
+        self.node.data = None;
+        if self.node.files.is_dead() {
+            self.oracle.fault(Fault::CrashAtStart);
+            self.note(Note::Crash);
+            self.node.files.power_cut();
+            self.file_faults();
+        } else {
+            self.oracle.fault(Fault::StartFailed);
+            self.note(Note::Phase("the start failed"));
+            self.node.failed_starts += 1;
+            let hopeless = self.calm || self.node.failed_starts > 100;
+            assert!(!hopeless, "the node does not start: {why}");
+        }
+        let after = self.rng.between(1_000_000, 200_000_000);
+        self.after(after, Due::Start);
+    }
+
+    fn prepare(&mut self) -> Result<(), String> {
+        let mut files = self.node.files.clone();
+        let (random, shards) = (self.node.random, self.config.shards);
+        let opened = Manifest::open_on(files.clone(), Path::new(DATA), Some(shards), random, None);
+        let (mut data, manifest) = opened.map_err(|e| e.to_string())?;
+        let was_clean = manifest.clean;
+        self.note(Note::Start { start: manifest.starts.0 });
+        let recovered = self.recover(&mut files, &mut data, manifest);
+        if recovered.is_err() && was_clean {
+            // As the server does if no shard took a turn.
+            let _ = data.mark_clean();
+        }
+        self.run_shards(recovered?);
+        self.node.data = Some(data);
+        Ok(())
+    }
+
+    fn recover(
+        &mut self,
+        files: &mut SimFiles,
+        data: &mut DataDir<SimFiles>,
+        manifest: Manifest,
+    ) -> Result<(Manifest, Vec<(Recovered, Active)>), String> {
+        let all = recover::recover_all(files, data, manifest);
+        let (manifest, recovered) = all.map_err(|e| e.to_string())?;
+        let mut logs = Vec::new();
+        for (id, log) in (0..).map(ShardId).zip(recovered) {
+            let made = recover::Made {
+                salt: self.rng.next(),
+                bytes: self.config.shard.segment_bytes,
+                created_ms: self.wall_ms(),
             };
-            assert!(log.damage.is_empty(), "only torn writes happened, but: {:?}", log.damage);
-            for number in &log.unused {
-                disk.remove(*number);
-            }
-            let active = Active { number: log.next_segment, salt: self.rng.next() };
-            disk.create(active.number, active.salt, self.config.shard.segment_bytes, wall_ms);
+            let dir = data.shard_dir(id);
+            let active = recover::first_segment(files, &dir, &manifest, id, &log, made)
+                .map_err(|e| e.to_string())?;
             self.oracle.note(Note::Recovered {
-                shard: index,
+                shard: usize::from(id.0),
                 commits: log.commits,
                 torn: log.torn.is_some(),
+                damage: log.damage.len(),
                 active: active.number.0,
             });
-            recovered.push((log, active));
+            logs.push((log, active));
         }
-        if unclean {
-            self.node.memory_epoch_floor = start;
-        }
-        for (mesh, (index, (recovered, active))) in mesh::mesh_of(shards, self.config.mesh_entries)
-            .into_iter()
-            .zip(recovered.into_iter().enumerate())
-        {
+        Ok((manifest, logs))
+    }
+
+    fn run_shards(&mut self, (manifest, logs): (Manifest, Vec<(Recovered, Active)>)) {
+        let meshes = mesh::mesh_of(manifest.shards, self.config.mesh_entries);
+        for (mesh, (index, (recovered, active))) in meshes.into_iter().zip((0..).zip(logs)) {
             let counters = Arc::<Counters>::default();
             let (control, orders) = rtrb::RingBuffer::new(4);
             let shard = Shard::new(ShardParts {
-                id: ShardId(index as u16),
-                node,
-                shards,
-                hash_seed: self.node.hash_seed,
-                start,
-                epoch_floor: self.node.epoch_floor,
-                memory_epoch_floor: self.node.memory_epoch_floor,
+                id: ShardId(index),
+                node: manifest.node,
+                shards: manifest.shards,
+                hash_seed: manifest.hash_seed,
+                start: manifest.starts,
+                epoch_floor: manifest.epoch_floor,
+                memory_epoch_floor: manifest.memory_epoch_floor,
                 config: self.config.shard.clone(),
                 counters: counters.clone(),
                 mesh,
@@ -154,7 +219,7 @@ impl World {
                 starved: Vec::new(),
             });
             let after = self.rng.below(1_000_000);
-            self.after(after, Due::Turn { shard: index });
+            self.after(after, Due::Turn { shard: usize::from(index) });
         }
         self.node.accepting = true;
         self.node.draining = false;
@@ -199,19 +264,19 @@ impl World {
             let figures = running.counters.load();
             self.oracle.faults.count_many(Fault::CatchUp, figures.catch_up_reads);
             self.oracle.faults.count_many(Fault::MeshFull, figures.mesh_full);
-            let disk = &mut self.node.disks[index];
-            if let Some((_, there, sectors)) = disk.tear_write(&mut self.rng) {
+            let torn = self.node.files.tear_write(index, &mut self.rng);
+            if let Some((_, there, sectors)) = torn {
                 if there > 0 && there < sectors {
                     self.oracle.fault(Fault::TornWrite);
                 }
                 self.oracle.note(Note::Torn { shard: index, there, sectors });
             }
-            for job in running.jobs {
-                self.oracle.fault(Fault::InterruptedJob);
-                let done = self.rng.flip();
-                self.carry_out(index, &job, done);
-            }
+            let jobs = running.jobs.len() as u64;
+            self.oracle.faults.count_many(Fault::InterruptedJob, jobs);
         }
+        self.node.data = None;
+        self.node.files.power_cut();
+        self.file_faults();
         self.node.accepting = false;
         self.links_lose_server();
     }
@@ -263,7 +328,9 @@ impl World {
             running.idle_turns = 0;
         }
         running.idle_turns += 1;
-        assert!(running.idle_turns < IDLE_TURNS_MAX, "shard {shard} spins: {:?}", running.shard);
+        if running.idle_turns >= IDLE_TURNS_MAX {
+            self.check(Err(format!("shard {shard} spins")));
+        }
         self.after(cost, Due::TurnEnds { shard });
     }
 
@@ -299,8 +366,12 @@ impl World {
             return;
         }
         let clean = self.node.shards.iter().all(|running| running.shard.is_clean());
+        if clean && let Some(data) = &mut self.node.data {
+            // If it fails, the next start only does more than it must.
+            let _ = data.mark_clean();
+        }
+        // What the page cache holds survives a process that ends, unless the power goes too.
         self.crash();
-        self.node.clean = clean;
         let after = self.rng.between(1_000_000, 200_000_000);
         self.after(after, Due::Start);
     }

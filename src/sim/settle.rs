@@ -1,7 +1,8 @@
 //! The end of a world: no more trouble, everyone finishes, and everything is read back.
 
-use super::client::{Client, Profile};
+use super::client::{Client, Habits};
 use super::net::End;
+use super::oracle::Violation;
 use super::trace::Note;
 use super::world::{Due, World};
 use crate::position::Nanos;
@@ -12,14 +13,14 @@ const STEP_MS: u64 = 50;
 const PROBE_AFTER_MS: u64 = 1_500;
 
 impl World {
-    pub(super) fn settle(&mut self) {
+    pub(super) fn settle(&mut self) -> Result<(), Violation> {
         self.note(Note::Phase("trouble is over"));
         self.calm = true;
         for client in &mut self.clients {
             client.sleeps_until = Nanos(0);
         }
         if self.node.is_up() && !self.node.draining {
-            self.rest();
+            self.rest()?;
         }
         // A failed log stays so until the node is started again.
         if self.config.trouble.write_error_ppm > 0 && self.node.is_up() {
@@ -28,44 +29,42 @@ impl World {
         if !self.node.is_up() {
             self.after(0, Due::Start);
         }
-        self.rest();
+        self.rest()?;
         // Now everything that was refused can be accepted.
         for client in &mut self.clients {
             client.finishing = true;
         }
         // Enough for a disk that was full to be tried again.
         self.run_until(self.now.plus_ms(PROBE_AFTER_MS));
-        self.rest();
-        self.read_back("reading back", self.config.trouble.crash_every_ms > 0);
+        self.rest()?;
+        self.read_back("reading back", self.config.trouble.crash_every_ms > 0)?;
         self.crash();
         self.after(0, Due::Start);
-        self.rest();
-        self.read_back("reading back after the power was cut", true);
+        self.rest()?;
+        self.read_back("reading back after the power was cut", true)
     }
 
     /// Runs until every client has all its answers and is where it wants to be.
-    fn rest(&mut self) {
+    fn rest(&mut self) -> Result<(), Violation> {
         let end = self.now.plus_ms(SETTLE_MS);
         while self.now < end {
             self.run_until(self.now.plus_ms(STEP_MS));
-            if self.clients.iter().all(Client::is_settled) {
-                return;
+            if self.is_violated() || self.clients.iter().all(Client::is_settled) {
+                return Ok(());
             }
         }
         let stuck = self.clients.iter().find(|client| !client.is_settled());
-        panic!(
-            "no rest after {SETTLE_MS} ms: {}",
-            stuck.map(Client::waits_for).unwrap_or_default()
-        );
+        let waits_for = stuck.map(Client::waits_for).unwrap_or_default();
+        Err(format!("no rest after {SETTLE_MS} ms: {waits_for}"))
     }
 
     /// A client that was not there before reads every group from its first message and
     /// publishes to each, so that a log that stopped taking messages is noticed. Then
     /// every member must be where the groups end.
-    fn read_back(&mut self, phase: &'static str, crashed: bool) {
+    fn read_back(&mut self, phase: &'static str, crashed: bool) -> Result<(), Violation> {
         self.note(Note::Phase(phase));
         let index = self.clients.len();
-        let profile = Profile {
+        let profile = Habits {
             window: 0,
             publish_ppm: 0,
             memory_ppm: 0,
@@ -76,7 +75,7 @@ impl World {
         };
         self.clients.push(Client::new(index, profile, self.config.groups));
         self.after(0, Due::Tick { client: index });
-        self.rest();
+        self.rest()?;
         let mut heads = vec![0; self.config.groups];
         let end = self.now.plus_ms(SETTLE_MS);
         loop {
@@ -95,15 +94,18 @@ impl World {
             else {
                 break;
             };
-            assert!(
-                self.now < end,
-                "client {client} has group {group} up to {has}, it goes up to {}",
-                heads[group]
-            );
+            if self.is_violated() {
+                return Ok(());
+            }
+            if self.now >= end {
+                let goes_to = heads[group];
+                return Err(format!(
+                    "client {client} has group {group} up to {has}, it goes up to {goes_to}"
+                ));
+            }
         }
         let found = std::mem::take(&mut self.clients[index].found);
-        let result = self.oracle.read_back(&found, crashed);
-        self.check(result);
+        self.oracle.read_back(&found, crashed)?;
         // It leaves for good.
         let reader = &mut self.clients[index];
         reader.retired = true;
@@ -115,5 +117,6 @@ impl World {
             l.client_gone = true;
             self.at(self.now, Due::UpEnds { link, end: End::Fin });
         }
+        Ok(())
     }
 }

@@ -13,13 +13,14 @@ const KEPT: usize = 300;
 #[derive(Debug)]
 pub(super) struct Trace {
     kept: usize,
+    show: bool,
     lines: VecDeque<(Nanos, Note)>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
         let kept = std::env::var("FANFARE_TRACE").ok().and_then(|n| n.parse().ok());
-        Self { kept: kept.unwrap_or(KEPT).max(1), lines: VecDeque::new() }
+        Self { kept: kept.unwrap_or(KEPT).max(1), show: false, lines: VecDeque::new() }
     }
 }
 
@@ -28,7 +29,7 @@ impl Default for Trace {
 #[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
 pub(super) enum Note {
     Start { start: u32 },
-    Recovered { shard: usize, commits: u64, torn: bool, active: u64 },
+    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, active: u64 },
     Crash,
     Connect { client: usize, link: u32, shard: usize },
     ClientLeaves { client: usize, how: Fault },
@@ -53,7 +54,16 @@ pub(super) enum Note {
 }
 
 impl Trace {
+    /// Keeps so many events, or shows each as it happens.
+    pub fn keep(&mut self, kept: usize, show: bool) {
+        self.kept = kept.max(1);
+        self.show = show;
+    }
+
     pub fn note(&mut self, at: Nanos, note: Note) {
+        if self.show {
+            return println!("{:>12.3} ms  {note:?}", at.0 as f64 / 1e6);
+        }
         if self.lines.len() == self.kept {
             self.lines.pop_front();
         }
@@ -138,6 +148,18 @@ faults! {
     Drain,
     /// A crash left a part of a log write.
     TornWrite,
+    /// The power went while the node started.
+    CrashAtStart,
+    /// The node did not start because its disk failed.
+    StartFailed,
+    /// A crash took bytes of a file that no sync had made durable.
+    UnsyncedLost,
+    /// A crash took a name that no sync had made durable, or brought one back.
+    NameLost,
+    /// A crash undid a rename that no sync had made durable.
+    RenameLost,
+    /// A sync failed.
+    SyncError,
     /// A crash met a job that was under way.
     InterruptedJob,
     /// There was no room for a segment.
@@ -186,5 +208,13 @@ impl Faults {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine += theirs;
         }
+    }
+}
+
+impl fmt::Display for Faults {
+    /// Those that happened, with their counts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let happened = Fault::ALL.iter().filter(|fault| self.of(**fault) > 0);
+        f.debug_map().entries(happened.map(|fault| (fault, self.of(*fault)))).finish()
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use super::client::{Client, Profile};
+use super::client::{Client, Habits};
 use super::config::WorldConfig;
 use super::net::{End, Link};
 use super::node::Node;
@@ -11,7 +11,6 @@ use super::oracle::{Oracle, Violation};
 use super::rng::Rng;
 use super::trace::Note;
 use crate::position::Nanos;
-use crate::shard::Job;
 
 /// Something that is due at some time. Those of a node belong to one of its lives.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub(super) enum Due {
     Deadline { shard: usize, token: u64 },
     LogWritten { shard: usize, failed: bool },
     LogRead { shard: usize, token: u64, segment: u64, offset: u64, len: usize, failed: bool },
-    JobDone { shard: usize, job: Job, failed: bool },
+    JobStep { shard: usize, id: u64 },
     Accept { link: u32 },
     UpArrives { link: u32, count: usize },
     UpEnds { link: u32, end: End },
@@ -79,6 +78,24 @@ pub struct Outcome {
     pub digest: u64,
 }
 
+/// Why a world ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its seed, which gives the same failure again.
+    pub seed: u64,
+    /// What was not as it must be.
+    pub why: String,
+    /// The last events.
+    pub trace: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seed, why, trace } = self;
+        write!(f, "{trace}\nseed {seed}: {why}\nthe last events are above")
+    }
+}
+
 /// One node, its clients, clock, network and disks, run from one seed.
 #[derive(Debug)]
 pub struct World {
@@ -91,11 +108,14 @@ pub struct World {
     pub(super) node: Node,
     pub(super) links: BTreeMap<u32, Link>,
     pub(super) next_link: u32,
+    pub(super) next_job: u64,
     pub(super) clients: Vec<Client>,
     pub(super) oracle: Oracle,
     /// Trouble is over; everyone finishes what was begun.
     pub(super) calm: bool,
     pub(super) turns: u64,
+    /// What should not have been; nothing happens after it.
+    violation: Option<Violation>,
 }
 
 impl World {
@@ -105,7 +125,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut clients = Vec::new();
         for index in 0..config.clients {
-            let profile = Profile {
+            let profile = Habits {
                 window: if rng.chance(700_000) { rng.between(1, 8) as usize } else { 0 },
                 publish_ppm: rng.between(20_000, 500_000) as u32,
                 memory_ppm: config.memory_ppm,
@@ -120,7 +140,7 @@ impl World {
             }
             clients.push(client);
         }
-        let node = Node::new(config.shards, &mut rng);
+        let node = Node::new(&mut rng);
         Self {
             seed,
             now: Nanos(1_000_000_000),
@@ -130,20 +150,49 @@ impl World {
             node,
             links: BTreeMap::new(),
             next_link: 0,
+            next_job: 0,
             clients,
             oracle: Oracle::default(),
             calm: false,
             turns: 0,
+            violation: None,
             config,
+        }
+    }
+
+    /// Keeps the last `notes` events for the trace, or shows each as it happens.
+    pub fn trace(&mut self, notes: usize, show: bool) {
+        self.oracle.trace.keep(notes, show);
+    }
+
+    /// As [`World::try_run`].
+    ///
+    /// # Panics
+    /// If anything that must be true is not; the message has the seed and the last events.
+    pub fn run(&mut self) -> Outcome {
+        match self.try_run() {
+            Ok(outcome) => outcome,
+            Err(failure) => panic!("{failure}"),
         }
     }
 
     /// Lives through the active time, lets everything settle, and reads everything back
     /// twice: as it is, and after the power was cut.
     ///
-    /// # Panics
-    /// If anything that must be true is not; the message has the seed and the last events.
-    pub fn run(&mut self) -> Outcome {
+    /// # Errors
+    /// What was not as it must be, and the last events.
+    pub fn try_run(&mut self) -> Result<Outcome, Failure> {
+        match self.live() {
+            Ok(outcome) if self.violation.is_none() => Ok(outcome),
+            result => Err(Failure {
+                seed: self.seed,
+                why: self.violation.take().or(result.err()).unwrap_or_default(),
+                trace: self.oracle.trace.to_string(),
+            }),
+        }
+    }
+
+    fn live(&mut self) -> Result<Outcome, Violation> {
         let start = self.now;
         self.oracle.late_ms = self.config.late_ms;
         self.start_node();
@@ -156,15 +205,15 @@ impl World {
         }
         let end = start.plus_ms(self.config.active_ms);
         self.run_until(end);
-        self.settle();
-        Outcome {
+        self.settle()?;
+        Ok(Outcome {
             faults: self.oracle.faults.clone(),
             virtual_ms: self.now.since(start) / 1_000_000,
             deliveries: self.oracle.deliveries,
             acknowledged: self.oracle.acknowledged,
             turns: self.turns,
             digest: self.oracle.digest,
-        }
+        })
     }
 
     pub(super) fn after(&mut self, nanos: u64, due: Due) {
@@ -182,14 +231,20 @@ impl World {
         self.oracle.note(note);
     }
 
-    /// Stops the test if a check failed.
-    pub(super) fn check(&self, result: Result<(), Violation>) {
-        assert!(result.is_ok(), "{}", result.err().unwrap_or_default());
+    /// Ends the world if a check failed.
+    pub(super) fn check(&mut self, result: Result<(), Violation>) {
+        if self.violation.is_none() {
+            self.violation = result.err();
+        }
+    }
+
+    pub(super) fn is_violated(&self) -> bool {
+        self.violation.is_some()
     }
 
     pub(super) fn run_until(&mut self, end: Nanos) {
         while let Some(Reverse(next)) = self.heap.peek() {
-            if next.at > end {
+            if next.at > end || self.violation.is_some() {
                 break;
             }
             let Some(Reverse(entry)) = self.heap.pop() else { break };
@@ -223,7 +278,7 @@ impl World {
             Due::LogRead { shard, token, segment, offset, len, failed } if alive => {
                 self.log_read(shard, token, segment, offset, len, failed);
             }
-            Due::JobDone { shard, job, failed } if alive => self.job_done(shard, job, failed),
+            Due::JobStep { shard, id } if alive => self.job_step(shard, id),
             _ => {}
         }
     }
@@ -233,7 +288,9 @@ impl Drop for World {
     /// A panic anywhere below a world, also in the engine itself, shows the seed.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.oracle.trace);
+            if self.violation.is_none() {
+                eprintln!("{}", self.oracle.trace);
+            }
             eprintln!("the last events are above; replay with FANFARE_SEED={}", self.seed);
         }
     }

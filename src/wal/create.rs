@@ -1,21 +1,17 @@
 //! Changes to segment files outside the live log: creating, removing, cutting off zeros.
 //! Each can be interrupted at any point and leaves the log readable.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::io;
+use std::path::Path;
 
 use super::bytes_at::is_zero;
+use super::files::{Files, Step, TEMPORARY, steps_to_replace, temporary_of};
 use super::paths;
 use super::segment::SegmentHeader;
 use crate::limits::LOG_BLOCK;
 use crate::position::SegmentNumber;
 
 const PIECE: usize = 1024 * 1024;
-const TEMPORARY: &str = ".tmp";
 
 /// Creates a segment file of `bytes` bytes: header block, then zeros, all on disk when this
 /// returns. The file gets its name only when it is complete; an existing one is never
@@ -24,43 +20,45 @@ const TEMPORARY: &str = ".tmp";
 /// # Errors
 /// The disk is full, the file exists, or the system refused; the temporary file is removed.
 pub fn create_segment_blocking(
+    files: &mut impl Files,
     shard_dir: &Path,
     header: &SegmentHeader,
     bytes: u64,
 ) -> io::Result<()> {
     let path = paths::segment_path(shard_dir, header.number);
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(TEMPORARY);
-    let temporary = PathBuf::from(temporary);
-    let created = write_zeroed(&temporary, header, bytes)
-        .and_then(|()| rename_new(&temporary, &path))
-        .and_then(|()| sync_dir(shard_dir));
+    let temporary = temporary_of(&path);
+    let created = files
+        .create(&temporary, &header.encode(), bytes)
+        .and_then(|()| files.sync(&temporary))
+        .and_then(|()| files.rename_new(&temporary, &path))
+        .and_then(|()| files.sync_dir(shard_dir));
     if created.is_err() {
-        let _ = fs::remove_file(&temporary);
+        let _ = files.remove(&temporary);
     }
     created
 }
 
-fn write_zeroed(path: &Path, header: &SegmentHeader, bytes: u64) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    let block = header.encode();
-    file.write_all(&block)?;
-    let zeros = vec![0; PIECE];
-    let mut left = bytes.saturating_sub(block.len() as u64);
-    while left > 0 {
-        let piece = left.min(PIECE as u64);
-        file.write_all(&zeros[..piece as usize])?;
-        left -= piece;
-    }
-    file.sync_all()
+/// The steps that create a segment file: header block, then zeros up to `bytes`.
+#[must_use]
+pub fn steps_to_create(
+    shard_dir: &Path,
+    number: SegmentNumber,
+    header: &[u8; LOG_BLOCK],
+    bytes: u64,
+) -> Vec<Step> {
+    steps_to_replace(&paths::segment_path(shard_dir, number), header.to_vec(), bytes)
 }
 
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems know no such flag; only one process writes here.
-        Err(rustix::io::Errno::INVAL) if !to.try_exists()? => fs::rename(from, to),
-        other => Ok(other?),
-    }
+/// The steps that remove segment files, oldest first.
+#[must_use]
+pub fn steps_to_remove(shard_dir: &Path, numbers: &[SegmentNumber]) -> Vec<Step> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    let path = |number: &SegmentNumber| paths::segment_path(shard_dir, *number);
+    let mut steps: Vec<_> =
+        numbers.iter().map(|number| Step::Remove { path: path(number) }).collect();
+    steps.push(Step::SyncDir { dir: shard_dir.to_owned() });
+    steps
 }
 
 /// Removes segment files, oldest first, then syncs the directory. Files that are gone
@@ -68,29 +66,23 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The system refused.
-pub fn remove_segments(shard_dir: &Path, numbers: &[SegmentNumber]) -> io::Result<()> {
-    let mut numbers = numbers.to_vec();
-    numbers.sort_unstable();
-    for number in numbers {
-        match fs::remove_file(paths::segment_path(shard_dir, number)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    sync_dir(shard_dir)
+pub fn remove_segments(
+    files: &mut impl Files,
+    shard_dir: &Path,
+    numbers: &[SegmentNumber],
+) -> io::Result<()> {
+    steps_to_remove(shard_dir, numbers).iter().try_for_each(|step| step.run(files))
 }
 
-/// Removes what an interrupted [`create_segment_blocking`] left.
+/// Removes what an interrupted creation of a segment left.
 ///
 /// # Errors
 /// The system refused.
-pub fn remove_temporaries(shard_dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(shard_dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let segment = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY));
+pub fn remove_temporaries(files: &mut impl Files, shard_dir: &Path) -> io::Result<()> {
+    for name in files.list(shard_dir)? {
+        let segment = name.strip_suffix(TEMPORARY);
         if segment.and_then(paths::segment_number).is_some() {
-            fs::remove_file(entry.path())?;
+            files.remove(&shard_dir.join(&name))?;
         }
     }
     Ok(())
@@ -103,19 +95,23 @@ pub fn remove_temporaries(shard_dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The system refused; the file is as it was or shorter by zeros.
 pub fn truncate_sealed(
+    files: &mut impl Files,
     shard_dir: &Path,
     number: SegmentNumber,
     bytes_used: u64,
 ) -> io::Result<u64> {
     let path = paths::segment_path(shard_dir, number);
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let len = file.metadata()?.len();
+    let len = files.len(&path)?;
     let mut keep = bytes_used.max(LOG_BLOCK as u64).next_multiple_of(LOG_BLOCK as u64);
+    if keep >= len {
+        return Ok(len);
+    }
     let mut at = keep;
-    let mut buf = vec![0; PIECE];
+    let mut buf = vec![0; PIECE.min((len - at) as usize)];
     while at < len {
         let piece = (len - at).min(PIECE as u64) as usize;
-        file.read_exact_at(&mut buf[..piece], at)?;
+        let filled = files.read(&path, at, &mut buf[..piece])?;
+        buf[filled..piece].fill(0);
         for (index, block) in buf[..piece].chunks(LOG_BLOCK).enumerate() {
             if !is_zero(block) {
                 keep = at + ((index + 1) * LOG_BLOCK) as u64;
@@ -126,14 +122,9 @@ pub fn truncate_sealed(
     if keep >= len {
         return Ok(len);
     }
-    file.set_len(keep)?;
-    file.sync_all()?;
+    files.truncate(&path, keep)?;
+    files.sync(&path)?;
     Ok(keep)
-}
-
-/// Makes names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use super::super::files::RealFiles;
 use super::super::testing::{SALT, commit, run};
 use super::super::{Damage, DamageKind, DirSource, LogSource, quarantine, recover};
 use super::*;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+
 use crate::position::{NodeId, ShardId};
 
 const BYTES: u64 = 3 * 1024 * 1024 + 4096;
@@ -27,7 +31,7 @@ fn write_at(dir: &Path, number: u64, offset: u64, bytes: &[u8]) {
 #[test]
 fn a_created_segment_is_a_header_and_zeros_and_reads_as_unused() {
     let dir = tempfile::tempdir().unwrap();
-    create_segment_blocking(dir.path(), &header(1), BYTES).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(1), BYTES).unwrap();
     let file = fs::read(paths::segment_path(dir.path(), SegmentNumber(1))).unwrap();
     assert_eq!(file.len() as u64, BYTES);
     assert_eq!(SegmentHeader::decode(&file), Ok(header(1)));
@@ -41,9 +45,10 @@ fn a_created_segment_is_a_header_and_zeros_and_reads_as_unused() {
 #[test]
 fn a_segment_is_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    create_segment_blocking(dir.path(), &header(1), BYTES).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(1), BYTES).unwrap();
     write_at(dir.path(), 1, 4096, b"kept");
-    let error = create_segment_blocking(dir.path(), &header(1), BYTES).unwrap_err();
+    let error = create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(1), BYTES)
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     let file = fs::read(paths::segment_path(dir.path(), SegmentNumber(1))).unwrap();
     assert_eq!(&file[4096..4100], b"kept");
@@ -56,7 +61,7 @@ fn what_an_interrupted_creation_left_is_no_segment_and_is_removed() {
     fs::write(&left, b"half").unwrap();
     fs::write(dir.path().join("notes.tmp"), b"not ours").unwrap();
     assert_eq!(DirSource::new(dir.path()).segments().unwrap(), []);
-    remove_temporaries(dir.path()).unwrap();
+    remove_temporaries(&mut RealFiles::default(), dir.path()).unwrap();
     assert!(!left.exists());
     assert!(dir.path().join("notes.tmp").exists());
 }
@@ -65,27 +70,35 @@ fn what_an_interrupted_creation_left_is_no_segment_and_is_removed() {
 fn removing_passes_over_files_that_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     for number in [1, 3] {
-        create_segment_blocking(dir.path(), &header(number), 8192).unwrap();
+        create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(number), 8192)
+            .unwrap();
     }
     let numbers = [3, 2, 1].map(SegmentNumber);
-    remove_segments(dir.path(), &numbers).unwrap();
+    remove_segments(&mut RealFiles::default(), dir.path(), &numbers).unwrap();
     assert_eq!(DirSource::new(dir.path()).segments().unwrap(), []);
 }
 
 #[test]
 fn truncating_cuts_zeros_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    create_segment_blocking(dir.path(), &header(1), BYTES).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(1), BYTES).unwrap();
     let bytes = commit(1, &[run(1, 1, 1, 6000)]);
     write_at(dir.path(), 1, 4096, &bytes);
     let end = 4096 + bytes.len() as u64;
     let torn_at = 2 * 1024 * 1024 + 4096 + 17;
     write_at(dir.path(), 1, torn_at, b"torn");
-    let kept = truncate_sealed(dir.path(), SegmentNumber(1), end).unwrap();
+    let kept =
+        truncate_sealed(&mut RealFiles::default(), dir.path(), SegmentNumber(1), end).unwrap();
     assert_eq!(kept, torn_at.next_multiple_of(4096));
     write_at(dir.path(), 1, torn_at, &[0; 4]);
-    assert_eq!(truncate_sealed(dir.path(), SegmentNumber(1), end).unwrap(), end);
-    assert_eq!(truncate_sealed(dir.path(), SegmentNumber(1), end).unwrap(), end);
+    assert_eq!(
+        truncate_sealed(&mut RealFiles::default(), dir.path(), SegmentNumber(1), end).unwrap(),
+        end
+    );
+    assert_eq!(
+        truncate_sealed(&mut RealFiles::default(), dir.path(), SegmentNumber(1), end).unwrap(),
+        end
+    );
     let mut source = DirSource::new(dir.path());
     let recovered = recover(&mut source, NodeId(1), ShardId(0)).unwrap();
     assert_eq!((recovered.messages, recovered.damage.len()), (1, 0));
@@ -95,7 +108,7 @@ fn truncating_cuts_zeros_and_nothing_else() {
 #[test]
 fn quarantine_keeps_a_damaged_segment_from_retention() {
     let dir = tempfile::tempdir().unwrap();
-    create_segment_blocking(dir.path(), &header(2), 8192).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(2), 8192).unwrap();
     let damage = |segment| Damage {
         segment: SegmentNumber(segment),
         start: 0,
@@ -104,14 +117,17 @@ fn quarantine_keeps_a_damaged_segment_from_retention() {
         kind: DamageKind::Empty,
     };
     let all = [damage(1), damage(2), damage(2)];
-    let linked = quarantine(dir.path(), &all).unwrap();
+    let linked = quarantine(&mut RealFiles::default(), dir.path(), &all).unwrap();
     let kept = dir.path().join("quarantine/seg-0000000002.wal");
     assert_eq!(linked, [&*kept], "a missing segment is passed over");
-    assert!(quarantine(dir.path(), &all).unwrap().is_empty(), "once is enough");
-    remove_segments(dir.path(), &[SegmentNumber(2)]).unwrap();
+    assert!(
+        quarantine(&mut RealFiles::default(), dir.path(), &all).unwrap().is_empty(),
+        "once is enough"
+    );
+    remove_segments(&mut RealFiles::default(), dir.path(), &[SegmentNumber(2)]).unwrap();
     assert_eq!(SegmentHeader::decode(&fs::read(&kept).unwrap()), Ok(header(2)));
 
-    create_segment_blocking(dir.path(), &header(2), 8192).unwrap();
-    let linked = quarantine(dir.path(), &all).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(2), 8192).unwrap();
+    let linked = quarantine(&mut RealFiles::default(), dir.path(), &all).unwrap();
     assert_eq!(linked, [dir.path().join("quarantine/seg-0000000002.wal.2")]);
 }

@@ -1,13 +1,13 @@
 //! The manifest of a data directory, and the lock that keeps it to one server.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
-use super::create::sync_dir;
+use super::files::{Files, RealFiles, temporary_of};
 use super::{FORMAT_VERSION, paths};
 use crate::limits::SHARDS_MAX;
 use crate::position::{Epoch, NodeId, ShardId};
@@ -38,10 +38,12 @@ pub struct Manifest {
 
 /// An opened data directory. Its lock is held as long as this lives.
 #[derive(Debug)]
-pub struct DataDir {
+pub struct DataDir<F = RealFiles> {
     path: PathBuf,
     manifest: Manifest,
-    _lock: File,
+    files: F,
+    /// A simulated one needs none.
+    _lock: Option<File>,
 }
 
 /// Why a data directory cannot be used.
@@ -162,24 +164,41 @@ impl Manifest {
     /// # Errors
     /// A [`ManifestError`] that says what is in the way and what to do.
     pub fn open(path: &Path, shards: Option<u16>) -> Result<(DataDir, Self), ManifestError> {
-        if let Some(asked) = shards.filter(|n| !(1..=SHARDS_MAX).contains(&usize::from(*n))) {
-            return Err(ManifestError::ShardsOutOfRange { asked });
-        }
-        create_dir(path)?;
+        check_shards(shards)?;
+        let mut files = RealFiles::default();
+        create_dir(&mut files, path)?;
         let lock = take_lock(path)?;
-        let manifest = match Self::read(path)? {
+        let random = random().map_err(io_error("read", Path::new(RANDOM)))?;
+        Self::open_on(files, path, shards, random, Some(lock))
+    }
+
+    /// As [`Manifest::open`], in any file system, with `random` for a new directory.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub fn open_on<F: Files>(
+        mut files: F,
+        path: &Path,
+        shards: Option<u16>,
+        random: [u64; 2],
+        lock: Option<File>,
+    ) -> Result<(DataDir<F>, Self), ManifestError> {
+        check_shards(shards)?;
+        create_dir(&mut files, path)?;
+        let manifest = match Self::read_on(&mut files, path)? {
             Some(manifest) => manifest,
-            None => Self::fresh(path, shards)?,
+            None => Self::fresh(&mut files, path, shards, random)?,
         };
         if let Some(asked) = shards.filter(|asked| *asked != manifest.shards) {
             let found = manifest.shards;
             return Err(ManifestError::Shards { path: path.to_owned(), found, asked });
         }
         for shard in 0..manifest.shards {
-            create_dir(&paths::shard_dir(path, ShardId(shard)))?;
+            create_dir(&mut files, &paths::shard_dir(path, ShardId(shard)))?;
         }
         let started = Self { starts: Epoch(manifest.starts.0 + 1), ..manifest };
-        let mut data = DataDir { path: path.to_owned(), manifest: started.clone(), _lock: lock };
+        let mut data =
+            DataDir { path: path.to_owned(), manifest: started.clone(), files, _lock: lock };
         data.manifest.clean = false;
         data.store()?;
         Ok((data, started))
@@ -190,13 +209,14 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::open`].
     pub fn read(path: &Path) -> Result<Option<Self>, ManifestError> {
+        Self::read_on(&mut RealFiles::default(), path)
+    }
+
+    fn read_on(files: &mut impl Files, path: &Path) -> Result<Option<Self>, ManifestError> {
         let file_path = path.join(paths::MANIFEST);
-        let mut bytes = Vec::new();
-        match File::open(&file_path) {
+        let bytes = match files.read_all(&file_path, MANIFEST_BYTES_MAX) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened
-                .and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_end(&mut bytes))
-                .map_err(io_error("read", &file_path))?,
+            read => read.map_err(io_error("read", &file_path))?,
         };
         let damaged = |why: String| ManifestError::Damaged { path: file_path.clone(), why };
         let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
@@ -226,14 +246,18 @@ impl Manifest {
         }))
     }
 
-    fn fresh(path: &Path, shards: Option<u16>) -> Result<Self, ManifestError> {
+    fn fresh(
+        files: &mut impl Files,
+        path: &Path,
+        shards: Option<u16>,
+        random: [u64; 2],
+    ) -> Result<Self, ManifestError> {
         for shard in 0..SHARDS_MAX as u16 {
             let shard_dir = paths::shard_dir(path, ShardId(shard));
-            if has_segments(&shard_dir).map_err(io_error("list", &shard_dir))? {
+            if has_segments(files, &shard_dir).map_err(io_error("list", &shard_dir))? {
                 return Err(ManifestError::Lost { path: path.to_owned(), shard_dir });
             }
         }
-        let random = random().map_err(io_error("read", Path::new(RANDOM)))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             format_version: FORMAT_VERSION,
@@ -264,7 +288,7 @@ impl Manifest {
     }
 }
 
-impl DataDir {
+impl<F: Files> DataDir<F> {
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -299,29 +323,47 @@ impl DataDir {
     }
 
     /// Replaces the manifest in one step: whoever reads it finds the old or the new one whole.
-    fn store(&self) -> Result<(), ManifestError> {
+    fn store(&mut self) -> Result<(), ManifestError> {
         let path = self.path.join(paths::MANIFEST);
-        let temporary = self.path.join("manifest.toml.tmp");
-        File::create(&temporary)
-            .and_then(|mut file| {
-                file.write_all(self.manifest.to_toml().as_bytes())?;
-                file.sync_all()
-            })
+        let temporary = temporary_of(&path);
+        let text = self.manifest.to_toml();
+        let files = &mut self.files;
+        files
+            .create(&temporary, text.as_bytes(), text.len() as u64)
+            .and_then(|()| files.sync(&temporary))
             .map_err(io_error("write", &temporary))?;
-        fs::rename(&temporary, &path)
-            .and_then(|()| sync_dir(&self.path))
+        files
+            .rename(&temporary, &path)
+            .and_then(|()| files.sync_dir(&self.path))
             .map_err(io_error("replace", &path))
     }
 }
 
-/// Creates a directory and makes its name durable.
-fn create_dir(path: &Path) -> Result<(), ManifestError> {
-    if path.is_dir() {
-        return Ok(());
+fn check_shards(shards: Option<u16>) -> Result<(), ManifestError> {
+    match shards.filter(|n| !(1..=SHARDS_MAX).contains(&usize::from(*n))) {
+        Some(asked) => Err(ManifestError::ShardsOutOfRange { asked }),
+        None => Ok(()),
     }
-    fs::create_dir_all(path).map_err(io_error("create the directory", path))?;
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_dir(parent).map_err(io_error("sync the directory", parent))
+}
+
+/// Creates a directory, with those above it that are not there, and makes its name durable. The
+/// name of one that is there is synced too: the start that made it may have ended before that.
+fn create_dir(files: &mut impl Files, path: &Path) -> Result<(), ManifestError> {
+    let made: Vec<_> = path
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && !files.is_dir(dir))
+        .map(Path::to_owned)
+        .collect();
+    files.create_dir(path).map_err(io_error("create the directory", path))?;
+    for dir in made.iter().map(PathBuf::as_path).chain([path]) {
+        let above = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match files.sync_dir(above) {
+            // Whoever set this up does not let the server look there.
+            Err(e) if made.is_empty() && e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(io_error("sync the directory", above))?,
+        }
+    }
+    Ok(())
 }
 
 fn take_lock(dir: &Path) -> Result<File, ManifestError> {
@@ -349,17 +391,12 @@ fn take_lock(dir: &Path) -> Result<File, ManifestError> {
     Ok(file)
 }
 
-fn has_segments(shard_dir: &Path) -> io::Result<bool> {
-    let entries = match fs::read_dir(shard_dir) {
+fn has_segments(files: &mut impl Files, shard_dir: &Path) -> io::Result<bool> {
+    let names = match files.list(shard_dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        entries => entries?,
+        names => names?,
     };
-    for entry in entries {
-        if entry?.file_name().to_str().and_then(paths::segment_number).is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(names.iter().any(|name| paths::segment_number(name).is_some()))
 }
 
 const RANDOM: &str = "/dev/urandom";

@@ -10,6 +10,7 @@ mod bytes_at;
 pub mod commit;
 pub mod create;
 mod damage;
+pub mod files;
 pub mod group_state;
 pub mod index;
 mod log;
@@ -31,6 +32,7 @@ pub mod tool;
 
 pub use commit::{Commit, CommitFault, commit_len, decode_commit, encode_commit};
 pub use damage::{Damage, DamageKind, Torn};
+pub use files::{Files, RealFiles, Step};
 pub use group_state::{GroupState, MemberState, ProducerState, ReceiptState, StateEntry};
 pub use index::{GroupIndex, IndexEntry, LogPos};
 pub use log::{Log, Room, SegmentInfo};

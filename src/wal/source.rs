@@ -1,10 +1,9 @@
 //! Where recovery reads a log from: a directory, or a simulated disk.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::files::{Files, RealFiles};
 use super::paths;
 use crate::position::SegmentNumber;
 
@@ -30,54 +29,39 @@ pub trait LogSource {
     fn read(&mut self, number: SegmentNumber, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 }
 
-/// The real directory of a shard, read through the page cache.
+/// The directory of a shard.
 #[derive(Debug)]
-pub struct DirSource {
+pub struct DirSource<F = RealFiles> {
     dir: PathBuf,
-    open: Option<(SegmentNumber, File)>,
+    files: F,
 }
 
 impl DirSource {
-    /// Reads the segments in `shard_dir`.
+    /// Reads the segments in `shard_dir`, through the page cache.
     #[must_use]
     pub fn new(shard_dir: &Path) -> Self {
-        Self { dir: shard_dir.to_owned(), open: None }
-    }
-
-    fn file(&mut self, number: SegmentNumber) -> io::Result<&File> {
-        let file = match self.open.take() {
-            Some((open, file)) if open == number => file,
-            _ => File::open(paths::segment_path(&self.dir, number))?,
-        };
-        Ok(&self.open.insert((number, file)).1)
+        Self::on(RealFiles::default(), shard_dir)
     }
 }
 
-impl LogSource for DirSource {
+impl<F: Files> DirSource<F> {
+    /// Reads the segments in `shard_dir` of `files`.
+    pub fn on(files: F, shard_dir: &Path) -> Self {
+        Self { dir: shard_dir.to_owned(), files }
+    }
+}
+
+impl<F: Files> LogSource for DirSource<F> {
     fn segments(&mut self) -> io::Result<Vec<SegmentNumber>> {
-        let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let name = entry?.file_name();
-            numbers.extend(name.to_str().and_then(paths::segment_number));
-        }
-        Ok(numbers)
+        let names = self.files.list(&self.dir)?;
+        Ok(names.iter().filter_map(|name| paths::segment_number(name)).collect())
     }
 
     fn len(&mut self, number: SegmentNumber) -> io::Result<u64> {
-        Ok(self.file(number)?.metadata()?.len())
+        self.files.len(&paths::segment_path(&self.dir, number))
     }
 
     fn read(&mut self, number: SegmentNumber, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let file = self.file(number)?;
-        let mut filled = 0;
-        while filled < buf.len() {
-            match file.read_at(&mut buf[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(filled)
+        self.files.read(&paths::segment_path(&self.dir, number), offset, buf)
     }
 }

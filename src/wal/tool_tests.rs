@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use super::super::create::create_segment_blocking;
+use super::super::files::RealFiles;
 use super::super::testing::{OwnedRun, SALT, commit, run};
 use super::super::{DataDir, SegmentHeader};
 use super::*;
@@ -22,7 +23,7 @@ fn running_server() -> (tempfile::TempDir, DataDir, PathBuf) {
         bytes: 1 << 20,
         created_ms: 1,
     };
-    create_segment_blocking(&shard_dir, &header, 1 << 20).unwrap();
+    create_segment_blocking(&mut RealFiles::default(), &shard_dir, &header, 1 << 20).unwrap();
     let file = paths::segment_path(&shard_dir, SegmentNumber(1));
     let mut binary = run(2, 1, 1, 5);
     binary.group = vec![0xFF, 1];
@@ -137,7 +138,7 @@ fn verify_beside_a_writer_that_rotates_finds_no_damage() {
             bytes: SEGMENT,
             created_ms: 1,
         };
-        create_segment_blocking(&shard_dir, &header, SEGMENT).unwrap();
+        create_segment_blocking(&mut RealFiles::default(), &shard_dir, &header, SEGMENT).unwrap();
         let path = paths::segment_path(&shard_dir, SegmentNumber(number));
         fs::OpenOptions::new().write(true).open(path).unwrap()
     };

@@ -1,0 +1,234 @@
+//! The kinds of worlds that are run.
+
+use super::config::{Trouble, WorldConfig};
+use super::rng::Rng;
+use super::trace::Fault;
+use crate::config::ShardConfig;
+
+/// A kind of world; the seed chooses among its variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// No trouble but a network that cuts, merges and delays.
+    Calm,
+    /// Hardly anything happens; whoever has something to do must wake up for it.
+    Quiet,
+    /// Members come, go and do not read; tails and retention are small.
+    Unsteady,
+    /// The node stops at any point and starts again from what its disks have.
+    Crashing,
+    /// Level memory, and crashes.
+    Memory,
+    /// Full and failing disks.
+    Disk,
+    /// Everything at once, each at a strength of its own.
+    All,
+}
+
+impl Profile {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("calm", Self::Calm),
+        ("quiet", Self::Quiet),
+        ("unsteady", Self::Unsteady),
+        ("crashing", Self::Crashing),
+        ("memory", Self::Memory),
+        ("disk", Self::Disk),
+        ("all", Self::All),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, profile)| *profile == self).map_or("", |(name, _)| name)
+    }
+
+    /// The world of a seed.
+    #[must_use]
+    pub fn config(self, seed: u64) -> WorldConfig {
+        let shards = 1 + (seed % 3) as u16;
+        match self {
+            Self::Calm => WorldConfig::calm(shards),
+            Self::Quiet => quiet(2 + (seed % 2) as u16),
+            Self::Unsteady => unsteady(shards),
+            Self::Crashing => crashing(shards),
+            Self::Memory => memory(seed, shards),
+            Self::Disk => disk(seed, shards),
+            Self::All => all(seed, shards),
+        }
+    }
+
+    /// Trouble that must happen when some dozens of its seeds are run.
+    #[must_use]
+    pub fn expected(self) -> &'static [Fault] {
+        use Fault as F;
+        match self {
+            Self::Calm => &[F::SplitReceive, F::MergedReceive, F::ShortWrite, F::NoReceiveBuffer],
+            Self::Quiet => &[F::MeshFull],
+            Self::Unsteady => &[
+                F::ClientClosed,
+                F::ClientReset,
+                F::ClientVanished,
+                F::ServerClosed,
+                F::SlowReader,
+                F::StalledWrite,
+                F::Paused,
+                F::Garbage,
+                F::CatchUp,
+                F::Gap,
+                F::ShardStalled,
+                F::MeshFull,
+                F::Mute,
+                F::ClockJumped,
+                F::Republished,
+            ],
+            Self::Crashing => &[
+                F::Crash,
+                F::CrashAtStart,
+                F::TornWrite,
+                F::InterruptedJob,
+                F::UnsyncedLost,
+                F::NameLost,
+                F::RenameLost,
+                F::Drain,
+            ],
+            Self::Memory => &[F::Crash, F::AnsweredEarly, F::MemoryLost, F::EpochChanged, F::Gap],
+            Self::Disk => &[
+                F::DiskFull,
+                F::RefusedFull,
+                F::WriteError,
+                F::SyncError,
+                F::StartFailed,
+                F::RefusedFailed,
+                F::Indeterminate,
+                F::ReadError,
+                F::Crash,
+            ],
+            Self::All => &Fault::ALL,
+        }
+    }
+}
+
+fn quiet(shards: u16) -> WorldConfig {
+    let calm = WorldConfig::calm(shards);
+    WorldConfig {
+        clients: 4,
+        active_ms: 60_000,
+        tick_ms: 1_500,
+        mesh_entries: 1,
+        late_ms: 700,
+        shard: ShardConfig { heartbeat_ms: 20_000, ..calm.shard.clone() },
+        ..calm
+    }
+}
+
+fn unsteady(shards: u16) -> WorldConfig {
+    let calm = WorldConfig::calm(shards);
+    WorldConfig {
+        slow_ppm: 300_000,
+        churn_ppm: 30_000,
+        mesh_entries: 2,
+        shard: ShardConfig {
+            tail_bytes_max: 12 * 1024,
+            pinned_bytes_max: 256 * 1024,
+            control_bytes_max: 64,
+            inbox_bytes_max: 8 * 1024,
+            send_bytes_max: 8 * 1024,
+            segment_bytes: 192 * 1024,
+            retention_bytes: 256 * 1024,
+            ..calm.shard.clone()
+        },
+        trouble: Trouble {
+            disconnect_ppm: 6_000,
+            garbage_ppm: 1_000,
+            mute_ppm: 50_000,
+            stall_ppm: 1_000,
+            clock_ppm: 1_000,
+            ..Trouble::default()
+        },
+        ..calm
+    }
+}
+
+fn crashing(shards: u16) -> WorldConfig {
+    let calm = WorldConfig::calm(shards);
+    WorldConfig {
+        slow_ppm: 150_000,
+        shard: ShardConfig {
+            segment_bytes: if shards == 2 { 192 * 1024 } else { 512 * 1024 },
+            ..calm.shard.clone()
+        },
+        trouble: Trouble {
+            disconnect_ppm: 2_000,
+            crash_every_ms: 1_000,
+            crash_at_write_ppm: 20_000,
+            crash_at_start_ppm: 200_000,
+            drain_ppm: 100_000,
+            ..Trouble::default()
+        },
+        ..calm
+    }
+}
+
+fn memory(seed: u64, shards: u16) -> WorldConfig {
+    let config = if seed.is_multiple_of(2) { unsteady(shards) } else { crashing(shards) };
+    let trouble =
+        Trouble { crash_every_ms: 1_500, crash_at_write_ppm: 15_000, ..config.trouble.clone() };
+    // With few of them, a crash can take the very first one of a group.
+    let (memory_ppm, groups) = if seed % 5 < 2 { (30_000, 12) } else { (500_000, 5) };
+    WorldConfig { memory_ppm, groups, trouble, ..config }
+}
+
+fn disk(seed: u64, shards: u16) -> WorldConfig {
+    let config = unsteady(shards);
+    let errors = seed % 4 < 2;
+    let trouble = Trouble {
+        crash_every_ms: 1_000,
+        crash_at_start_ppm: 50_000,
+        disk_full_ppm: if errors { 50_000 } else { 400_000 },
+        write_error_ppm: if errors { 4_000 } else { 0 },
+        read_error_ppm: 20_000,
+        file_read_error_ppm: if errors { 5_000 } else { 0 },
+        file_write_error_ppm: if errors { 5_000 } else { 0 },
+        file_sync_error_ppm: if errors { 10_000 } else { 0 },
+        ..config.trouble.clone()
+    };
+    // A log that failed keeps what it has shown in memory only.
+    let memory_ppm = if seed.is_multiple_of(3) { 500_000 } else { 100_000 };
+    WorldConfig { memory_ppm, trouble, ..config }
+}
+
+/// Every chance is above 0, and how high follows from the seed: where everything is frequent,
+/// nothing runs long enough to go wrong in other ways.
+fn all(seed: u64, shards: u16) -> WorldConfig {
+    let mut rng = Rng::new(seed ^ 0xA11);
+    let mut some = |high: u32| match rng.below(3) {
+        0 => (high / 20).max(1),
+        1 => (high / 4).max(1),
+        _ => high,
+    };
+    let config = unsteady(shards);
+    let trouble = Trouble {
+        disconnect_ppm: some(8_000),
+        garbage_ppm: some(1_500),
+        mute_ppm: some(50_000),
+        stall_ppm: some(1_500),
+        clock_ppm: some(2_000),
+        crash_every_ms: u64::from(4_000 - some(3_000)),
+        crash_at_write_ppm: some(15_000),
+        crash_at_start_ppm: some(200_000),
+        drain_ppm: some(200_000),
+        disk_full_ppm: some(200_000),
+        write_error_ppm: some(3_000),
+        read_error_ppm: some(20_000),
+        file_read_error_ppm: some(3_000),
+        file_write_error_ppm: some(4_000),
+        file_sync_error_ppm: some(8_000),
+    };
+    WorldConfig {
+        clients: 10 + some(20) as usize,
+        memory_ppm: some(400_000),
+        slow_ppm: some(300_000),
+        trouble,
+        ..config
+    }
+}
