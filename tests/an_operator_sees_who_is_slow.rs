@@ -30,7 +30,7 @@ fn json(server: &Server) -> Value {
 
 #[test]
 fn a_member_that_does_not_read_is_named_with_its_state() {
-    let settings = Settings::shards(2).set("stall_timeout_ms", 8_000);
+    let settings = Settings::shards(2).set("stall_timeout_ms", 30_000);
     let settings = settings.set("socket_send_buffer", 4096).set("retention_bytes", 64 << 20);
     let server = Server::start(settings);
     let mut sleeper = Client::on_shard(&server, 0, "sleeper");
@@ -62,6 +62,7 @@ fn a_member_that_does_not_read_is_named_with_its_state() {
 fn the_socket_is_the_owners_alone_and_goes_with_the_server() {
     let mut server = Server::start(Settings::shards(1));
     let path = server.data_dir().join("admin.sock");
+    wait_until("the socket", || path.exists());
     let meta = fs::metadata(&path).unwrap();
     assert!(meta.file_type().is_socket());
     assert_eq!(meta.permissions().mode() & 0o777, 0o600);
@@ -72,9 +73,12 @@ fn the_socket_is_the_owners_alone_and_goes_with_the_server() {
     assert!(!out.status.success() && text.contains("admin.sock") && text.contains("running"));
     // A crash leaves the file behind; the next start takes its place.
     server.restart();
+    wait_until("the socket", || path.exists());
     server.kill();
     assert!(path.exists());
     server.restart();
+    // The file of the crashed one is there until the new one has its own.
+    wait_until("an answer", || top(&server, &["--json"]).status.success());
     assert_eq!(json(&server)["total"]["messages"], 0);
 }
 
@@ -82,6 +86,7 @@ fn the_socket_is_the_owners_alone_and_goes_with_the_server() {
 fn who_says_nothing_or_nonsense_does_not_keep_others_from_an_answer() {
     let server = Server::start(Settings::shards(1));
     let path = server.data_dir().join("admin.sock");
+    wait_until("the socket", || path.exists());
     let silent = UnixStream::connect(&path).unwrap();
     let mut nonsense = UnixStream::connect(&path).unwrap();
     nonsense.write_all(&[0xFF; 4096]).unwrap();
@@ -99,6 +104,7 @@ fn who_says_nothing_or_nonsense_does_not_keep_others_from_an_answer() {
 #[test]
 fn with_an_interval_it_goes_on_and_shows_rates() {
     let server = Server::start(Settings::shards(1));
+    wait_until("the socket", || server.data_dir().join("admin.sock").exists());
     let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
         .args(["top", "--interval", "50ms", "--data-dir"])
         .arg(server.data_dir())
