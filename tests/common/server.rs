@@ -18,13 +18,14 @@ use super::{SOON, wait_until};
 pub struct Settings {
     shards: u16,
     values: BTreeMap<String, String>,
+    outlives_file_limit: bool,
 }
 
 impl Settings {
     /// Settings for `shards` shards with small log segments and tables, so that starts are
     /// quick and many servers fit beside each other.
     pub fn shards(shards: u16) -> Self {
-        Self { shards, values: BTreeMap::new() }
+        Self { shards, values: BTreeMap::new(), outlives_file_limit: false }
             .set("segment_bytes", 8 << 20)
             .set("connections_max", 1_000)
             .set("recv_buffers", 256)
@@ -34,6 +35,23 @@ impl Settings {
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.values.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// A write beyond the limit of file sizes fails and does not kill the process.
+    pub fn outliving_its_file_limit(self) -> Self {
+        Self { outlives_file_limit: true, ..self }
+    }
+
+    /// The command that starts a server, up to its arguments.
+    fn command(&self) -> Command {
+        let fanfare = env!("CARGO_BIN_EXE_fanfare");
+        if !self.outlives_file_limit {
+            return Command::new(fanfare);
+        }
+        // A signal that is ignored stays so over exec.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", fanfare]);
+        command
     }
 
     fn toml(&self) -> String {
@@ -55,8 +73,21 @@ pub struct Server {
 
 impl Server {
     pub fn start(settings: Settings) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(settings, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts in a directory of the caller's; the logs go to `data` in it.
+    pub fn start_in(settings: Settings, dir: TempDir) -> Self {
         let (child, addr, reserved) = spawn(&settings, dir.path());
+        Self { child, addr, _reserved: reserved, settings, dir }
+    }
+
+    /// A server for clients that reconnect by themselves: its port lies below those that the
+    /// kernel gives to clients, so that none can connect to itself while the server is down.
+    pub fn start_apart(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (reserved, addr) = port_apart();
+        let child = spawn_at(&settings, dir.path(), addr).expect("the port was free");
         Self { child, addr, _reserved: reserved, settings, dir }
     }
 
@@ -73,8 +104,12 @@ impl Server {
         self.dir.path().join("data")
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
     }
 
     /// Ends the process the way a crash does.
@@ -109,6 +144,13 @@ impl Server {
     /// Starts again on the same data directory. The process must have ended.
     pub fn restart(&mut self) {
         (self.child, self.addr, self._reserved) = spawn(&self.settings, self.dir.path());
+    }
+
+    /// Starts again on the same address, with these settings.
+    pub fn restart_at(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.child = spawn_at(&self.settings, self.dir.path(), self.addr)
+            .unwrap_or_else(|| panic!("the server does not start:\n{}", self.log()));
     }
 
     /// The same with other settings.
@@ -158,34 +200,55 @@ fn free_port() -> (TcpListener, SocketAddr) {
     }
 }
 
+/// A free port that is never given to a client by the kernel.
+fn port_apart() -> (TcpListener, SocketAddr) {
+    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    for n in 0..10_000 {
+        let port = 12_000 + ((clock / 1_000 + std::process::id() + n * 7) % 18_000) as u16;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if let Ok(reserved) = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port))
+            && TcpListener::bind(addr).is_ok()
+        {
+            return (reserved, addr);
+        }
+    }
+    panic!("no port is free");
+}
+
 fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr, TcpListener) {
     // A connection may take the port between looking and listening, so try again.
     for _ in 0..5 {
         let (reserved, addr) = free_port();
-        let config = dir.join("fanfare.toml");
-        fs::write(&config, settings.toml()).unwrap();
-        let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-            .arg("serve")
-            .args(["--listen", &addr.to_string()])
-            .args(["--shards", &settings.shards.to_string()])
-            .arg("--data-dir")
-            .arg(dir.join("data"))
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut ended = false;
-        wait_until("starting the server", || {
-            ended = child.try_wait().unwrap().is_some();
-            ended || is_up(addr)
-        });
-        if !ended {
+        if let Some(child) = spawn_at(settings, dir, addr) {
             return (child, addr, reserved);
         }
     }
     panic!("the server does not start:\n{}", fs::read_to_string(dir.join("stderr")).unwrap());
+}
+
+/// Starts the server there; `None` if it ends at once.
+fn spawn_at(settings: &Settings, dir: &Path, addr: SocketAddr) -> Option<Child> {
+    let config = dir.join("fanfare.toml");
+    fs::write(&config, settings.toml()).unwrap();
+    let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
+    let mut child = settings
+        .command()
+        .arg("serve")
+        .args(["--listen", &addr.to_string()])
+        .args(["--shards", &settings.shards.to_string()])
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .arg("--config")
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut ended = false;
+    wait_until("starting the server", || {
+        ended = child.try_wait().unwrap().is_some();
+        ended || is_up(addr)
+    });
+    (!ended).then_some(child)
 }
