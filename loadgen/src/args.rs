@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::priority::PriorityOptions;
+
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
 ///
 /// Exit codes: 0 everything verified; 1 a message was lost, duplicated, reordered or damaged,
@@ -15,7 +17,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
-    pub workload: Workload,
+    pub task: Task,
+}
+
+/// What can be run.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// One run.
+    #[command(flatten)]
+    Run(Box<Workload>),
+    /// Realtime groups alone and beside a bulk flood, in pairs, on a server of its own.
+    Priority(Box<PriorityOptions>),
 }
 
 /// The workloads.
@@ -155,6 +167,9 @@ pub struct Options {
     /// Ask for a receipt of each message at this share of the durable members, in percent.
     #[arg(long, requires = "durable", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub receipts: Option<u8>,
+    /// Give way to other processes on the same cores (nice 19).
+    #[arg(long)]
+    pub background: bool,
 
     /// The server.
     #[arg(long, default_value = "127.0.0.1:7400", conflicts_with = "spawn")]
@@ -246,7 +261,8 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a time with its unit.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {
