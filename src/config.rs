@@ -11,7 +11,7 @@ mod print;
 pub use args::ServeArgs;
 pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
-pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+pub use load::{Layers, Loaded, Origin, ServeConfig, interval as parse_interval, load};
 
 use std::sync::Arc;
 

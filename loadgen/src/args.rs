@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::priority::PriorityOptions;
+
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
 ///
 /// Exit codes: 0 everything verified; 1 a message was lost, duplicated, reordered or damaged,
@@ -15,7 +17,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
-    pub workload: Workload,
+    pub task: Task,
+}
+
+/// What can be run.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// One run.
+    #[command(flatten)]
+    Run(Box<Workload>),
+    /// Realtime groups alone and beside a bulk flood, in pairs, on a server of its own.
+    Priority(Box<PriorityOptions>),
 }
 
 /// The workloads.
@@ -104,6 +116,9 @@ pub struct Options {
     /// Level to ask for [default: left to the server].
     #[arg(long, value_enum)]
     pub level: Option<LevelArg>,
+    /// Give way to other processes on the same cores (nice 19).
+    #[arg(long)]
+    pub background: bool,
     /// Each member acknowledges after this many messages; 0 never.
     #[arg(long, default_value_t = 0)]
     pub ack_every: u32,
@@ -181,7 +196,8 @@ impl From<LevelArg> for fanfare::position::Level {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a time with its unit.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

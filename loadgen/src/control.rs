@@ -73,6 +73,10 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     if o.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
         return Err(LoadError::Usage("--rate must be above 0".to_owned()));
     }
+    if o.background {
+        // Inherited by the threads; refused nowhere.
+        let _ = rustix::process::nice(19);
+    }
     if o.interval.is_zero() {
         return Err(LoadError::Usage("--interval must be above 0".to_owned()));
     }

@@ -15,6 +15,8 @@
 //!                          ▼
 //!                       report, hdr_files, proc (CPU and memory)
 //! ```
+//!
+//! `priority` is made of such runs, each a process of its own.
 #![deny(unsafe_code)]
 
 mod args;
@@ -27,6 +29,7 @@ mod join;
 mod member;
 mod payload;
 mod plan;
+mod priority;
 mod proc;
 mod publisher;
 mod record;
@@ -44,7 +47,11 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    match control::run(&cli.workload) {
+    let done = match &cli.task {
+        args::Task::Run(workload) => control::run(workload),
+        args::Task::Priority(options) => priority::run(options),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

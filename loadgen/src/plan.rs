@@ -225,11 +225,14 @@ impl Plan {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::args::Cli;
+    use crate::args::{Cli, Task};
     use clap::Parser;
 
     fn plan(line: &str) -> Plan {
-        Plan::new(&Cli::parse_from(line.split(' ')).workload, 1).unwrap()
+        match Cli::parse_from(line.split(' ')).task {
+            Task::Run(workload) => Plan::new(&workload, 1).unwrap(),
+            Task::Priority(_) => unreachable!(),
+        }
     }
 
     #[test]
