@@ -175,6 +175,7 @@ impl Shard {
         };
         if at.segment != before {
             self.retention_at = Some(io.now());
+            self.snapshots.sealed(before);
         }
         let (number, salt, mut buf) = self.log.begin();
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
@@ -220,7 +221,7 @@ impl Shard {
             self.answer_after_failure(reply);
         }
         self.refuse_roster_changes(records);
-        self.refuse_all_held(records);
+        self.refuse_all_held();
         for reply in std::mem::take(&mut self.filling.replies) {
             self.answer_after_failure(reply);
         }
@@ -255,6 +256,9 @@ impl Shard {
                 } else if was_full {
                     info!(shard = self.id.0, segment = number.0, "there is room for the log again");
                 }
+            }
+            Job::WriteIndex { .. } | Job::WriteSnapshot { .. } | Job::EndSnapshot { .. } => {
+                self.snapshot_job_done(&job, result, now);
             }
             Job::RemoveSegments { numbers } => {
                 if let Some(error) = failure {

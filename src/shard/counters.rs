@@ -83,6 +83,8 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Snapshots written.
+    snapshots,
     /// Connections that keep up now.
     members_live,
     /// Connections whose writes take long beside those of the others now.
@@ -111,6 +113,10 @@ counters! {
     throttled,
     /// Cursors of durable members staged for the log.
     cursors_written,
+    /// Times that messages were sent to a durable member again.
+    redeliveries,
+    /// Connections closed because a durable member on them never acknowledged.
+    unacknowledged,
     /// Connections closed because another one of their member took over.
     takeovers,
     /// Batches pushed to other shards.

@@ -1,8 +1,10 @@
 //! What a shard asks of the outside world. Two implementers: the io_uring driver
 //! ([`crate::ring`]) and the simulated one ([`crate::sim`]).
 
+use bytes::Bytes;
+
 use crate::fanout::Part;
-use crate::position::{Nanos, SegmentNumber, ShardId};
+use crate::position::{CommitNumber, Nanos, SegmentNumber, ShardId};
 use crate::ring::LogBuf;
 
 /// Names a connection. The slot is reused after [`Event::Closed`], with another generation.
@@ -46,7 +48,33 @@ pub enum Job {
         /// Size of the file.
         bytes: u64,
     },
-    /// Remove these segment files, then sync the directory.
+    /// Put a sealed segment's index beside it, on disk as a whole or not at all.
+    WriteIndex {
+        /// Number of the segment.
+        number: SegmentNumber,
+        /// The whole file.
+        bytes: Bytes,
+    },
+    /// Add the next piece of the snapshot that is being written; the first one begins it anew.
+    WriteSnapshot {
+        /// Bytes of it that were written before.
+        at: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// Add the last piece of the snapshot, give it its name when it is on disk, and remove
+    /// older ones.
+    EndSnapshot {
+        /// The log is covered up to this commit.
+        covered: CommitNumber,
+        /// Bytes of it that were written before.
+        at: u64,
+        /// The piece.
+        bytes: Bytes,
+        /// What the snapshots to remove cover.
+        obsolete: Vec<CommitNumber>,
+    },
+    /// Remove these segment files and their indices, then sync the directory.
     RemoveSegments {
         /// Numbers of the segments.
         numbers: Vec<SegmentNumber>,
@@ -86,6 +114,14 @@ pub enum Event {
         conn: ConnId,
         /// How it ended.
         result: Result<(), i32>,
+    },
+    /// Bytes that the socket holds and its peer has not taken, or an errno if the kernel cannot
+    /// tell.
+    Unsent {
+        /// Of whom.
+        conn: ConnId,
+        /// How many.
+        result: Result<u32, i32>,
     },
     /// Last event of a connection that was closed by [`Io::close`]: nothing of it is in
     /// flight any more.
@@ -152,6 +188,10 @@ pub trait Io {
     /// order and leaves the vector empty. Only one write per connection may be in flight;
     /// [`Event::Sent`] ends it. The driver holds the parts until then.
     fn send(&mut self, conn: ConnId, parts: &mut Vec<Part>);
+
+    /// Asks how much the socket holds that its peer has not taken; [`Event::Unsent`] answers,
+    /// unless the connection is closed before.
+    fn query_unsent(&mut self, conn: ConnId);
 
     /// An empty buffer for control frames, recycled if possible.
     fn control_buf(&mut self) -> Vec<u8>;
