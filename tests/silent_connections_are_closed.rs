@@ -148,7 +148,7 @@ fn members_that_keep_to_their_slots_stay_and_share_the_moments() {
             }
         }
     }
-    assert!(skipped >= 30, "{skipped} PINGs were left out");
+    assert!(skipped >= 10, "{skipped} PINGs were left out");
     for (client, ..) in &mut members {
         // These wanted no answers: the first frame since WELCOME is the PONG of this one.
         client.ping();
