@@ -12,6 +12,8 @@
 //!                          │          ├─ member     one connection's bytes, verified against
 //!                          │          │  stream     what the group must look like
 //!                          │          └─ record     histograms
+//!                          ├─ history     what is laid down before
+//!                          ├─ catch_up    members that read it beside the others
 //!                          ▼
 //!                       report, hdr_files, proc (CPU and memory)
 //! ```
@@ -20,11 +22,13 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod catch_up;
 mod clock;
 mod connect;
 mod control;
 mod error;
 mod hdr_files;
+mod history;
 mod join;
 mod member;
 mod payload;

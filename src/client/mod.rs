@@ -25,10 +25,13 @@
 //!
 //! Everything it holds is bounded by [`Options`].
 
+mod answers;
 pub mod blocking;
+mod commands;
 mod core;
 #[cfg(test)]
 mod core_tests;
+mod due;
 mod error;
 mod event;
 mod group;
@@ -51,3 +54,8 @@ pub use options::{AckMode, Membership, Options, Publishing};
 pub use resume::{Resume, ResumeGroup};
 
 pub use crate::wire::{ErrorCode, Expected, GapReason, Presence, RosterForm, StateForm, Welcome};
+
+/// The example of README is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
