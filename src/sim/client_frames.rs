@@ -1,6 +1,7 @@
 //! What a simulated client is told, and whether it may be told that.
 
 use super::client::{Client, Pending, Place, State, View};
+use super::durable::Belongs;
 use super::oracle::{Oracle, Violation};
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Seq, Stamp};
@@ -55,6 +56,9 @@ impl Client {
             F::Error(error) => self.error(&error, oracle),
             F::Gap(gap) => self.gap(&gap, oracle),
             F::Drain(_) => Ok(()),
+            F::Receipt(receipt) => oracle.receipt(self.index, &receipt),
+            F::Probe { token } => self.probe(token, oracle),
+            F::Redeliver(redeliver) => self.redeliver(&redeliver, oracle),
             other => Err(format!("nobody asked for {other:?}")),
         }
     }
@@ -70,15 +74,25 @@ impl Client {
         view.epoch = Epoch(0);
         view.stamp = Stamp(0);
         view.unacked = 0;
-        view.expect = match view.start {
-            Start::Tail | Start::Cursor => joined.head.next(),
+        view.expect = joined.first;
+        let first = match view.start {
+            Start::Tail => joined.head.next(),
             Start::Seq(seq) => seq.min(joined.head.next()),
+            Start::Cursor => joined.first,
         };
+        if joined.first != first {
+            return Err(format!("message {first} should be the first"));
+        }
+        oracle.rosters.group_has(joined.handle, group);
+        let view = &self.views[group];
         if joined.head < view.last && joined.epoch <= view.last_epoch {
             return Err(format!(
                 "the group ends at {} in epoch {}, the member has {} of epoch {}",
                 joined.head, joined.epoch, view.last, view.last_epoch
             ));
+        }
+        if self.profile.durable {
+            self.joined_durable(group, joined, oracle)?;
         }
         let (epoch, head) = (joined.epoch.0, joined.head.0);
         oracle.note(Note::Joined { client: self.index, group, epoch, head });
@@ -90,12 +104,16 @@ impl Client {
         take_request(&mut self.leaves, left.request, group)?;
         self.views[group].place = Place::Out;
         self.views[group].head = Seq(0);
+        if self.profile.durable {
+            self.views[group].durable.belongs = Belongs::No;
+            oracle.rosters.left(group, self.index);
+        }
         oracle.note(Note::Left { client: self.index, group });
         Ok(())
     }
 
     /// The group with this handle, if frames about it may come now.
-    fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
+    pub(super) fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
         let inside = |v: &View| matches!(v.place, Place::In | Place::Leaving);
         let found = self.views.iter().position(|v| inside(v) && v.handle == handle);
         found.ok_or_else(|| "the client is not in this group".to_owned())
@@ -107,7 +125,7 @@ impl Client {
         if epoch.first != view.expect {
             return Err(format!("message {} is next", view.expect));
         }
-        if epoch.epoch <= view.epoch {
+        if epoch.epoch <= view.epoch && view.durable.rewound != Some(epoch.epoch) {
             return Err(format!("epoch {} has begun before", view.epoch));
         }
         if view.last_epoch != Epoch(0) && view.last_epoch != epoch.epoch {
@@ -131,14 +149,18 @@ impl Client {
         if d.stamp <= view.stamp {
             return Err(format!("its stamp is not above {:?}", view.stamp));
         }
+        if let Some(epoch) = view.durable.rewound.take()
+            && epoch != view.epoch
+        {
+            return Err(format!("REDELIVER said epoch {epoch}, this is {}", view.epoch));
+        }
         view.expect = d.seq.next();
         view.stamp = d.stamp;
-        view.last = d.seq;
-        view.last_epoch = view.epoch;
         view.unacked += 1;
+        let is_new = view.handle_message(d.seq);
         let name = (group, view.epoch.0, d.seq.0);
         let id = oracle.delivered(name, d.handle, d.stamp, d.sender, d.payload)?;
-        if view.joined_at < oracle.message(id).sent_at {
+        if is_new && view.joined_at < oracle.message(id).sent_at {
             oracle.in_time(id)?;
         }
         if self.profile.reader {
@@ -156,7 +178,8 @@ impl Client {
         }
         oracle.gap(gap)?;
         view.expect = gap.to.next();
-        view.last = gap.to;
+        view.last = gap.to.max(view.last);
+        view.missed(gap.from, gap.to);
         let (from, to) = (gap.from.0, gap.to.0);
         oracle.note(Note::Gap { client: self.index, group, from, to });
         Ok(())
@@ -193,6 +216,9 @@ impl Client {
             }
             return self.line_refused(pending, e, oracle);
         }
+        if self.refused_place(e, code) {
+            return Ok(());
+        }
         match code {
             E::UnknownFrame | E::Malformed | E::FrameTooLong | E::FrameTooShort
                 if self.garbage_sent =>
@@ -202,6 +228,24 @@ impl Client {
             E::HeartbeatTimeout | E::HandshakeTimeout | E::ShuttingDown if e.request == 0 => Ok(()),
             _ => Err(format!("an unexpected refusal with {code:?}")),
         }
+    }
+}
+
+impl Client {
+    /// A join or a leave was refused because the log takes nothing.
+    fn refused_place(&mut self, e: &wire::ErrorFrame<'_>, code: wire::ErrorCode) -> bool {
+        use wire::ErrorCode as E;
+        let Some(group) = group_of(e.field) else { return false };
+        let no_log =
+            matches!(code, E::StorageFull | E::StorageFailed | E::Indeterminate | E::Draining);
+        if !self.profile.durable || !no_log {
+            return false;
+        }
+        let joins = take_request(&mut self.joins, e.request, group).is_ok();
+        let leaves = take_request(&mut self.leaves, e.request, group).is_ok();
+        self.views[group].place = Place::Out;
+        self.views[group].head = Seq(0);
+        joins || leaves
     }
 }
 

@@ -56,8 +56,18 @@ impl Line {
 
 impl Client {
     /// Puts a new message at the end of a line.
-    pub(super) fn new_publish(&mut self, group: usize, level: Level, oracle: &mut Oracle) {
+    pub(super) fn new_publish(
+        &mut self,
+        group: usize,
+        level: Level,
+        rng: &mut Rng,
+        oracle: &mut Oracle,
+    ) {
         let id = oracle.new_message(self.index, group, level);
+        if rng.chance(self.profile.receipt_ppm) {
+            let percent = if rng.flip() { 100 } else { [1, 50, 75, 99][rng.index(4)] };
+            oracle.wants_receipt(id, percent);
+        }
         let item = Item { id, request: None, unsure: false, refused: false, known: false };
         self.lines[group].items.push_back(item);
     }
@@ -91,7 +101,7 @@ impl Client {
             Publish {
                 request,
                 level: Some(sent.level),
-                receipt: 0,
+                receipt: sent.receipt,
                 producer_seq,
                 group: &group_name(group),
                 payload: &sent.payload,
@@ -178,7 +188,7 @@ impl Client {
         match ErrorCode::from_number(e.code) {
             Some(ErrorCode::StorageFull) => oracle.fault(Fault::RefusedFull),
             Some(ErrorCode::StorageFailed) => oracle.fault(Fault::RefusedFailed),
-            Some(ErrorCode::Draining) => {}
+            Some(ErrorCode::Draining | ErrorCode::ReceiptsRefused) => {}
             Some(ErrorCode::Indeterminate) => {
                 oracle.fault(Fault::Indeterminate);
                 item.unsure = true;

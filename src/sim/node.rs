@@ -264,6 +264,7 @@ impl World {
             let figures = running.counters.load();
             self.oracle.faults.count_many(Fault::CatchUp, figures.catch_up_reads);
             self.oracle.faults.count_many(Fault::MeshFull, figures.mesh_full);
+            self.oracle.faults.count_many(Fault::Takeover, figures.takeovers);
             let torn = self.node.files.tear_write(index, &mut self.rng);
             if let Some((_, there, sectors)) = torn {
                 if there > 0 && there < sectors {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::rng::{Rng, mix};
+use super::rosters::Rosters;
 use super::trace::{Fault, Faults, Note, Trace};
 use crate::position::{Handle, Level, Nanos, Seq, Stamp};
 use crate::wire::{Gap, GapReason};
@@ -22,6 +23,11 @@ pub(super) struct Sent {
     pub payload: Vec<u8>,
     /// When it was sent last.
     pub sent_at: Nanos,
+    /// Share of members that a receipt is asked for; 0 asks for none.
+    pub receipt: u8,
+    pub first_sent: Nanos,
+    /// Its publisher was told its place.
+    pub answered: bool,
     /// It was refused for certain and not sent again.
     given_up: bool,
     /// Under what name it was seen.
@@ -46,6 +52,7 @@ pub(super) struct Oracle {
     pub late_ms: u64,
     pub trace: Trace,
     pub faults: Faults,
+    pub rosters: Rosters,
     sent: Vec<Sent>,
     pub known: BTreeMap<Name, Known>,
     /// Last message of each group that retention took.
@@ -75,6 +82,9 @@ impl Oracle {
             level,
             payload,
             sent_at: Nanos(0),
+            receipt: 0,
+            first_sent: Nanos(0),
+            answered: false,
             given_up: false,
             name: None,
         });
@@ -87,7 +97,11 @@ impl Oracle {
 
     /// The message goes to the server, perhaps again.
     pub fn sending(&mut self, id: u64) {
-        self.sent[id as usize].sent_at = self.now;
+        let sent = &mut self.sent[id as usize];
+        sent.sent_at = self.now;
+        if sent.first_sent == Nanos(0) {
+            sent.first_sent = self.now;
+        }
     }
 
     /// A message came, or the answer to it: not later than it may.
@@ -104,6 +118,11 @@ impl Oracle {
         self.sent[id as usize].given_up = true;
     }
 
+    /// Its publisher wants to know when so many percent of the members have it.
+    pub fn wants_receipt(&mut self, id: u64, percent: u8) {
+        self.sent[id as usize].receipt = percent;
+    }
+
     /// Whether someone has the message.
     pub fn is_known(&self, id: u64) -> bool {
         self.sent[id as usize].name.is_some()
@@ -118,6 +137,7 @@ impl Oracle {
         level: Level,
     ) -> Result<(), Violation> {
         self.acknowledged += 1;
+        self.sent[id as usize].answered = true;
         if level == Level::Memory {
             self.fault(Fault::AnsweredEarly);
             if self.message(id).level == Level::Durable {
@@ -186,12 +206,14 @@ impl Oracle {
         if let Some(other) = sent.name.replace(name) {
             let older = other.min(name);
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
-            let forgotten = Seq(older.2) <= self.removed(handle);
+            let older_handle = if older == other { self.known[&other].handle } else { handle };
+            let forgotten = Seq(older.2) <= self.removed(older_handle);
             if !forgotten && (other.1 == name.1 || !lost) {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }
         self.known.insert(name, Known { id, handle, durable, stamp });
+        self.rosters.group_has(handle, name.0);
         Ok(())
     }
 

@@ -45,6 +45,9 @@ pub(super) enum Note {
     Left { client: usize, group: usize },
     Epoch { client: usize, group: usize, epoch: u32, first: u64 },
     Deliver { client: usize, group: usize, seq: u64, id: u64 },
+    Ack { client: usize, group: usize, seq: u64 },
+    Redeliver { client: usize, group: usize, from: u64, attempt: u32 },
+    Receipt { client: usize, group: u64, seq: u64, acked: u32, members: u32 },
     Gap { client: usize, group: usize, from: u64, to: u64 },
     Publish { client: usize, group: usize, request: u32, id: u64 },
     Published { client: usize, group: usize, request: u32, seq: u64, id: u64 },
@@ -142,6 +145,16 @@ faults! {
     CatchUp,
     /// A member saw an epoch change.
     EpochChanged,
+    /// A durable member came back and went on after its cursor.
+    Resumed,
+    /// A durable member was asked whether it has read everything.
+    Probed,
+    /// A durable member got messages again.
+    Redelivered,
+    /// A second connection of a member took over.
+    Takeover,
+    /// A publisher learned who has its message.
+    Receipt,
     /// The node stopped at once.
     Crash,
     /// The node stopped in good order.

@@ -131,6 +131,8 @@ impl World {
                 memory_ppm: config.memory_ppm,
                 churn_ppm: config.churn_ppm,
                 slow: rng.chance(config.slow_ppm),
+                durable: rng.chance(config.durable_ppm),
+                receipt_ppm: config.receipt_ppm,
                 reader: false,
                 probe: false,
             };
