@@ -76,9 +76,10 @@ impl Client {
         view.unacked = 0;
         view.expect = joined.first;
         let first = match view.start {
-            Start::Tail => joined.head.next(),
+            // It begins where the group was when its join was taken, not when it was on disk.
+            Start::Tail | Start::Cursor if self.profile.durable => joined.first,
+            Start::Tail | Start::Cursor => joined.head.next(),
             Start::Seq(seq) => seq.min(joined.head.next()),
-            Start::Cursor => joined.first,
         };
         if joined.first != first {
             return Err(format!("message {first} should be the first"));

@@ -40,11 +40,11 @@ pub(super) struct Durable {
 impl View {
     /// Whether a message is new to the member; then it has it from now on.
     pub fn handle_message(&mut self, seq: Seq) -> bool {
+        self.durable.handled.insert((self.epoch.0, seq.0));
         if (self.epoch, seq) <= (self.last_epoch, self.last) {
             return false;
         }
         (self.last_epoch, self.last) = (self.epoch, seq);
-        self.durable.handled.insert((self.epoch.0, seq.0));
         true
     }
 
@@ -69,8 +69,15 @@ impl Client {
             return Err("the cursor is above the head".to_owned());
         }
         if durable.belongs == Belongs::Yes {
-            if cursor > durable.acked {
+            // Retention moves cursors that it passes.
+            if cursor > durable.acked.max(oracle.removed(joined.handle)) {
                 return Err(format!("the member acknowledged up to {}", durable.acked));
+            }
+            // Also then the member must be told what it will not get.
+            if joined.first > view.last.next().max(durable.acked.next())
+                && joined.epoch == view.last_epoch
+            {
+                return Err(format!("the member has messages up to {} only", view.last));
             }
             if cursor < durable.confirmed.min(joined.head) {
                 return Err(format!("the cursor was at {}", durable.confirmed));

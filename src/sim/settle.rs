@@ -20,11 +20,12 @@ impl World {
         for client in &mut self.clients {
             client.sleeps_until = Nanos(0);
         }
-        if self.node.is_up() && !self.node.draining {
+        // A failed log stays so until the node is started again.
+        let may_have_failed = self.config.trouble.write_error_ppm > 0;
+        if self.node.is_up() && !self.node.draining && !may_have_failed {
             self.rest()?;
         }
-        // A failed log stays so until the node is started again.
-        if self.config.trouble.write_error_ppm > 0 && self.node.is_up() {
+        if may_have_failed && self.node.is_up() {
             self.crash();
         }
         if !self.node.is_up() {
@@ -40,8 +41,8 @@ impl World {
         self.rest()?;
         self.read_back("reading back", self.config.trouble.crash_every_ms > 0)?;
         // Longer than cursors may take to the disk.
-        self.run_until(self.now.plus_ms(CURSORS_ON_DISK_MS));
         self.clients.iter_mut().for_each(Client::confirm_cursors);
+        self.run_until(self.now.plus_ms(CURSORS_ON_DISK_MS));
         self.crash();
         self.after(0, Due::Start);
         self.rest()?;
