@@ -55,6 +55,8 @@ pub struct ShardConfig {
     pub partial_bytes_max: u64,
     /// Publishes that wait to be sequenced, per shard.
     pub inbox_bytes_max: u64,
+    /// Changes of a roster are announced at most this often.
+    pub roster_interval_ms: u32,
     /// The state of one group: its keys and their values.
     pub state_bytes_max: u64,
     /// Most bytes in one socket write.
@@ -131,6 +133,7 @@ impl Default for ShardConfig {
             pinned_bytes_max: 64 << 20,
             partial_bytes_max: 32 << 20,
             inbox_bytes_max: 4 << 20,
+            roster_interval_ms: 1_000,
             state_bytes_max: 1 << 20,
             send_bytes_max: 256 * 1024,
             control_bytes_max: 64 * 1024,

@@ -67,6 +67,17 @@ pub const STATE_KEYS_MAX: usize = 1024;
 pub const STATE_TOMBSTONES_MAX: usize = 1024;
 /// Newest changes of a group's roster that are kept for clients that know an older version.
 pub const ROSTER_CHANGES_KEPT_MAX: usize = 1024;
+/// Changes of a roster that one announcement names; more are counted.
+pub const ROSTER_CHANGES_ANNOUNCED_MAX: usize = 128;
+/// Newest changes that an announcement names when they are only counted.
+pub const ROSTER_SAMPLE_MAX: usize = 16;
+/// Places of a roster that are looked at for one page, and members that are looked at in one
+/// turn for announcements.
+pub const ROSTER_VISITS_MAX: usize = 4096;
+/// Groups whose rosters are announced in one turn.
+pub const ANNOUNCED_GROUPS_PER_TURN: usize = 64;
+/// Bytes of announcements handed to members in one turn.
+pub const ANNOUNCED_BYTES_PER_TURN: usize = 256 * 1024;
 /// Slots of the direct descriptor table that are not for members: the rest is there so that
 /// a typed ERROR can be sent before a connection too many is closed.
 pub const DESCRIPTORS_SPARE: usize = 64;

@@ -113,6 +113,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     pinned_bytes_max: Kind::Int(64 * KIB, TIB), "Older messages held only by unfinished writes, per shard, in bytes.";
     partial_bytes_max: Kind::Int(FRAME_MAX as u64, TIB), "Unfinished frames of all connections of a shard, in bytes.";
     inbox_bytes_max: Kind::Int(4 * KIB, TIB), "Publishes that wait to be sequenced, per shard, in bytes.";
+    roster_interval_ms: Kind::Int(10, HOUR_MS), "Who joined, left, came or went is announced at most this often.";
     state_bytes_max: Kind::Int(KIB, GIB), "The state of one group, keys and values, in bytes.";
     send_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Most bytes in one socket write.";
     control_bytes_max: Kind::Int(4 * KIB, 64 * MIB), "Replies waiting on one connection, in bytes; when full it is not read.";

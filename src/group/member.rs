@@ -46,6 +46,8 @@ pub struct Member {
     pub acked: Seq,
     /// Where it reads.
     pub lag: Lag,
+    /// It wants announcements of the roster.
+    pub wants_roster: bool,
     /// It is in its connection's list of memberships with something to send.
     pub dirty: bool,
     /// What a durable member has beside; nothing for a live one.

@@ -78,6 +78,10 @@ pub struct Group {
     pub scan: Scan,
     /// Chunks of history that were asked for.
     pub reads: Vec<ChunkWait>,
+    /// Local members that want announcements of the roster.
+    pub watchers: u32,
+    /// Announcements on their way to them.
+    pub walks: u8,
     /// Joins of local connections that the owner has not answered.
     pub pending_joins: u32,
     /// Owner or replica.
@@ -99,6 +103,8 @@ impl Group {
             members: Slab::new(),
             scan: Scan::default(),
             reads: Vec::new(),
+            watchers: 0,
+            walks: 0,
             pending_joins: 0,
             role,
         }
@@ -112,11 +118,30 @@ impl Group {
         }
     }
 
+    /// Whether a member on any shard wants announcements of the roster.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watchers > 0
+            || match &self.role {
+                Role::Owner(sequencer) => sequencer.peers.iter().any(|peer| peer.watches),
+                Role::Replica { .. } => false,
+            }
+    }
+
     /// The group's state, on the owner and if it has some.
     #[must_use]
     pub fn owned_state(&self) -> Option<&OwnedState> {
         match &self.role {
             Role::Owner(sequencer) => sequencer.state.as_deref(),
+            Role::Replica { .. } => None,
+        }
+    }
+
+    /// The durable members, on the owner and if there were any.
+    #[must_use]
+    pub fn roster(&self) -> Option<&Roster> {
+        match &self.role {
+            Role::Owner(sequencer) => sequencer.roster.as_deref(),
             Role::Replica { .. } => None,
         }
     }

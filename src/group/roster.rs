@@ -13,8 +13,10 @@ use smallvec::SmallVec;
 
 use super::mail::{Mail, Place};
 use super::receipts::{Asked, Fulfilled, Receipts};
+use super::roster_log::RosterLog;
 use crate::position::{Epoch, ProducerId, Seq};
 use crate::wal::{GroupState, MemberState, ReceiptState};
+use crate::wire::Presence;
 
 /// Names a durable member of a group as long as it is one. Other shards acknowledge with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +81,8 @@ pub struct Roster {
     ahead: Vec<u32>,
     /// Version of the last join or leave that was staged for the log.
     pub staged_version: u64,
+    /// What changed last, for clients that want to know.
+    pub log: RosterLog,
     /// Receipts that wait for acknowledgements.
     pub receipts: Receipts,
     /// Receipts that wait for their publishers.
@@ -117,6 +121,8 @@ impl Roster {
                 acked_epoch: member.acked_epoch,
             });
         }
+        // Nobody knows a version yet.
+        roster.log = RosterLog::default();
         Some(roster)
     }
 
@@ -170,10 +176,16 @@ impl Roster {
         self.online
     }
 
-    /// The members from index `after` on, each with its index.
-    pub fn from_index(&self, after: u32) -> impl Iterator<Item = (u32, &Durable)> {
-        let end = self.members.iter().next_back().map_or(0, |(index, _)| index as u32 + 1);
-        (after..end).filter_map(|index| Some((index, self.members.get(index as usize)?)))
+    /// Places in the roster, taken or free; the index of each member is below it.
+    #[must_use]
+    pub fn places(&self) -> u32 {
+        self.members.capacity() as u32
+    }
+
+    /// The member at a place.
+    #[must_use]
+    pub fn at(&self, index: u32) -> Option<&Durable> {
+        self.members.get(index as usize)
     }
 
     /// The member with this id.
@@ -215,6 +227,7 @@ impl Roster {
         };
         self.receipts.member_in(member.joined_at, member.position());
         let index = self.members.insert(member) as u32;
+        self.log.note(Presence::Joined, &id);
         self.by_id.insert(id, index);
         RosterKey { index, generation }
     }
@@ -226,6 +239,7 @@ impl Roster {
         self.by_id.remove(&member.id);
         self.online -= u32::from(!member.online.is_empty());
         self.receipts.member_out(member.joined_at, member.position());
+        self.log.note(Presence::Left, &member.id);
         if member.dirty {
             self.dirty.retain(|index| *index != key.index);
             self.ahead.retain(|index| *index != key.index);
@@ -240,8 +254,11 @@ impl Roster {
             return false;
         }
         member.online.push(place);
-        let first = member.online.len() == 1;
-        self.online += u32::from(first);
+        let (first, id) = (member.online.len() == 1, member.id.clone());
+        if first {
+            self.online += 1;
+            self.log.note(Presence::Online, &id);
+        }
         first
     }
 
@@ -250,8 +267,11 @@ impl Roster {
         let Some(member) = self.get_mut(key) else { return false };
         let Some(at) = member.online.iter().position(|p| *p == place) else { return false };
         member.online.swap_remove(at);
-        let last = member.online.is_empty();
-        self.online -= u32::from(last);
+        let (last, id) = (member.online.is_empty(), member.id.clone());
+        if last {
+            self.online -= 1;
+            self.log.note(Presence::Offline, &id);
+        }
         last
     }
 

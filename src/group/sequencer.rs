@@ -22,6 +22,8 @@ pub struct PeerCursor {
     pub members: u32,
     /// It is in the list of groups to announce to that shard.
     pub dirty: bool,
+    /// One of them wants announcements of the roster.
+    pub watches: bool,
 }
 
 /// The owner's state of a group.

@@ -123,6 +123,20 @@ pub enum Message {
         /// The limit concerned.
         limit: u64,
     },
+    /// To the owner: members on this shard want to hear of the roster, or none does any more.
+    Watch {
+        /// The group.
+        handle: Handle,
+        /// Whether they do.
+        wants: bool,
+    },
+    /// From the owner: a ROSTER frame for the members who want it.
+    Roster {
+        /// The group.
+        handle: Handle,
+        /// The frame.
+        frame: Bytes,
+    },
     /// To the owner: a question about a group.
     Ask(Box<Asked>),
     /// From the owner: the answer, or a part of it.

@@ -97,6 +97,8 @@ counters! {
     trips,
     /// Pages of history sent in answer to FETCH.
     fetches,
+    /// Rosters announced.
+    rosters,
     /// Keys of groups' states set or deleted.
     state_changes,
     /// GAP frames sent.

@@ -22,6 +22,8 @@ pub(super) struct Caller {
     pub place: Place,
     /// The request.
     pub request: u32,
+    /// It wants announcements of the roster.
+    pub roster: bool,
 }
 
 /// What a JOIN asks of the owner.
@@ -31,6 +33,8 @@ pub struct Wanted {
     pub mode: Mode,
     /// Where to start.
     pub start: Start,
+    /// Whether to be told of changes of the roster.
+    pub roster: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +90,8 @@ impl Shard {
                         Start::Seq(seq) => Seq(seq.0 - 1).min(head),
                     };
                     let request = caller.request;
-                    let accepted = Accepted { request, head, sent, durable: None, cursor: Seq(0) };
+                    let (durable, cursor, roster) = (None, Seq(0), caller.roster);
+                    let accepted = Accepted { request, head, sent, durable, cursor, roster };
                     self.answer_join(key, caller, accepted);
                 }
                 Err((code, limit)) => self.refuse_join(key, caller, code, limit),
@@ -190,7 +195,9 @@ impl Shard {
             (Start::Cursor, None) => cursor.min(head),
         };
         let request = caller.request;
-        let accepted = Accepted { request, head, sent, durable: Some(durable), cursor };
+        let (durable, roster) = (Some(durable), caller.roster);
+        let accepted = Accepted { request, head, sent, durable, cursor, roster };
+        self.roster_changed(key);
         self.answer_join(key, caller, accepted);
     }
 
@@ -226,7 +233,9 @@ impl Shard {
         let Some(sequencer) = group.sequencer() else { return };
         let roster = sequencer.roster();
         roster.went(durable, caller.place);
-        let Some(member) = roster.get(durable) else {
+        self.roster_changed(key);
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
+        let Some(member) = sequencer.roster().get(durable) else {
             // It left on another connection meanwhile.
             return self.answer_leave(key, caller);
         };
@@ -284,6 +293,7 @@ impl Shard {
                     let (acked, acked_epoch) = (begin, epoch);
                     let incoming = Incoming { id: &member, joined_at, acked, acked_epoch };
                     let durable = roster.join(incoming);
+                    self.roster_changed(key);
                     self.no_longer_joining(key, member);
                     self.admit_durable(key, caller, durable, start, Some(begin));
                 }
@@ -293,6 +303,7 @@ impl Shard {
                             self.dismiss_at(shard, conn, key);
                         }
                     }
+                    self.roster_changed(key);
                     self.answer_leave(key, caller);
                     self.forget_unused(key);
                 }
@@ -346,7 +357,13 @@ impl Shard {
             match sequencer.peers.iter_mut().find(|peer| peer.shard == shard) {
                 Some(peer) => peer.members += 1,
                 None => {
-                    sequencer.peers.push(PeerCursor { shard, next: end, members: 1, dirty: false });
+                    sequencer.peers.push(PeerCursor {
+                        shard,
+                        next: end,
+                        members: 1,
+                        dirty: false,
+                        watches: false,
+                    });
                 }
             }
         }
@@ -359,7 +376,9 @@ impl Shard {
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         if let Some(durable) = durable {
             sequencer.roster().went(durable, place);
+            self.roster_changed(key);
         }
+        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         if place.shard != me
             && let Some(at) = sequencer.peers.iter().position(|peer| peer.shard == place.shard)
         {

@@ -19,6 +19,7 @@ impl Shard {
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
+            self.announcements.deadline(),
             // A write that is under way ends with an event.
             self.cursors.flush_at().filter(|_| self.in_flight.is_none()),
             self.retention_deadline(),
@@ -40,6 +41,7 @@ impl Shard {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now, io);
         }
+        self.announce_rosters(io);
         self.take_medians(now);
         self.bound_pins(io);
         self.bound_partials();

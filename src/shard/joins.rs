@@ -24,6 +24,8 @@ pub struct Accepted {
     pub durable: Option<RosterKey>,
     /// Its cursor then.
     pub cursor: Seq,
+    /// It wants announcements of the roster.
+    pub roster: bool,
 }
 
 impl Shard {
@@ -61,10 +63,10 @@ impl Shard {
         };
         let Some(conn) = self.conn(id) else { return };
         let member = conn.member.clone();
-        let wanted = Wanted { mode: entry.mode, start: entry.start };
+        let wanted = Wanted { mode: entry.mode, start: entry.start, roster: entry.roster };
         if local {
             let place = Place { shard: self.id, conn: id };
-            self.owner_join(key, Caller { place, request }, &member, wanted);
+            self.owner_join(key, Caller { place, request, roster: entry.roster }, &member, wanted);
         } else {
             conn.joining += 1;
             self.groups[key as usize].pending_joins += 1;
@@ -125,7 +127,7 @@ impl Shard {
 
     /// Puts a member whose join was accepted on the tail, or behind it if it wants history.
     pub(super) fn add_member(&mut self, id: ConnId, key: u32, accepted: Accepted) {
-        let Accepted { request, head, sent, durable, cursor } = accepted;
+        let Accepted { request, head, sent, durable, cursor, roster } = accepted;
         if self.conn(id).is_none_or(|conn| conn.state != ConnState::Open) {
             return self.tell_left(key, id, durable);
         }
@@ -154,11 +156,16 @@ impl Shard {
             sent,
             acked: if durable.is_some() { sent } else { Seq(0) },
             lag,
+            wants_roster: roster,
             dirty: false,
             durable: durable.map(DurableMember::new),
         };
         let group = &mut self.groups[key as usize];
         let member = group.members.insert(member) as u32;
+        if roster {
+            self.watch_roster(key, true);
+        }
+        let group = &self.groups[key as usize];
         let (epoch, handle, name) = (group.epoch, group.handle, group.name.clone());
         let membership = Membership { group: key, member };
         if let Some(conn) = self.conn(id) {
@@ -208,7 +215,7 @@ impl Shard {
             self.tell(owner, Message::LeaveForGood { conn: id, request, handle, durable });
         } else {
             let place = Place { shard: self.id, conn: id };
-            self.owner_leave(key, Caller { place, request }, durable);
+            self.owner_leave(key, Caller { place, request, roster: false }, durable);
             self.member_went(key, place, None);
         }
     }
@@ -236,6 +243,9 @@ impl Shard {
     fn take_member(&mut self, membership: Membership) -> Option<RosterKey> {
         let group = &mut self.groups[membership.group as usize];
         let member = group.members.remove(membership.member as usize);
+        if member.wants_roster {
+            self.watch_roster(membership.group, false);
+        }
         if !matches!(member.lag, Lag::Live) {
             self.figures.catch_up_members -= 1;
             self.ends_behind(member.conn);

@@ -60,6 +60,7 @@ use inbox::Inbox;
 use isolate::Normal;
 use queries::Questions;
 use queues::Queues;
+use rosters::Announcements;
 use wheel::Wheel;
 
 pub use drain::Control;
@@ -107,6 +108,7 @@ pub struct Shard {
     /// Questions about owned groups, and answers that wait for the disk.
     questions: Questions,
     held: HeldAnswers,
+    announcements: Announcements,
     backpressure: Backpressure,
 
     /// Joins and leaves of durable members that wait for the disk.
@@ -159,6 +161,7 @@ impl Shard {
         self.publish(); //      what is on disk: tails move, replies are released
         self.commit(io); //     then the next log write, covering all that was staged
         self.tell_peers(io); // peer rings get segments and replies
+        self.walk_announcements(); // who is told that a roster changed
         self.write(io); //      a slice of the run queues, one write per member
         self.read_history(io); // chunks for members behind the tail
         self.expire(io); //     timers, stalls, retention
@@ -177,8 +180,11 @@ impl Shard {
     /// How long the next turn may wait for something to happen, as [`Io::wait`] takes it.
     /// Other shards wake this one from now on.
     pub(crate) fn may_wait_until(&mut self) -> Option<Nanos> {
-        let has_work = !self.queues.is_empty() || self.has_sequenceable() || self.can_answer();
-        let has_work = has_work || self.collecting.is_some();
+        let has_work = !self.queues.is_empty()
+            || self.has_sequenceable()
+            || self.can_answer()
+            || self.announcements.has_work()
+            || self.collecting.is_some();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

@@ -42,7 +42,12 @@ impl Shard {
                     let place = Place { shard: from, conn };
                     match self.owned_group(&group) {
                         Some(key) => {
-                            self.owner_join(key, Caller { place, request }, &member, wanted);
+                            self.owner_join(
+                                key,
+                                Caller { place, request, roster: wanted.roster },
+                                &member,
+                                wanted,
+                            );
                         }
                         None => {
                             let (code, limit) =
@@ -62,7 +67,7 @@ impl Shard {
                 Message::LeaveForGood { conn, request, handle, durable } => {
                     if let Some(&key) = self.by_handle.get(&handle) {
                         let place = Place { shard: from, conn };
-                        self.owner_leave(key, Caller { place, request }, durable);
+                        self.owner_leave(key, Caller { place, request, roster: false }, durable);
                     }
                 }
                 Message::Left { conn, request, handle } => self.left(conn, request, handle),
@@ -103,6 +108,8 @@ impl Shard {
                     self.refuse(conn, request, refusal.field(&group));
                 }
                 Message::Ask(asked) => self.questions.push(*asked),
+                Message::Watch { handle, wants } => self.peer_watches(from, handle, wants),
+                Message::Roster { handle, frame } => self.roster_announced(handle, frame),
                 Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::Published { conn, published } => {

@@ -105,6 +105,7 @@ impl Shard {
             inbox: super::inbox::Inbox::default(),
             questions: super::queries::Questions::default(),
             held: super::held::HeldAnswers::default(),
+            announcements: super::rosters::Announcements::default(),
             backpressure: super::backpressure::Backpressure::default(),
             roster_changes: super::durable::RosterChanges::default(),
             cursors: super::cursors::Cursors::default(),

@@ -221,6 +221,11 @@ impl Client {
         panic!("no connection came to shard {shard} in 500 tries");
     }
 
+    /// Whether no frame came that no helper has taken.
+    pub fn nothing_passed_over(&self) -> bool {
+        self.passed_over.is_empty()
+    }
+
     pub fn hello(&mut self, member: &str) -> Welcome {
         self.hello_as(member, new_producer())
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use fanfare::position::{Epoch, Handle, Seq};
 use fanfare::wire::{
-    Conflict, Expected, Fetch, Fetched, GapReason, Presence, Roster, RosterForm, RosterHead,
-    RosterQuery, SetState, State, StateForm, StateHead, StateSet, SyncState,
+    Conflict, Expected, Fetch, Fetched, GapReason, Join, JoinEntry, Mode, Presence, Roster,
+    RosterForm, RosterHead, RosterQuery, SetState, Start, State, StateForm, StateHead, StateSet,
+    SyncState,
 };
 
 use super::client::{Client, Got};
@@ -255,6 +256,16 @@ impl Client {
                 return pages;
             }
         }
+    }
+
+    /// Joins and asks for announcements of the roster.
+    pub fn join_watching(&mut self, group: &str, mode: Mode) {
+        let request = self.request();
+        let entry = JoinEntry { group: group.as_bytes(), mode, start: Start::Tail, roster: true };
+        let mut out = Vec::new();
+        Join::encode(&mut out, request, &[entry]);
+        self.send(&out);
+        self.joined(request, group);
     }
 
     /// The next ROSTER that nobody asked for.

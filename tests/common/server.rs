@@ -18,13 +18,14 @@ use super::{SOON, wait_until};
 pub struct Settings {
     shards: u16,
     values: BTreeMap<String, String>,
+    outlives_file_limit: bool,
 }
 
 impl Settings {
     /// Settings for `shards` shards with small log segments and tables, so that starts are
     /// quick and many servers fit beside each other.
     pub fn shards(shards: u16) -> Self {
-        Self { shards, values: BTreeMap::new() }
+        Self { shards, values: BTreeMap::new(), outlives_file_limit: false }
             .set("segment_bytes", 8 << 20)
             .set("connections_max", 1_000)
             .set("recv_buffers", 256)
@@ -34,6 +35,23 @@ impl Settings {
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.values.insert(name.to_owned(), value.to_string());
         self
+    }
+
+    /// A write beyond the limit of file sizes fails and does not kill the process.
+    pub fn outliving_its_file_limit(self) -> Self {
+        Self { outlives_file_limit: true, ..self }
+    }
+
+    /// The command that starts a server, up to its arguments.
+    fn command(&self) -> Command {
+        let fanfare = env!("CARGO_BIN_EXE_fanfare");
+        if !self.outlives_file_limit {
+            return Command::new(fanfare);
+        }
+        // A signal that is ignored stays so over exec.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", fanfare]);
+        command
     }
 
     fn toml(&self) -> String {
@@ -55,7 +73,11 @@ pub struct Server {
 
 impl Server {
     pub fn start(settings: Settings) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(settings, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts in a directory of the caller's; the logs go to `data` in it.
+    pub fn start_in(settings: Settings, dir: TempDir) -> Self {
         let (child, addr, reserved) = spawn(&settings, dir.path());
         Self { child, addr, _reserved: reserved, settings, dir }
     }
@@ -73,8 +95,12 @@ impl Server {
         self.dir.path().join("data")
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
     }
 
     /// Ends the process the way a crash does.
@@ -165,7 +191,8 @@ fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr, TcpListener) {
         let config = dir.join("fanfare.toml");
         fs::write(&config, settings.toml()).unwrap();
         let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        let mut child = settings
+            .command()
             .arg("serve")
             .args(["--listen", &addr.to_string()])
             .args(["--shards", &settings.shards.to_string()])

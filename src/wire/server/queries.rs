@@ -117,7 +117,7 @@ pub enum RosterForm {
     Changes = 1,
     /// A page of the roster as it is.
     Page = 2,
-    /// None: only the counts are told.
+    /// Only the counts are told; an announcement has a sample of the newest changes.
     Counts = 3,
 }
 
