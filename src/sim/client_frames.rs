@@ -85,6 +85,7 @@ impl Client {
             return Err(format!("message {first} should be the first"));
         }
         oracle.rosters.group_has(joined.handle, group);
+        oracle.group_is_in(group, joined.handle, joined.epoch.0)?;
         let view = &self.views[group];
         if joined.head < view.last && joined.epoch <= view.last_epoch {
             return Err(format!(
@@ -133,6 +134,7 @@ impl Client {
             oracle.fault(Fault::EpochChanged);
         }
         view.epoch = epoch.epoch;
+        oracle.group_is_in(group, epoch.handle, epoch.epoch.0)?;
         let (epoch, first) = (epoch.epoch.0, epoch.first.0);
         oracle.note(Note::Epoch { client: self.index, group, epoch, first });
         Ok(())
@@ -226,6 +228,8 @@ impl Client {
             {
                 Ok(())
             }
+            // Its own connection before this one may join later than this one.
+            E::Replaced if self.profile.durable => Ok(()),
             E::HeartbeatTimeout | E::HandshakeTimeout | E::ShuttingDown if e.request == 0 => Ok(()),
             _ => Err(format!("an unexpected refusal with {code:?}")),
         }

@@ -65,6 +65,8 @@ pub struct Trouble {
     pub file_write_error_ppm: u32,
     /// The same for syncs.
     pub file_sync_error_ppm: u32,
+    /// Mean time between two bits that flip on a disk; 0 is never.
+    pub rot_every_ms: u64,
     /// A log write fails.
     pub write_error_ppm: u32,
     /// A log read fails.

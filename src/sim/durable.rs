@@ -65,10 +65,10 @@ impl Client {
         let durable = &mut view.durable;
         durable.rewound = None;
         let cursor = joined.cursor;
-        if cursor > durable.acked.max(joined.head) {
+        if cursor > durable.acked.max(joined.head) && !oracle.rotten {
             return Err("the cursor is above the head".to_owned());
         }
-        if durable.belongs == Belongs::Yes {
+        if durable.belongs == Belongs::Yes && !oracle.rotten {
             // Retention moves cursors that it passes.
             if cursor > durable.acked.max(oracle.removed(joined.handle)) {
                 return Err(format!("the member acknowledged up to {}", durable.acked));
@@ -92,7 +92,7 @@ impl Client {
             }
             durable.belongs = Belongs::Yes;
             durable.from = Some(joined.first);
-            if cursor > durable.acked {
+            if cursor > durable.acked || oracle.rotten {
                 (durable.acked, durable.acked_epoch) = (cursor, joined.epoch);
             }
             oracle.rosters.joined(group, self.index, oracle.now);

@@ -199,7 +199,7 @@ impl Client {
                 line.forgotten |= e.code == ErrorCode::UnknownProducer as u16;
                 // Without a snapshot the log forgets who published what retention took.
                 let (handle, seq) = line.durable_at;
-                let forgotten = seq <= oracle.removed(handle);
+                let forgotten = seq <= oracle.removed(handle) || oracle.rotten;
                 if e.limit >= number || (e.limit <= line.durable && !forgotten) {
                     return Err(format!("number {} is on disk, this is {number}", line.durable));
                 }

@@ -23,4 +23,13 @@ impl SimFiles {
             at += commit.total_len;
         }
     }
+
+    /// Where the commit at `start` ends.
+    pub fn commit_end(&self, path: &Path, start: u64) -> u64 {
+        let inner = self.inner();
+        let Ok(file) = inner.file(path) else { return start };
+        let Ok(header) = SegmentHeader::decode(&file.data) else { return start };
+        let commit = file.data.get(start as usize..).map(|rest| decode_commit(rest, header.salt));
+        commit.and_then(Result::ok).map_or(start, |commit| start + commit.total_len as u64)
+    }
 }

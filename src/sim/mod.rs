@@ -28,6 +28,7 @@ mod power;
 mod profile;
 mod rng;
 mod rosters;
+mod rot;
 mod server_side;
 mod settle;
 mod trace;

@@ -1,6 +1,6 @@
 //! What must be true, seen from the clients' side only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rng::{Rng, mix};
 use super::rosters::Rosters;
@@ -57,6 +57,14 @@ pub(super) struct Oracle {
     pub known: BTreeMap<Name, Known>,
     /// Last message of each group that retention took.
     removed: BTreeMap<Handle, Seq>,
+    /// Highest epoch of each group.
+    epochs: BTreeMap<Handle, u32>,
+    /// Groups to which someone published at level memory.
+    memory_groups: BTreeSet<usize>,
+    /// What lies where a bit flipped.
+    damaged: Vec<(Handle, Seq, Seq)>,
+    /// A bit flipped: what the log says of members, producers and state may be missing too.
+    pub rotten: bool,
     pub deliveries: u64,
     pub acknowledged: u64,
     /// Changes with everything that clients see.
@@ -75,6 +83,9 @@ impl Oracle {
     /// A new message; its payload follows from the number returned.
     pub fn new_message(&mut self, client: usize, group: usize, level: Level) -> u64 {
         let id = self.sent.len() as u64;
+        if level == Level::Memory {
+            self.memory_groups.insert(group);
+        }
         let payload = payload_of(id);
         self.sent.push(Sent {
             client,
@@ -208,7 +219,7 @@ impl Oracle {
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
             let older_handle = if older == other { self.known[&other].handle } else { handle };
             let forgotten = Seq(older.2) <= self.removed(older_handle);
-            if !forgotten && (other.1 == name.1 || !lost) {
+            if !self.rotten && !forgotten && (other.1 == name.1 || !lost) {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }
@@ -223,6 +234,33 @@ impl Oracle {
         *before = last.max(*before);
     }
 
+    /// A group is in this epoch now. It begins a new one only if something may be lost.
+    pub fn group_is_in(
+        &mut self,
+        group: usize,
+        handle: Handle,
+        epoch: u32,
+    ) -> Result<(), Violation> {
+        let before = self.epochs.entry(handle).or_insert(epoch);
+        let rises = epoch > *before;
+        *before = epoch.max(*before);
+        let cause = self.rotten || self.memory_groups.contains(&group);
+        if rises && !cause {
+            return Err("a new epoch, but nothing can be lost".to_owned());
+        }
+        Ok(())
+    }
+
+    /// A disk may have lost these.
+    pub fn damages(&mut self, handle: Handle, first: Seq, last: Seq) {
+        self.damaged.push((handle, first, last));
+    }
+
+    fn is_damaged(&self, handle: Handle, seq: Seq) -> bool {
+        let inside = |d: &&(Handle, Seq, Seq)| d.0 == handle && (d.1..=d.2).contains(&seq);
+        self.damaged.iter().any(|damaged| inside(&damaged))
+    }
+
     pub fn removed(&self, handle: Handle) -> Seq {
         self.removed.get(&handle).copied().unwrap_or_default()
     }
@@ -233,6 +271,19 @@ impl Oracle {
         match gap.reason {
             GapReason::Retention if gap.to <= self.removed(gap.handle) => Ok(()),
             GapReason::Damaged if self.faults.of(Fault::ReadError) > 0 => Ok(()),
+            // What is gone from the start of a group looks like retention.
+            _ if self.rotten => {
+                self.fault(Fault::DamageTold);
+                let inside = |seq| gap.from <= seq && seq <= gap.to;
+                let sound = self.known.iter().find(|((.., seq), known)| {
+                    known.handle == gap.handle
+                        && known.durable
+                        && inside(Seq(*seq))
+                        && Seq(*seq) > self.removed(gap.handle)
+                        && !self.is_damaged(gap.handle, Seq(*seq))
+                });
+                sound.map_or(Ok(()), |(name, _)| Err(format!("{name:?} is sound on disk")))
+            }
             _ => Err(format!("retention went up to {}", self.removed(gap.handle))),
         }
     }
@@ -246,12 +297,17 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let mut ids: Vec<_> = found.iter().map(|(name, id)| (id, name)).collect();
         ids.sort_unstable();
-        if let Some(copy) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        if !self.rotten
+            && let Some(copy) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0)
+        {
             return Err(format!("a message is in the group twice: {copy:?}"));
         }
         let mut lost = 0;
         for (name, known) in &self.known {
             if found.get(name) == Some(&known.id) || Seq(name.2) <= self.removed(known.handle) {
+                continue;
+            }
+            if self.is_damaged(known.handle, Seq(name.2)) {
                 continue;
             }
             if known.durable || !crashed {

@@ -20,19 +20,22 @@ pub enum Profile {
     Memory,
     /// Full and failing disks.
     Disk,
+    /// Bits flip on the disks.
+    Rot,
     /// Everything at once, each at a strength of its own.
     All,
 }
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
         ("crashing", Self::Crashing),
         ("memory", Self::Memory),
         ("disk", Self::Disk),
+        ("rot", Self::Rot),
         ("all", Self::All),
     ];
 
@@ -53,6 +56,7 @@ impl Profile {
             Self::Crashing => crashing(shards),
             Self::Memory => memory(seed, shards),
             Self::Disk => disk(seed, shards),
+            Self::Rot => rot(shards),
             Self::All => all(seed, shards),
         }
     }
@@ -103,6 +107,9 @@ impl Profile {
                 F::ReadError,
                 F::Crash,
             ],
+            Self::Rot => {
+                &[F::RottenHeader, F::RottenCommit, F::RottenTail, F::DamageTold, F::EpochChanged]
+            }
             Self::All => &Fault::ALL,
         }
     }
@@ -175,7 +182,7 @@ fn memory(seed: u64, shards: u16) -> WorldConfig {
         Trouble { crash_every_ms: 1_500, crash_at_write_ppm: 15_000, ..config.trouble.clone() };
     // With few of them, a crash can take the very first one of a group.
     let (memory_ppm, groups) = if seed % 5 < 2 { (30_000, 12) } else { (500_000, 5) };
-    WorldConfig { memory_ppm, groups, trouble, ..config }
+    WorldConfig { memory_ppm, groups, trouble, durable_ppm: durable(), ..config }
 }
 
 fn disk(seed: u64, shards: u16) -> WorldConfig {
@@ -194,7 +201,15 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
     };
     // A log that failed keeps what it has shown in memory only.
     let memory_ppm = if seed.is_multiple_of(3) { 500_000 } else { 100_000 };
-    WorldConfig { memory_ppm, trouble, ..config }
+    WorldConfig { memory_ppm, trouble, durable_ppm: durable(), ..config }
+}
+
+/// Segments are small, so that there are several, and old ones are kept.
+fn rot(shards: u16) -> WorldConfig {
+    let config = crashing(shards);
+    let trouble = Trouble { rot_every_ms: 800, crash_every_ms: 1_000, ..config.trouble.clone() };
+    let shard = ShardConfig { segment_bytes: 96 * 1024, ..config.shard.clone() };
+    WorldConfig { memory_ppm: 50_000, shard, trouble, ..config }
 }
 
 /// Every chance is above 0, and how high follows from the seed: where everything is frequent,
@@ -218,6 +233,8 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         crash_at_start_ppm: some(200_000),
         drain_ppm: some(200_000),
         disk_full_ppm: some(200_000),
+        // Where something rots, less can be asked of what stays.
+        rot_every_ms: if seed.is_multiple_of(4) { 1_500 } else { 0 },
         write_error_ppm: some(3_000),
         read_error_ppm: some(20_000),
         file_read_error_ppm: some(3_000),
@@ -227,8 +244,14 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
     WorldConfig {
         clients: 10 + some(20) as usize,
         memory_ppm: some(400_000),
+        durable_ppm: durable(),
         slow_ppm: some(300_000),
         trouble,
         ..config
     }
+}
+
+/// Where retention and crashes come together, a log without snapshots forgets its members.
+fn durable() -> u32 {
+    if std::env::var_os("FANFARE_SIM_DURABLE").is_some() { 500_000 } else { 0 }
 }

@@ -141,6 +141,8 @@ faults! {
     ClockJumped,
     /// A member was told of a gap.
     Gap,
+    /// A member was told of a gap that damage made.
+    DamageTold,
     /// A member was served from the log.
     CatchUp,
     /// A member saw an epoch change.
@@ -175,6 +177,16 @@ faults! {
     SyncError,
     /// A crash met a job that was under way.
     InterruptedJob,
+    /// A bit flipped in the header of a segment.
+    RottenHeader,
+    /// A bit flipped in a commit.
+    RottenCommit,
+    /// A bit flipped in the last commit of a segment.
+    RottenTail,
+    /// A bit flipped in a snapshot.
+    RottenSnapshot,
+    /// A bit flipped in the index of a segment.
+    RottenIndex,
     /// There was no room for a segment.
     DiskFull,
     /// A publish was refused because there was no room.
