@@ -217,18 +217,19 @@ impl Producers {
 
     /// What is durable of the producers: nothing beyond `synced`, since a crash may take that.
     pub fn to_state(&self, synced: Seq) -> impl Iterator<Item = (ProducerId, ProducerState)> {
-        let durable = move |producer: &Producer| {
-            let durable = producer.window.partition_point(|place| place.seq() <= synced);
-            let last = producer.last - (producer.window.len() - durable) as u64;
-            let window = producer
-                .window
-                .range(..durable)
-                .map(|place| (place.seq(), place.epoch()))
-                .collect();
-            let member = producer.member.as_ref().into();
-            (producer.id, ProducerState { member, last, window })
-        };
-        self.table.iter().map(durable).filter(|(_, state)| state.last > 0)
+        (0..self.table.len()).filter_map(move |slot| self.saved(slot, synced))
+    }
+
+    /// The same of the one in `slot`, from 0 up to [`Producers::len`].
+    #[must_use]
+    pub fn saved(&self, slot: usize, synced: Seq) -> Option<(ProducerId, ProducerState)> {
+        let producer = self.table.get(slot)?;
+        let durable = producer.window.partition_point(|place| place.seq() <= synced);
+        let last = producer.last - (producer.window.len() - durable) as u64;
+        let places = producer.window.range(..durable);
+        let window = places.map(|place| (place.seq(), place.epoch())).collect();
+        let member = producer.member.as_ref().into();
+        (last > 0).then_some((producer.id, ProducerState { member, last, window }))
     }
 
     /// Takes back what [`Producers::to_state`] or recovery gave. The time of each begins anew,

@@ -48,6 +48,16 @@ pub struct Durable {
 }
 
 impl Durable {
+    /// What must outlive the server of it. Nothing beyond `synced` does.
+    #[must_use]
+    pub fn saved(&self, synced: Seq) -> MemberState {
+        MemberState {
+            joined_at: self.joined_at.min(synced),
+            acked: self.acked.min(synced),
+            acked_epoch: self.acked_epoch.max(Epoch(1)),
+        }
+    }
+
     /// The first message that receipts wait for.
     #[must_use]
     pub fn position(&self) -> Seq {
@@ -81,6 +91,8 @@ pub struct Roster {
     ahead: Vec<u32>,
     /// Version of the last join or leave that was staged for the log.
     pub staged_version: u64,
+    /// Version of the last join or leave that is on disk and took effect.
+    pub applied_version: u64,
     /// What changed last, for clients that want to know.
     pub log: RosterLog,
     /// Receipts that wait for acknowledgements.
@@ -97,7 +109,9 @@ impl Roster {
         if state.roster_version == 0 && state.receipts.is_empty() {
             return None;
         }
-        let mut roster = Self { staged_version: state.roster_version, ..Self::default() };
+        let version = state.roster_version;
+        let mut roster =
+            Self { staged_version: version, applied_version: version, ..Self::default() };
         let surplus = state.receipts.len().saturating_sub(receipts_max);
         for (&seq, receipt) in state.receipts.iter().skip(surplus) {
             let sender = roster.mail.asks(&receipt.sender, None);
@@ -127,20 +141,17 @@ impl Roster {
     }
 
     /// Writes down what must outlive the server. Nothing beyond `synced` does.
+    #[cfg(test)]
     pub fn save(&self, synced: Seq, state: &mut GroupState) {
-        state.roster_version = self.staged_version;
-        state.members = self
-            .members
-            .iter()
-            .map(|(_, member)| {
-                let saved = MemberState {
-                    joined_at: member.joined_at.min(synced),
-                    acked: member.acked.min(synced),
-                    acked_epoch: member.acked_epoch.max(Epoch(1)),
-                };
-                (member.id.as_ref().into(), saved)
-            })
-            .collect();
+        state.roster_version = self.applied_version;
+        let members = self.members.iter();
+        let members = members.map(|(_, member)| (member.id.as_ref().into(), member.saved(synced)));
+        state.members = members.collect();
+        state.receipts = self.saved_receipts(synced).collect();
+    }
+
+    /// The receipts that must outlive the server.
+    pub fn saved_receipts(&self, synced: Seq) -> impl Iterator<Item = (Seq, ReceiptState)> {
         let save = |asked: &Asked, done| {
             let receipt = ReceiptState {
                 epoch: asked.epoch,
@@ -152,10 +163,10 @@ impl Roster {
             };
             (asked.seq, receipt)
         };
-        let pending = self.receipts.waiting().map(|asked| save(asked, None));
+        let pending = self.receipts.waiting().map(move |asked| save(asked, None));
         let settled = self.mail.settled();
-        let settled = settled.map(|f| save(&f.asked, Some((f.acked, f.members))));
-        state.receipts = pending.chain(settled).filter(|(seq, _)| *seq <= synced).collect();
+        let settled = settled.map(move |f| save(&f.asked, Some((f.acked, f.members))));
+        pending.chain(settled).filter(move |(seq, _)| *seq <= synced)
     }
 
     /// Durable members.

@@ -49,6 +49,8 @@ pub struct Sequencer {
     /// the first such message waits for its commit, so that recovery always knows which
     /// groups may have shown messages that a crash took.
     pub memory_marked: SegmentNumber,
+    /// This group used level memory at some time.
+    pub used_memory: bool,
     /// Who has published, and where.
     pub producers: Producers,
     /// Keys with versions, if there are any.

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt;
-use glommio::io::{BufferedFile, Directory, DmaFile};
+use glommio::io::{BufferedFile, Directory, DmaFile, OpenOptions};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
 use super::log_io::errno;
@@ -228,6 +228,7 @@ async fn run(steps: Vec<Step>) -> Result<(), i32> {
 async fn take(step: &Step) -> Result<(), GlommioError<()>> {
     match step {
         Step::Create { path, head, bytes } => create(path, head, *bytes).await,
+        Step::Append { path, at, bytes } => append(path, *at, bytes).await,
         Step::Sync { path } => {
             let file = BufferedFile::open(path).await?;
             let synced = file.fdatasync().await;
@@ -256,6 +257,13 @@ async fn create(path: &Path, head: &[u8], bytes: u64) -> Result<(), GlommioError
     content.resize(content.len().max(bytes as usize), 0);
     let len = content.len();
     let written = write(file.write_at(content, 0).await, len);
+    file.close().await?;
+    written
+}
+
+async fn append(path: &Path, at: u64, bytes: &[u8]) -> Result<(), GlommioError<()>> {
+    let file = OpenOptions::new().write(true).buffered_open(path).await?;
+    let written = write(file.write_at(bytes.to_vec(), at).await, bytes.len());
     file.close().await?;
     written
 }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::fanout::{Part, PinGauge, Segment};
 use crate::limits::{DESCRIPTORS_SPARE, LOG_BLOCK};
-use crate::position::{Nanos, SegmentNumber, Seq, ShardId};
+use crate::position::{CommitNumber, Nanos, NodeId, SegmentNumber, Seq, ShardId};
 use crate::shard::{ConnId, Event, Io, Job, RecvEnd};
 use crate::wal::create::{steps_to_create, steps_to_remove};
 
@@ -62,6 +62,7 @@ impl Rig {
                     steps_to_create(dir, *number, &[0xAB; LOG_BLOCK], *bytes)
                 }
                 Job::RemoveSegments { numbers } => steps_to_remove(dir, numbers),
+                other => crate::serve::recover::steps(other, dir, NodeId(1), ShardId(0), 0),
             }),
         })
         .unwrap();
@@ -696,4 +697,39 @@ fn driver_dropped_with_writes_in_flight_leaves_memory_alone() {
         rig.driver.write_log(SegmentNumber(1), 0, buf);
         rig.driver.wait(Some(Nanos(0)), &mut rig.events);
     }
+}
+
+#[test]
+fn a_snapshot_written_in_pieces_is_whole_and_takes_the_place_of_older_ones() {
+    let mut rig = Rig::new();
+    let older = rig.dir.path().join("snap-00000000000000000007.snap");
+    std::fs::write(&older, b"old").unwrap();
+    let pieces: Vec<bytes::Bytes> =
+        (1..=3u8).map(|n| vec![n; 100_000 + usize::from(n)].into()).collect();
+    let mut at = 0;
+    for (n, bytes) in pieces.iter().enumerate() {
+        let bytes = bytes.clone();
+        let len = bytes.len() as u64;
+        let job = match n {
+            2 => {
+                let (covered, obsolete) = (CommitNumber(9), vec![CommitNumber(7)]);
+                Job::EndSnapshot { covered, at, bytes, obsolete }
+            }
+            _ => Job::WriteSnapshot { at, bytes },
+        };
+        rig.driver.start_job(job.clone());
+        let result = rig.next(|_, event| match event {
+            Event::JobDone { job: done, result } if *done == job => Some(*result),
+            _ => None,
+        });
+        assert_eq!(result, Ok(()));
+        at += len;
+    }
+    let names: Vec<_> = std::fs::read_dir(rig.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names, ["snap-00000000000000000009.snap"]);
+    let file = std::fs::read(rig.dir.path().join(&names[0])).unwrap();
+    assert!(file == pieces.concat());
 }

@@ -44,6 +44,17 @@ fn recover(
         let kept = wal::quarantine(files, log_dir, &recovered.damage).map_err(log)?;
         warn!(shard = id.0, ?kept, "damaged segments were kept for you");
     }
+    for (covered, fault) in &recovered.bad_snapshots {
+        let kept = wal::quarantine_snapshot(files, log_dir, *covered).map_err(log)?;
+        warn!(
+            shard = id.0,
+            covered = covered.0,
+            %fault,
+            kept = %kept.display(),
+            used = recovered.snapshot.0,
+            "a snapshot is damaged; the one before it and the log are used"
+        );
+    }
     wal::create::remove_segments(files, log_dir, &recovered.unused).map_err(log)?;
     // Files that cannot be used go when retention has passed them; quarantine keeps a link.
     let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
@@ -53,6 +64,7 @@ fn recover(
         wal::create::truncate_sealed(files, log_dir, segment.number, segment.bytes_used)
             .map_err(log)?;
     }
+    wal::create::write_indices(files, log_dir, manifest.node, id, &recovered).map_err(log)?;
     Ok(recovered)
 }
 
@@ -137,6 +149,15 @@ pub(crate) fn steps(
             let (number, salt, bytes) = (*number, *salt, *bytes);
             let header = SegmentHeader { node, shard, number, salt, bytes, created_ms };
             wal::create::steps_to_create(log_dir, number, &header.encode(), bytes)
+        }
+        Job::WriteIndex { number, bytes } => wal::files::steps_to_replace(
+            &wal::paths::index_path(log_dir, *number),
+            bytes.to_vec(),
+            0,
+        ),
+        Job::WriteSnapshot { at, bytes } => wal::create::steps_to_snapshot(log_dir, *at, bytes),
+        Job::EndSnapshot { covered, at, bytes, obsolete } => {
+            wal::create::steps_to_end_snapshot(log_dir, *covered, (*at, bytes), obsolete)
         }
         Job::RemoveSegments { numbers } => wal::create::steps_to_remove(log_dir, numbers),
     }

@@ -175,6 +175,7 @@ impl Shard {
         };
         if at.segment != before {
             self.retention_at = Some(io.now());
+            self.snapshots.sealed(before);
         }
         let (number, salt, mut buf) = self.log.begin();
         wal::encode_commit(&mut buf, number, salt, self.stamp, &runs);
@@ -255,6 +256,9 @@ impl Shard {
                 } else if was_full {
                     info!(shard = self.id.0, segment = number.0, "there is room for the log again");
                 }
+            }
+            Job::WriteIndex { .. } | Job::WriteSnapshot { .. } | Job::EndSnapshot { .. } => {
+                self.snapshot_job_done(&job, result, now);
             }
             Job::RemoveSegments { numbers } => {
                 if let Some(error) = failure {

@@ -83,6 +83,8 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Snapshots written.
+    snapshots,
     /// Connections that keep up now.
     members_live,
     /// Connections whose writes take long beside those of the others now.

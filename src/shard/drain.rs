@@ -63,7 +63,8 @@ impl Shard {
         }
         // All said so after their last push, so what they pushed can be seen here.
         let over = self.mesh.all_drained() && self.mesh.is_quiet() && idle;
-        if !over && !late {
+        let over = over || self.snapshots.stops();
+        if (!over && !late) || (over && !self.last_snapshot(now)) {
             return Turn::Continue;
         }
         let open: Vec<_> = self.conns.iter().flatten().map(|conn| conn.id).collect();

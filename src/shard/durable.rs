@@ -60,6 +60,8 @@ struct Waiting {
     group: u32,
     caller: Caller,
     change: Change,
+    /// Version of the roster when it and all before it have taken effect.
+    version: u64,
 }
 
 /// Joins and leaves of durable members that wait for the disk, in order.
@@ -140,13 +142,16 @@ impl Shard {
         let member: MemberId = member.into();
         self.roster_changes.joining.insert((key, member.clone()), joining.unwrap_or(0) + 1);
         let change = Change::Join { member, joined_at, begin, epoch, start };
-        self.wait_for_disk(Waiting { ticket, group: key, caller, change });
+        self.wait_for_disk(ticket, key, caller, change);
     }
 
-    fn wait_for_disk(&mut self, waiting: Waiting) {
-        if let Some(sequencer) = self.groups[waiting.group as usize].sequencer() {
+    fn wait_for_disk(&mut self, ticket: Ticket, group: u32, caller: Caller, change: Change) {
+        let mut version = 0;
+        if let Some(sequencer) = self.groups[group as usize].sequencer() {
             sequencer.roster_waits += 1;
+            version = sequencer.roster().staged_version;
         }
+        let waiting = Waiting { ticket, group, caller, change, version };
         self.roster_changes.waiting.push_back(waiting);
     }
 
@@ -253,7 +258,7 @@ impl Shard {
             self.stage_record(key, &Record::MemberLeft { member: &id, roster })
         };
         let change = Change::Leave { key: durable };
-        self.wait_for_disk(Waiting { ticket, group: key, caller, change });
+        self.wait_for_disk(ticket, key, caller, change);
     }
 
     fn answer_leave(&mut self, key: u32, caller: Caller) {
@@ -284,10 +289,11 @@ impl Shard {
         while self.roster_changes.waiting.front().is_some_and(|waiting| waiting.ticket <= synced)
             && let Some(waiting) = self.roster_changes.waiting.pop_front()
         {
-            let Waiting { group: key, caller, change, .. } = waiting;
+            let Waiting { group: key, caller, change, version, .. } = waiting;
             let Some(sequencer) = self.groups[key as usize].sequencer() else { continue };
             sequencer.roster_waits -= 1;
             let roster = sequencer.roster();
+            roster.applied_version = roster.applied_version.max(version);
             match change {
                 Change::Join { member, joined_at, begin, epoch, start } => {
                     let (acked, acked_epoch) = (begin, epoch);
@@ -326,7 +332,7 @@ impl Shard {
     pub(super) fn refuse_roster_changes(&mut self, in_flight: Option<Ticket>) {
         self.roster_changes.joining.clear();
         for waiting in std::mem::take(&mut self.roster_changes.waiting) {
-            let Waiting { ticket, group: key, caller, change } = waiting;
+            let Waiting { ticket, group: key, caller, change, .. } = waiting;
             if let Some(sequencer) = self.groups[key as usize].sequencer() {
                 sequencer.roster_waits -= 1;
             }

@@ -19,6 +19,7 @@ impl Shard {
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
+            self.snapshots.deadline(),
             self.announcements.deadline(),
             // A write that is under way ends with an event.
             self.cursors.flush_at().filter(|_| self.in_flight.is_none()),

@@ -1,8 +1,10 @@
 //! What a shard asks of the outside world. Two implementers: the io_uring driver
 //! ([`crate::ring`]) and the simulated one ([`crate::sim`]).
 
+use bytes::Bytes;
+
 use crate::fanout::Part;
-use crate::position::{Nanos, SegmentNumber, ShardId};
+use crate::position::{CommitNumber, Nanos, SegmentNumber, ShardId};
 use crate::ring::LogBuf;
 
 /// Names a connection. The slot is reused after [`Event::Closed`], with another generation.
@@ -46,7 +48,33 @@ pub enum Job {
         /// Size of the file.
         bytes: u64,
     },
-    /// Remove these segment files, then sync the directory.
+    /// Put a sealed segment's index beside it, on disk as a whole or not at all.
+    WriteIndex {
+        /// Number of the segment.
+        number: SegmentNumber,
+        /// The whole file.
+        bytes: Bytes,
+    },
+    /// Add the next piece of the snapshot that is being written; the first one begins it anew.
+    WriteSnapshot {
+        /// Bytes of it that were written before.
+        at: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// Add the last piece of the snapshot, give it its name when it is on disk, and remove
+    /// older ones.
+    EndSnapshot {
+        /// The log is covered up to this commit.
+        covered: CommitNumber,
+        /// Bytes of it that were written before.
+        at: u64,
+        /// The piece.
+        bytes: Bytes,
+        /// What the snapshots to remove cover.
+        obsolete: Vec<CommitNumber>,
+    },
+    /// Remove these segment files and their indices, then sync the directory.
     RemoveSegments {
         /// Numbers of the segments.
         numbers: Vec<SegmentNumber>,

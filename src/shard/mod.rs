@@ -2,6 +2,7 @@
 //! of its own, and advances by [`Shard::turn`].
 
 mod backpressure;
+mod capture;
 mod catch_up;
 mod commit;
 mod conn;
@@ -27,6 +28,7 @@ mod replies;
 mod retention;
 mod rosters;
 mod sequence;
+mod snapshot;
 mod start;
 mod state;
 pub mod status;
@@ -61,6 +63,7 @@ use isolate::Normal;
 use queries::Questions;
 use queues::Queues;
 use rosters::Announcements;
+use snapshot::Snapshots;
 use wheel::Wheel;
 
 pub use drain::Control;
@@ -142,6 +145,9 @@ pub struct Shard {
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,
+    snapshots: Snapshots,
+    /// The largest epoch that the log held at the start.
+    max_epoch: Epoch,
     retention_pass: Option<retention::Pass>,
 
     control: rtrb::Consumer<Control>,
@@ -165,6 +171,7 @@ impl Shard {
         self.write(io); //      a slice of the run queues, one write per member
         self.read_history(io); // chunks for members behind the tail
         self.expire(io); //     timers, stalls, retention
+        self.snapshot(io); //   a slice of the snapshot that is being written
         self.report();
         self.invariants();
         self.finish(io)
@@ -184,7 +191,8 @@ impl Shard {
             || self.has_sequenceable()
             || self.can_answer()
             || self.announcements.has_work()
-            || self.collecting.is_some();
+            || self.collecting.is_some()
+            || self.captures();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

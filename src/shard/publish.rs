@@ -23,6 +23,7 @@ impl Shard {
                 sequencer.index.note(run.segment.first(), commit.at, bytes, commit.newest_ms);
                 if run.has_memory {
                     sequencer.memory_marked = commit.at.segment;
+                    sequencer.used_memory = true;
                 }
                 if run.waits {
                     sequencer.unsynced_durable -= 1;

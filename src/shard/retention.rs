@@ -17,6 +17,8 @@ pub struct Pass {
     next: usize,
     /// Segments before this one go, whoever needs them.
     limit: SegmentNumber,
+    /// This one and those after it stay until a snapshot covers them.
+    uncovered: SegmentNumber,
     /// Oldest segment that a group seen so far needs.
     needed: SegmentNumber,
     /// Unix milliseconds at its start.
@@ -46,7 +48,7 @@ impl Shard {
         }
         self.retention_at = Some(now.plus_ms(RETENTION_MS));
         let before = if self.config.classes.trim() { pass.needed } else { pass.limit };
-        let numbers = self.log.remove_before(before.max(pass.limit));
+        let numbers = self.log.remove_before(before.max(pass.limit).min(pass.uncovered));
         if !numbers.is_empty() {
             io.start_job(Job::RemoveSegments { numbers });
         }
@@ -56,8 +58,10 @@ impl Shard {
         self.prepare_segment(io);
         let (config, wall_ms) = (&self.config, io.wall_ms());
         let limit = self.log.expirable(config.retention_bytes, config.retention_age_ms, wall_ms);
+        let uncovered = self.log.uncovered(self.snapshots.covered());
+        let limit = limit.min(uncovered);
         // What is written from now on is in the active segment or after it.
-        Pass { next: 0, limit, needed: self.log.active(), wall_ms }
+        Pass { next: 0, limit, uncovered, needed: self.log.active(), wall_ms }
     }
 
     /// Looks at some groups; whether it has seen all.

@@ -16,7 +16,7 @@ use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Roster, Sequencer};
 use crate::mesh::Mesh;
 use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
-use crate::wal::{Log, Recovered, SegmentInfo};
+use crate::wal::{Log, Recovered};
 
 /// The segment that was created for this start, empty.
 #[derive(Clone, Copy, Debug)]
@@ -75,14 +75,8 @@ impl Shard {
     #[must_use]
     pub fn new(parts: ShardParts) -> Self {
         let ShardParts { recovered, config, .. } = parts;
-        let segments: BTreeMap<_, _> = recovered
-            .segments
-            .iter()
-            .map(|s| {
-                let info = SegmentInfo { salt: s.salt, used: s.bytes_used, newest_ms: s.newest_ms };
-                (s.number, info)
-            })
-            .collect();
+        let segments: BTreeMap<_, _> =
+            recovered.segments.iter().map(|s| (s.number, s.info())).collect();
         let last_commit = CommitNumber(recovered.next_commit.0.saturating_sub(1));
         let active = parts.active;
         let log = Log::new(segments, active.number, active.salt, last_commit, config.segment_bytes);
@@ -129,6 +123,8 @@ impl Shard {
             sweep_at: None,
             storage_retry_at: None,
             retention_at: Some(parts.now),
+            snapshots: super::snapshot::Snapshots::after(&recovered),
+            max_epoch: recovered.max_epoch,
             retention_pass: None,
             control: parts.control,
             drain: None,
@@ -143,6 +139,7 @@ impl Shard {
                 epoch = epoch.max(parts.memory_epoch_floor);
             }
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
+            sequencer.used_memory = group.used_memory;
             sequencer.roster =
                 Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);

@@ -4,12 +4,16 @@
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::bytes_at::is_zero;
 use super::files::{Files, Step, TEMPORARY, steps_to_replace, temporary_of};
 use super::paths;
+use super::recovered::Recovered;
 use super::segment::SegmentHeader;
+use super::segment_index::{IndexHeader, SegmentIndexBuilder};
 use crate::limits::LOG_BLOCK;
-use crate::position::SegmentNumber;
+use crate::position::{CommitNumber, NodeId, SegmentNumber, ShardId};
 
 const PIECE: usize = 1024 * 1024;
 
@@ -54,11 +58,81 @@ pub fn steps_to_create(
 pub fn steps_to_remove(shard_dir: &Path, numbers: &[SegmentNumber]) -> Vec<Step> {
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
-    let path = |number: &SegmentNumber| paths::segment_path(shard_dir, *number);
+    let paths_of = |number: &SegmentNumber| {
+        [paths::index_path(shard_dir, *number), paths::segment_path(shard_dir, *number)]
+    };
     let mut steps: Vec<_> =
-        numbers.iter().map(|number| Step::Remove { path: path(number) }).collect();
+        numbers.iter().flat_map(paths_of).map(|path| Step::Remove { path }).collect();
     steps.push(Step::SyncDir { dir: shard_dir.to_owned() });
     steps
+}
+
+/// The steps that add a piece to the snapshot that is being written.
+#[must_use]
+pub fn steps_to_snapshot(shard_dir: &Path, at: u64, bytes: &Bytes) -> Vec<Step> {
+    let path = shard_dir.join(paths::SNAPSHOT_TEMPORARY);
+    // Each piece is synced, so that the end does not have to sync all of them at once.
+    vec![snapshot_piece(&path, at, bytes), Step::Sync { path }]
+}
+
+fn snapshot_piece(path: &Path, at: u64, bytes: &Bytes) -> Step {
+    let path = path.to_owned();
+    match at {
+        0 => Step::Create { path, head: bytes.to_vec(), bytes: 0 },
+        _ => Step::Append { path, at, bytes: bytes.clone() },
+    }
+}
+
+/// The steps that add the last piece to a snapshot and put it in force.
+#[must_use]
+pub fn steps_to_end_snapshot(
+    shard_dir: &Path,
+    covered: CommitNumber,
+    (at, bytes): (u64, &Bytes),
+    obsolete: &[CommitNumber],
+) -> Vec<Step> {
+    let path = shard_dir.join(paths::SNAPSHOT_TEMPORARY);
+    let sync_dir = Step::SyncDir { dir: shard_dir.to_owned() };
+    let mut steps = vec![
+        snapshot_piece(&path, at, bytes),
+        Step::Sync { path: path.clone() },
+        Step::Rename { from: path, to: paths::snapshot_path(shard_dir, covered) },
+        sync_dir.clone(),
+    ];
+    if !obsolete.is_empty() {
+        let path = |covered: &CommitNumber| paths::snapshot_path(shard_dir, *covered);
+        steps.extend(obsolete.iter().map(|covered| Step::Remove { path: path(covered) }));
+        steps.push(sync_dir);
+    }
+    steps
+}
+
+/// Writes the index of every segment that recovery has read whole.
+///
+/// # Errors
+/// The system refused. What was written is complete, and what was not is written later.
+pub fn write_indices(
+    files: &mut impl Files,
+    shard_dir: &Path,
+    node: NodeId,
+    shard: ShardId,
+    recovered: &Recovered,
+) -> io::Result<()> {
+    for segment in &recovered.segments {
+        let number = segment.number;
+        if !recovered.to_index.contains(&number) {
+            continue;
+        }
+        let header = IndexHeader { node, shard, number, info: segment.info() };
+        let mut index = SegmentIndexBuilder::new(&header);
+        for group in &recovered.groups {
+            let (entries, last) = group.index.in_segment(number, group.head);
+            index.group(group.handle, last, entries);
+        }
+        let path = paths::index_path(shard_dir, number);
+        steps_to_replace(&path, index.finish(), 0).iter().try_for_each(|step| step.run(files))?;
+    }
+    Ok(())
 }
 
 /// Removes segment files, oldest first, then syncs the directory. Files that are gone
@@ -74,15 +148,20 @@ pub fn remove_segments(
     steps_to_remove(shard_dir, numbers).iter().try_for_each(|step| step.run(files))
 }
 
-/// Removes what an interrupted creation of a segment left.
+/// Removes what an interrupted creation of a file or removal of a segment left.
 ///
 /// # Errors
 /// The system refused.
 pub fn remove_temporaries(files: &mut impl Files, shard_dir: &Path) -> io::Result<()> {
-    for name in files.list(shard_dir)? {
-        let segment = name.strip_suffix(TEMPORARY);
-        if segment.and_then(paths::segment_number).is_some() {
-            files.remove(&shard_dir.join(&name))?;
+    let names = files.list(shard_dir)?;
+    let segments: Vec<_> = names.iter().filter_map(|name| paths::segment_number(name)).collect();
+    for name in &names {
+        let interrupted = name.strip_suffix(TEMPORARY).is_some_and(|name| {
+            paths::segment_number(name).or(paths::indexed_segment(name)).is_some()
+        });
+        let orphan = paths::indexed_segment(name).is_some_and(|n| !segments.contains(&n));
+        if interrupted || orphan || name == paths::SNAPSHOT_TEMPORARY {
+            files.remove(&shard_dir.join(name))?;
         }
     }
     Ok(())

@@ -57,6 +57,12 @@ pub enum DamageKind {
     Rot(CommitFault),
     /// Commit numbers jump from one commit to the next.
     Hole,
+    /// The log ends before the commit that a snapshot covers.
+    Short,
+    /// A snapshot knows a later message of this group than the log.
+    Behind(Handle),
+    /// What came before the first segment is needed, and no snapshot of it can be used.
+    NoSnapshot,
     /// A valid commit whose number came before; it is not used.
     Repeated,
     /// A run of this group contradicts what came before it: its numbers overlap or leave a
@@ -88,6 +94,15 @@ impl fmt::Display for DamageKind {
             Self::Empty => write!(f, "the file holds no commit though later ones do"),
             Self::Rot(fault) => write!(f, "{fault}, and an interrupted write cannot explain it"),
             Self::Hole => write!(f, "commit numbers jump"),
+            Self::Short => write!(f, "the log ends before what a snapshot covers"),
+            Self::Behind(handle) => {
+                write!(f, "a snapshot knows a later message of group {handle} than the log has")
+            }
+            Self::NoSnapshot => write!(
+                f,
+                "older segments are gone and there is no snapshot of what they held: durable \
+                 members, state and publish windows may be missing"
+            ),
             Self::Repeated => write!(f, "a commit number came twice; the second is not used"),
             Self::Contradiction(handle) => {
                 write!(f, "a run of group {handle} contradicts what came before it")

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 const PIECE: usize = 1024 * 1024;
@@ -202,6 +203,15 @@ pub enum Step {
         /// Its size; zeros fill it up.
         bytes: u64,
     },
+    /// [`Files::append`] to a file of `at` bytes.
+    Append {
+        /// The file.
+        path: PathBuf,
+        /// Its size so far.
+        at: u64,
+        /// What is added.
+        bytes: Bytes,
+    },
     /// [`Files::sync`].
     Sync {
         /// The file.
@@ -234,6 +244,7 @@ impl Step {
     pub fn run(&self, files: &mut impl Files) -> io::Result<()> {
         match self {
             Self::Create { path, head, bytes } => files.create(path, head, *bytes),
+            Self::Append { path, at: _, bytes } => files.append(path, bytes),
             Self::Sync { path } => files.sync(path),
             Self::Rename { from, to } => files.rename(from, to),
             Self::Remove { path } => match files.remove(path) {

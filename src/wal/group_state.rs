@@ -100,8 +100,12 @@ impl GroupState {
     /// Takes one record in. Taking it in again later changes nothing.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         match *record {
-            Record::MemberJoined { member, joined_at, roster } if roster > self.roster_version => {
-                self.roster_version = roster;
+            Record::MemberJoined { member, joined_at, roster }
+                if roster > self.roster_version || self.members.contains_key(member) =>
+            {
+                // A member that is known already has a snapshot's cursor, which the cursors
+                // before this join must not touch; those after it come again.
+                self.roster_version = self.roster_version.max(roster);
                 let joined = MemberState { joined_at, ..MemberState::default() };
                 self.members.insert(member.into(), joined);
             }
@@ -193,7 +197,8 @@ impl GroupState {
                 producer.window.pop_back();
                 producer.last = producer.last.saturating_sub(1);
             }
-            !producer.window.is_empty()
+            // One whose last places are gone goes on where they were.
+            producer.last > 0
         });
     }
 

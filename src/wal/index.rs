@@ -99,6 +99,16 @@ impl GroupIndex {
         &self.entries
     }
 
+    /// What is known of one segment, and the group's last message in it when its last one of
+    /// all is `head`.
+    #[must_use]
+    pub fn in_segment(&self, segment: SegmentNumber, head: Seq) -> (&[IndexEntry], Seq) {
+        let from = self.entries.partition_point(|entry| entry.pos.segment < segment);
+        let to = self.entries.partition_point(|entry| entry.pos.segment <= segment);
+        let last = self.entries.get(to).map_or(head, |next| Seq(next.first.0.saturating_sub(1)));
+        (&self.entries[from..to], last)
+    }
+
     /// Bytes of the group's messages in the log, as far as they are known.
     #[must_use]
     pub fn bytes(&self) -> u64 {

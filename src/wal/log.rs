@@ -9,7 +9,7 @@ use crate::position::{CommitNumber, SegmentNumber};
 use crate::ring::LogBuf;
 
 /// What is known of a segment file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Salt that its commits carry.
     pub salt: u64,
@@ -17,6 +17,16 @@ pub struct SegmentInfo {
     pub used: u64,
     /// Unix milliseconds of its newest message.
     pub newest_ms: u64,
+    /// Its first commit; 0 if it has none.
+    pub first_commit: CommitNumber,
+    /// Its last commit; 0 if it has none.
+    pub last_commit: CommitNumber,
+}
+
+impl SegmentInfo {
+    fn fresh(salt: u64) -> Self {
+        Self { salt, used: LOG_BLOCK as u64, ..Self::default() }
+    }
 }
 
 /// Share of a segment that messages leave to records as long as there is no next segment.
@@ -62,7 +72,7 @@ impl Log {
         segment_bytes: u64,
     ) -> Self {
         let header = LOG_BLOCK as u64;
-        segments.insert(active, SegmentInfo { salt, used: header, newest_ms: 0 });
+        segments.insert(active, SegmentInfo::fresh(salt));
         Self {
             segment_bytes,
             active,
@@ -104,6 +114,12 @@ impl Log {
     pub fn readable(&self, number: SegmentNumber) -> Option<(u64, u64)> {
         let segment = self.segments.get(&number)?;
         Some((segment.salt, if number == self.active { self.synced_end } else { segment.used }))
+    }
+
+    /// What is known of a segment.
+    #[must_use]
+    pub fn info(&self, number: SegmentNumber) -> Option<SegmentInfo> {
+        self.segments.get(&number).copied()
     }
 
     /// The segment after `number` that exists.
@@ -148,7 +164,7 @@ impl Log {
             self.active = number;
             self.offset = LOG_BLOCK as u64;
             self.synced_end = self.offset;
-            self.segments.insert(number, SegmentInfo { salt, used: self.offset, newest_ms: 0 });
+            self.segments.insert(number, SegmentInfo::fresh(salt));
         }
         Room::At(LogPos { segment: self.active, offset: self.offset })
     }
@@ -170,6 +186,10 @@ impl Log {
         if let Some(segment) = self.segments.get_mut(&self.active) {
             segment.used = offset;
             segment.newest_ms = newest_ms;
+            segment.last_commit = self.appended;
+            if segment.first_commit.0 == 0 {
+                segment.first_commit = self.appended;
+            }
         }
     }
 
@@ -219,6 +239,15 @@ impl Log {
             total -= segment.used;
         }
         self.active
+    }
+
+    /// The oldest segment that a snapshot of the log up to `covered` does not replace: it holds
+    /// more than messages.
+    #[must_use]
+    pub fn uncovered(&self, covered: CommitNumber) -> SegmentNumber {
+        let needed = |info: &SegmentInfo| info.last_commit > covered;
+        let first = self.segments.iter().find(|(_, info)| needed(info));
+        first.map_or(self.active, |(number, _)| *number)
     }
 
     /// Takes the sealed segments before this one out, oldest first.
@@ -315,6 +344,8 @@ mod tests {
         }
         write(&mut log, 13, 5_000);
         assert_eq!(log.expirable(BYTES * 4, 0, 0), SegmentNumber(1));
+        let uncovered = [0, 1, 2, 9].map(|covered| log.uncovered(CommitNumber(covered)).0);
+        assert_eq!(uncovered, [1, 2, 3, 4]);
         assert_eq!(log.expirable(BYTES * 3, 0, 0), SegmentNumber(2));
         assert_eq!(log.remove_before(SegmentNumber(2)), vec![SegmentNumber(1)]);
         assert_eq!(log.expirable(u64::MAX, 1_000, 4_500), SegmentNumber(3));

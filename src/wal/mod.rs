@@ -11,6 +11,7 @@ pub mod commit;
 pub mod create;
 mod damage;
 pub mod files;
+mod fold;
 pub mod group_state;
 pub mod index;
 mod log;
@@ -25,6 +26,8 @@ mod report;
 mod run;
 mod scan;
 pub mod segment;
+pub mod segment_index;
+pub mod snapshot;
 pub mod source;
 #[cfg(test)]
 mod testing;
@@ -37,13 +40,15 @@ pub use group_state::{GroupState, MemberState, ProducerState, ReceiptState, Stat
 pub use index::{GroupIndex, IndexEntry, LogPos};
 pub use log::{Log, Room, SegmentInfo};
 pub use manifest::{DataDir, Manifest, ManifestError};
-pub use quarantine::quarantine;
+pub use quarantine::{quarantine, quarantine_snapshot};
 pub use read::{Collected, Resume, collect};
 pub use record::Record;
 pub use recovered::{Recovered, RecoveredGroup, RecoveredSegment};
 pub use recovery::{RecoveryError, recover};
 pub use run::{META_BYTES, Meta, Run, RunKind};
 pub use segment::{SegmentHeader, SegmentHeaderFault};
+pub use segment_index::{IndexHeader, SegmentIndexBuilder};
+pub use snapshot::{Snapshot, SnapshotFault, SnapshotGroup, SnapshotHeader, SnapshotPiece};
 pub use source::{DirSource, LogSource};
 
 /// Version of the format of manifest, segments and commits.

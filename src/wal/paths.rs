@@ -1,13 +1,16 @@
-//! Names in a data directory: `manifest.toml`, `LOCK`, `shard-000/seg-0000000001.wal`.
+//! Names in a data directory: `manifest.toml`, `LOCK`, `shard-000/seg-0000000001.wal`, its index
+//! `seg-0000000001.idx`, and snapshots `snap-00000000000000000042.snap`.
 
 use std::path::{Path, PathBuf};
 
-use crate::position::{SegmentNumber, ShardId};
+use crate::position::{CommitNumber, SegmentNumber, ShardId};
 
 /// The manifest.
 pub const MANIFEST: &str = "manifest.toml";
 /// The file whose lock says that a server uses the directory.
 pub const LOCK: &str = "LOCK";
+/// A snapshot of a shard that is being written.
+pub const SNAPSHOT_TEMPORARY: &str = "snapshot.tmp";
 /// The folder of a shard that keeps damaged segments for the operator.
 pub const QUARANTINE: &str = "quarantine";
 
@@ -37,8 +40,39 @@ pub fn segment_number(name: &str) -> Option<SegmentNumber> {
     (segment_name(number) == name).then_some(number)
 }
 
+/// The index of a segment in a shard's folder.
+#[must_use]
+pub fn index_path(shard_dir: &Path, number: SegmentNumber) -> PathBuf {
+    segment_path(shard_dir, number).with_extension("idx")
+}
+
+/// The segment of an index with this file name; `None` for any other name.
+#[must_use]
+pub fn indexed_segment(name: &str) -> Option<SegmentNumber> {
+    segment_number(&format!("{}.wal", name.strip_suffix(".idx")?))
+}
+
+/// The snapshot in a shard's folder that covers the log up to `covered`.
+#[must_use]
+pub fn snapshot_path(shard_dir: &Path, covered: CommitNumber) -> PathBuf {
+    shard_dir.join(snapshot_name(covered))
+}
+
+fn snapshot_name(covered: CommitNumber) -> String {
+    format!("snap-{:020}.snap", covered.0)
+}
+
+/// The commit that the snapshot with this file name covers; `None` for any other name.
+#[must_use]
+pub fn snapshot_commit(name: &str) -> Option<CommitNumber> {
+    let digits = name.strip_prefix("snap-")?.strip_suffix(".snap")?;
+    let covered = CommitNumber(digits.parse().ok()?);
+    (snapshot_name(covered) == name).then_some(covered)
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -51,6 +85,22 @@ mod tests {
         for other in ["seg-7.wal", "seg-0000000007.wal.tmp", "seg-+000000007.wal", "seg-.wal", "x"]
         {
             assert_eq!(segment_number(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_the_exact_names_of_indices_and_snapshots_are_some() {
+        let dir = Path::new("/d");
+        let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        for number in [0, 7, u64::MAX] {
+            let index = name(index_path(dir, SegmentNumber(number)));
+            assert_eq!(indexed_segment(&index), Some(SegmentNumber(number)));
+            assert_eq!(segment_number(&index), None);
+            let snapshot = name(snapshot_path(dir, CommitNumber(number)));
+            assert_eq!(snapshot_commit(&snapshot), Some(CommitNumber(number)));
+        }
+        for other in ["seg-7.idx", "seg-0000000007.wal.idx", "snap-7.snap", "snap-.snap", "x"] {
+            assert_eq!((indexed_segment(other), snapshot_commit(other)), (None, None), "{other}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::damage::Damage;
 use super::files::Files;
 use super::paths;
-use crate::position::SegmentNumber;
+use crate::position::{CommitNumber, SegmentNumber};
 
 /// Gives every segment in `damage` a second name in the shard's `quarantine` folder, so that
 /// retention cannot take it from the operator, and returns those names. The log is as before.
@@ -38,6 +38,26 @@ pub fn quarantine(
         files.sync_dir(shard_dir)?;
     }
     Ok(linked)
+}
+
+/// Moves a damaged snapshot to the shard's `quarantine` folder and returns its name there.
+///
+/// # Errors
+/// The system refused; the snapshot is there or in its place.
+pub fn quarantine_snapshot(
+    files: &mut impl Files,
+    shard_dir: &Path,
+    covered: CommitNumber,
+) -> io::Result<PathBuf> {
+    let folder = shard_dir.join(paths::QUARANTINE);
+    let file = paths::snapshot_path(shard_dir, covered);
+    let target = folder.join(file.file_name().unwrap_or_default());
+    files.create_dir(&folder)?;
+    // The same commit is never covered twice with different bytes, so nothing is lost by it.
+    files.rename(&file, &target)?;
+    files.sync_dir(&folder)?;
+    files.sync_dir(shard_dir)?;
+    Ok(target)
 }
 
 /// Links under the segment's name, or with a counter behind it where another file has that.

@@ -97,7 +97,16 @@ impl Record<'_> {
     }
 }
 
-fn put(out: &mut impl BufMut, kind: u8, flags: u16, a: u64, b: u64, name: &[u8], data: &[u8]) {
+/// Encodes what every record consists of.
+pub(super) fn put(
+    out: &mut impl BufMut,
+    kind: u8,
+    flags: u16,
+    a: u64,
+    b: u64,
+    name: &[u8],
+    data: &[u8],
+) {
     debug_assert!(name.len() <= usize::from(u8::MAX));
     out.put_u8(kind);
     out.put_u8(name.len() as u8);
@@ -109,13 +118,32 @@ fn put(out: &mut impl BufMut, kind: u8, flags: u16, a: u64, b: u64, name: &[u8],
     out.put_slice(data);
 }
 
-/// Takes the first record off `bytes`; `None` if there is no whole one.
-pub fn take_record<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
+/// What every record consists of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts<'a> {
+    pub kind: u8,
+    pub flags: u16,
+    pub a: u64,
+    pub b: u64,
+    pub name: &'a [u8],
+    pub data: &'a [u8],
+}
+
+/// Takes the parts of the first record off `bytes`; `None` if there is no whole one.
+pub(super) fn take_parts<'a>(bytes: &mut &'a [u8]) -> Option<Parts<'a>> {
     let (fixed, rest) = bytes.split_at_checked(RECORD_FIXED)?;
     let (name, rest) = rest.split_at_checked(usize::from(fixed[1]))?;
     let (data, rest) = rest.split_at_checked(u32_at(fixed, 4) as usize)?;
-    let (flags, a, b) = (u16_at(fixed, 2), u64_at(fixed, 8), u64_at(fixed, 16));
-    let record = match fixed[0] {
+    *bytes = rest;
+    let (kind, flags) = (fixed[0], u16_at(fixed, 2));
+    Some(Parts { kind, flags, a: u64_at(fixed, 8), b: u64_at(fixed, 16), name, data })
+}
+
+/// Takes the first record off `bytes`; `None` if there is no whole one.
+pub fn take_record<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
+    let mut rest = *bytes;
+    let Parts { kind, flags, a, b, name, data } = take_parts(&mut rest)?;
+    let record = match kind {
         MEMBER_JOINED => Record::MemberJoined { member: name, joined_at: Seq(a), roster: b },
         MEMBER_LEFT => Record::MemberLeft { member: name, roster: b },
         CURSOR => {

@@ -3,6 +3,8 @@
 use super::damage::{Damage, Torn};
 use super::group_state::GroupState;
 use super::index::GroupIndex;
+use super::log::SegmentInfo;
+use super::snapshot::SnapshotFault;
 use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, Stamp};
 
 /// What a shard's log holds.
@@ -35,6 +37,15 @@ pub struct Recovered {
     pub messages: u64,
     /// Commits in the log.
     pub commits: u64,
+    /// Segments that were read whole and hold nothing but commits that are used: their index
+    /// can be written. Their messages are in the groups' indices.
+    pub to_index: Vec<SegmentNumber>,
+    /// The snapshot that was used covers the log up to this commit; 0 if none was.
+    pub snapshot: CommitNumber,
+    /// What that one and those before it cover, oldest first.
+    pub snapshots: Vec<CommitNumber>,
+    /// Snapshots that are damaged.
+    pub bad_snapshots: Vec<(CommitNumber, SnapshotFault)>,
     /// Messages whose producer seq has an earlier place in their group. The first one counts.
     pub repeated_publishes: u64,
 }
@@ -58,8 +69,10 @@ pub struct RecoveredGroup {
     pub index: GroupIndex,
     /// What is durable of it beside its messages.
     pub state: GroupState,
-    /// Whether `head` comes from a message and not only from positions of members.
+    /// Whether `head` comes from a message or a snapshot and not only from positions of members.
     pub(super) head_known: bool,
+    /// Its last message that was seen in the log.
+    pub(super) log_last: Seq,
     /// The last commit with something of it.
     pub(super) last_commit: CommitNumber,
 }
@@ -75,4 +88,27 @@ pub struct RecoveredSegment {
     pub bytes_used: u64,
     /// Unix time of its newest message, or of its creation.
     pub newest_ms: u64,
+    /// Its first commit that is used; 0 if there is none.
+    pub first_commit: CommitNumber,
+    /// Its last commit that is used; 0 if there is none.
+    pub last_commit: CommitNumber,
+}
+
+impl RecoveredSegment {
+    pub(super) fn of(number: SegmentNumber, info: &SegmentInfo) -> Self {
+        let SegmentInfo { salt, used, newest_ms, first_commit, last_commit } = *info;
+        Self { number, salt, bytes_used: used, newest_ms, first_commit, last_commit }
+    }
+
+    /// What the live log keeps of it.
+    #[must_use]
+    pub fn info(&self) -> SegmentInfo {
+        SegmentInfo {
+            salt: self.salt,
+            used: self.bytes_used,
+            newest_ms: self.newest_ms,
+            first_commit: self.first_commit,
+            last_commit: self.last_commit,
+        }
+    }
 }

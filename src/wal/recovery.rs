@@ -1,7 +1,6 @@
 //! Start-up: reads a shard's log and says what it holds, where it was torn, and where it is
 //! damaged. Decides nothing by guessing: an I/O error stops it.
 
-use std::collections::HashMap;
 use std::io;
 use std::mem;
 
@@ -9,16 +8,17 @@ use super::bad_place::BadPlace;
 use super::bytes_at::is_zero;
 use super::commit::Commit;
 use super::damage::{Damage, DamageKind, Torn};
-use super::group_state::GroupState;
-use super::index::{GroupIndex, LogPos};
-use super::recovered::{Recovered, RecoveredGroup, RecoveredSegment};
-use super::run::{Run, RunKind};
+use super::fold::Fold;
+use super::index::LogPos;
+use super::recovered::{Recovered, RecoveredSegment};
+use super::run::Run;
 use super::scan::{Scan, Window};
 use super::segment::{SegmentHeader, SegmentHeaderFault};
+use super::segment_index::{IndexHeader, decode_index};
+use super::snapshot::decode_snapshot;
 use super::source::LogSource;
 use crate::limits::LOG_BLOCK;
-use crate::position::{CommitNumber, Handle, NodeId, SegmentNumber, Seq, ShardId};
-use crate::wire::{self, ServerFrame};
+use crate::position::{CommitNumber, NodeId, SegmentNumber, ShardId};
 
 const BLOCK: u64 = LOG_BLOCK as u64;
 
@@ -39,9 +39,21 @@ pub enum RecoveryError {
         /// What the system says.
         source: io::Error,
     },
+    /// A snapshot could not be read.
+    #[error(
+        "cannot read the snapshot of commit {covered}: {source}; nothing was changed, fix the \
+         disk or restore the file and start again"
+    )]
+    ReadSnapshot {
+        /// The commit it covers.
+        covered: CommitNumber,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
-/// Reads the log of `shard` on `node`. Changes nothing.
+/// Reads the log of `shard` on `node` as far as a start needs it: the newest snapshot that can
+/// be used, the indices of segments that it covers, and what came after. Changes nothing.
 ///
 /// # Errors
 /// [`RecoveryError`]: the disk did not answer. What the disk answered, however wrong, is no
@@ -51,10 +63,11 @@ pub fn recover(
     node: NodeId,
     shard: ShardId,
 ) -> Result<Recovered, RecoveryError> {
-    recover_with(source, node, shard, &mut |_, _, _| {})
+    read(source, node, shard, true, &mut |_, _, _| {})
 }
 
-/// As [`recover`], and shows every commit that is used with its place and runs to `visit`.
+/// As [`recover`], but reads every byte of the log, and shows every commit that is used with
+/// its place and runs to `visit`.
 ///
 /// # Errors
 /// As [`recover`].
@@ -64,13 +77,29 @@ pub fn recover_with(
     shard: ShardId,
     visit: &mut dyn FnMut(LogPos, &Commit<'_>, &Run<'_>),
 ) -> Result<Recovered, RecoveryError> {
+    read(source, node, shard, false, visit)
+}
+
+fn read(
+    source: &mut impl LogSource,
+    node: NodeId,
+    shard: ShardId,
+    by_index: bool,
+    visit: &mut dyn FnMut(LogPos, &Commit<'_>, &Run<'_>),
+) -> Result<Recovered, RecoveryError> {
     let mut numbers = source.segments().map_err(RecoveryError::List)?;
     numbers.sort_unstable();
     let mut recovery = Recovery::new(node, shard, visit);
+    recovery.snapshot(source)?;
     let mut window = Window::new();
     // The first segment of all starts with the first commit of all.
     if numbers.first() == Some(&SegmentNumber(1)) {
         recovery.last = Some(CommitNumber(0));
+    } else if let Some(first) = numbers.first()
+        && source.keeps_snapshots()
+        && recovery.out.snapshot.0 == 0
+    {
+        recovery.damage(*first, 0, 0, DamageKind::NoSnapshot);
     }
     let mut before: Option<SegmentNumber> = None;
     for segment in numbers {
@@ -80,9 +109,11 @@ pub fn recover_with(
             }
         }
         before = Some(segment);
-        recovery
-            .segment(source, &mut window, segment)
-            .map_err(|source| RecoveryError::Read { segment, source })?;
+        let read = |source| RecoveryError::Read { segment, source };
+        if by_index && recovery.indexed(source, &mut window, segment).map_err(read)? {
+            continue;
+        }
+        recovery.segment(source, &mut window, segment).map_err(read)?;
     }
     Ok(recovery.finish(before))
 }
@@ -95,7 +126,7 @@ struct Recovery<'v> {
     shard: ShardId,
     visit: &'v mut dyn FnMut(LogPos, &Commit<'_>, &Run<'_>),
     out: Recovered,
-    groups: HashMap<Handle, RecoveredGroup>,
+    fold: Fold,
     /// Last commit that is used.
     last: Option<CommitNumber>,
     /// What follows the last valid commit of segments that are done, where it is not zero.
@@ -115,11 +146,68 @@ impl<'v> Recovery<'v> {
             shard,
             visit,
             out: Recovered::default(),
-            groups: HashMap::new(),
+            fold: Fold::default(),
             last: None,
             tails: Vec::new(),
             empty: Vec::new(),
         }
+    }
+
+    /// Begins with the newest snapshot that can be used. One that cannot is told of and passed
+    /// over: the log since the one before it says the same.
+    fn snapshot(&mut self, source: &mut impl LogSource) -> Result<(), RecoveryError> {
+        let mut all = source.snapshots().map_err(RecoveryError::List)?;
+        all.sort_unstable();
+        for (older, covered) in all.iter().copied().enumerate().rev() {
+            let read = |source| RecoveryError::ReadSnapshot { covered, source };
+            let bytes = source.snapshot(covered).map_err(read)?;
+            match decode_snapshot(&bytes, self.node, self.shard, covered) {
+                Ok(snapshot) => {
+                    self.out.snapshot = covered;
+                    self.out.snapshots = all[..=older].to_vec();
+                    self.out.max_stamp = snapshot.header.max_stamp;
+                    self.out.max_epoch = snapshot.header.max_epoch;
+                    self.fold = Fold::begin(snapshot);
+                    return Ok(());
+                }
+                Err(fault) => self.out.bad_snapshots.push((covered, fault)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a segment in by its index, if it has a valid one and a snapshot covers it. Its
+    /// bytes are then read when someone wants them.
+    fn indexed(
+        &mut self,
+        source: &mut impl LogSource,
+        window: &mut Window,
+        segment: SegmentNumber,
+    ) -> io::Result<bool> {
+        let Some(bytes) = source.index(segment)? else { return Ok(false) };
+        let Some((index, groups)) = decode_index(&bytes) else { return Ok(false) };
+        let IndexHeader { node, shard, number, info } = index;
+        let ours = (node, shard, number) == (self.node, self.shard, segment)
+            && (1..=self.fold.covered().0).contains(&info.last_commit.0)
+            && self.last.is_none_or(|last| info.first_commit > last)
+            && source.len(segment)? >= info.used;
+        if !ours {
+            return Ok(false);
+        }
+        let header = SegmentHeader::decode(window.at(source, segment, 0, LOG_BLOCK)?);
+        let same = header.is_ok_and(|header| {
+            (header.node, header.shard, header.number, header.salt)
+                == (node, shard, number, info.salt)
+        });
+        if !same || !self.fold.index(&groups) {
+            return Ok(false);
+        }
+        self.content_follows();
+        self.settle(None, LogPos { segment, offset: BLOCK }, info.first_commit);
+        self.last = Some(info.last_commit);
+        self.out.commits += 1 + info.last_commit.0 - info.first_commit.0;
+        self.out.segments.push(RecoveredSegment::of(segment, &info));
+        Ok(true)
     }
 
     fn damage(&mut self, segment: SegmentNumber, start: u64, end: u64, kind: DamageKind) {
@@ -177,6 +265,8 @@ impl<'v> Recovery<'v> {
             salt: header.salt,
             bytes_used: BLOCK,
             newest_ms: header.created_ms,
+            first_commit: CommitNumber(0),
+            last_commit: CommitNumber(0),
         };
         let mut bad: Option<BadPlace> = None;
         let mut used = 0;
@@ -196,6 +286,10 @@ impl<'v> Recovery<'v> {
                     self.apply(pos, &commit);
                     info.bytes_used = pos.offset + commit.total_len as u64;
                     info.newest_ms = info.newest_ms.max(commit.max_stamp.millis());
+                    info.last_commit = commit.number;
+                    if info.first_commit.0 == 0 {
+                        info.first_commit = commit.number;
+                    }
                     used += 1;
                 }
                 Err(fault) => bad
@@ -217,11 +311,17 @@ impl<'v> Recovery<'v> {
             _ => {}
         }
         self.out.segments.push(info);
+        self.out.to_index.extend((info.first_commit.0 > 0).then_some(segment));
         Ok(())
     }
 
     /// A valid commit with `number` at `pos` settles what the bad places before it were.
     fn settle(&mut self, bad: Option<BadPlace>, pos: LogPos, number: CommitNumber) {
+        let covered = self.fold.covered();
+        if self.last.is_none() && covered.0 > 0 {
+            // Of the log before it only what the snapshot does not cover is missed.
+            self.last = Some(covered.min(CommitNumber(number.0.saturating_sub(1))));
+        }
         let last = self.last;
         let lost = last
             .filter(|last| last.0 + 1 < number.0)
@@ -261,85 +361,17 @@ impl<'v> Recovery<'v> {
         self.out.max_stamp = self.out.max_stamp.max(commit.max_stamp);
         for run in commit.runs() {
             self.out.max_epoch = self.out.max_epoch.max(run.epoch);
-            let holds = match run.kind {
-                RunKind::Messages => self.messages(pos, commit, &run),
-                RunKind::Records => self.records(commit.number, &run),
-                RunKind::Other(_) => true,
-            };
+            if run.has_messages() {
+                self.out.messages += u64::from(run.count);
+            }
+            let damaged = !self.out.damage.is_empty();
+            let holds = self.fold.run(pos, commit, &run, damaged);
             if !holds {
                 let end = pos.offset + commit.total_len as u64;
                 self.damage(pos.segment, pos.offset, end, DamageKind::Contradiction(run.handle));
             }
             (self.visit)(pos, commit, &run);
         }
-    }
-
-    fn group(&mut self, number: CommitNumber, run: &Run<'_>) -> &mut RecoveredGroup {
-        let group = self.groups.entry(run.handle).or_insert_with(|| RecoveredGroup {
-            handle: run.handle,
-            name: run.group.into(),
-            epoch: run.epoch,
-            first: Seq(1),
-            head: Seq(0),
-            used_memory: false,
-            index: GroupIndex::default(),
-            state: GroupState::default(),
-            head_known: false,
-            last_commit: number,
-        });
-        group.last_commit = number;
-        group
-    }
-
-    /// Takes a run of messages in; false if it contradicts what came before it.
-    fn messages(&mut self, pos: LogPos, commit: &Commit<'_>, run: &Run<'_>) -> bool {
-        self.out.messages += u64::from(run.count);
-        let damaged = !self.out.damage.is_empty();
-        let group = self.group(commit.number, run);
-        if !group.head_known {
-            group.head_known = true;
-            group.first = run.first;
-            group.head = Seq(run.first.0 - 1);
-        }
-        if run.epoch > group.epoch {
-            // What members knew of the epoch before may be more than what was left of it.
-            group.state.cut_after(Seq(run.first.0 - 1));
-        }
-        let overlaps = run.first <= group.head;
-        // Where damage is known a hole is what it left; without it, it is news.
-        let jumps = run.first > group.head.next() && !damaged;
-        let holds = !overlaps && !jumps && *group.name == *run.group;
-        if !overlaps {
-            let bytes = (run.metas.len() + run.frames.len()) as u64;
-            group.index.note(run.first, pos, bytes, commit.max_stamp.millis());
-        }
-        group.head = group.head.max(run.last());
-        group.epoch = group.epoch.max(run.epoch);
-        group.used_memory |= run.has_memory;
-        let (mut rest, mut repeated) = (run.frames, 0);
-        let mut seq = run.first;
-        for meta in run.metas() {
-            let Ok(Some((frame, len))) = wire::split(rest, rest.len()) else { break };
-            let Ok(ServerFrame::Deliver(message)) = ServerFrame::decode(frame) else { break };
-            let first = group.state.apply_message(&meta, seq, run.epoch, message.sender);
-            repeated += u64::from(!first);
-            rest = &rest[len..];
-            seq = seq.next();
-        }
-        self.out.repeated_publishes += repeated;
-        holds
-    }
-
-    /// Takes a run of records in; false if one is malformed or the group has another name.
-    fn records(&mut self, number: CommitNumber, run: &Run<'_>) -> bool {
-        let group = self.group(number, run);
-        group.epoch = group.epoch.max(run.epoch);
-        let mut count = 0;
-        for record in run.records() {
-            group.state.apply_record(&record);
-            count += 1;
-        }
-        count == run.count && *group.name == *run.group
     }
 
     fn finish(mut self, newest: Option<SegmentNumber>) -> Recovered {
@@ -371,15 +403,25 @@ impl<'v> Recovery<'v> {
         });
         self.out.next_segment = SegmentNumber(newest_kept + 1);
         self.out.next_commit = CommitNumber(last.map_or(1, |last| last.0 + 1));
-        self.out.groups = self.groups.into_values().collect();
-        for group in &mut self.out.groups {
-            if !group.head_known {
-                group.head = group.state.last_known();
-                group.first = group.head.next();
+        let (next, lost) = (self.out.next_commit, self.fold.behind().collect::<Vec<_>>());
+        let (segment, covered) = (self.out.next_segment, self.fold.covered());
+        if next <= covered {
+            // What a snapshot covers was on disk once.
+            self.damage(segment, 0, 0, DamageKind::Short);
+            if let Some(short) = self.out.damage.last_mut() {
+                short.commits = Some((next, covered));
             }
-            group.state.cut_after(group.head);
+            self.out.next_commit = CommitNumber(covered.0 + 1);
+        } else if self.out.damage.is_empty() {
+            for handle in lost {
+                self.damage(segment, 0, 0, DamageKind::Behind(handle));
+            }
         }
-        self.out.groups.sort_by_key(|group| (group.last_commit, group.handle));
+        // Damage is told again at each start, so what has some is read again.
+        let damaged: Vec<_> = self.out.damage.iter().map(|damage| damage.segment).collect();
+        self.out.to_index.retain(|segment| !damaged.contains(segment));
+        self.out.repeated_publishes = self.fold.repeated;
+        self.out.groups = self.fold.finish();
         self.out
     }
 }

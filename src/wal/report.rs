@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::damage::Damage;
 use super::manifest::Manifest;
 use super::recovered::{Recovered, RecoveredGroup, RecoveredSegment};
+use crate::position::SegmentNumber;
 
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -34,7 +35,18 @@ pub(super) struct ShardReport {
     groups: Option<Vec<GroupReport>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     torn: Option<TornReport>,
+    /// What the snapshot that is used covers; 0 without one.
+    snapshot: u64,
+    damaged_snapshots: Vec<SnapshotReport>,
+    /// Segments without a valid index: the next start reads them.
+    without_index: Vec<u64>,
     damage: Vec<DamageReport>,
+}
+
+#[derive(Serialize)]
+struct SnapshotReport {
+    covered: u64,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -83,7 +95,7 @@ impl Report {
             node_id: manifest.node.0,
             starts: manifest.starts.0,
             clean: manifest.clean,
-            sound: shards.iter().all(|shard| shard.damage.is_empty()),
+            sound: shards.iter().all(ShardReport::is_sound),
             shards,
         }
     }
@@ -117,7 +129,12 @@ impl Report {
 }
 
 impl ShardReport {
-    pub(super) fn of(shard: u16, r: &Recovered, with_groups: bool) -> Self {
+    pub(super) fn of(
+        shard: u16,
+        r: &Recovered,
+        without_index: &[SegmentNumber],
+        with_groups: bool,
+    ) -> Self {
         let group = |g: &RecoveredGroup| GroupReport {
             handle: g.handle.to_string(),
             group: text_or_hex(&g.name),
@@ -149,8 +166,22 @@ impl ShardReport {
                 end: t.end,
                 commit: t.number.0,
             }),
+            snapshot: r.snapshot.0,
+            damaged_snapshots: r
+                .bad_snapshots
+                .iter()
+                .map(|(covered, fault)| SnapshotReport {
+                    covered: covered.0,
+                    text: fault.to_string(),
+                })
+                .collect(),
+            without_index: without_index.iter().map(|n| n.0).collect(),
             damage: r.damage.iter().map(DamageReport::of).collect(),
         }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.damage.is_empty() && self.damaged_snapshots.is_empty()
     }
 
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
@@ -192,6 +223,19 @@ impl ShardReport {
                  to {}, commit {}",
                 t.segment, t.start, t.end, t.commit
             )?;
+        }
+        if self.snapshot > 0 {
+            writeln!(out, "  snapshot: covers commit {}", self.snapshot)?;
+        }
+        for snapshot in &self.damaged_snapshots {
+            writeln!(
+                out,
+                "  DAMAGE: the snapshot that covers commit {}: {}; it is not used",
+                snapshot.covered, snapshot.text
+            )?;
+        }
+        for number in &self.without_index {
+            writeln!(out, "  segment {number}: no valid index, the next start reads it")?;
         }
         for damage in &self.damage {
             writeln!(out, "  DAMAGE: {}", damage.text)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Files, RealFiles};
 use super::paths;
-use crate::position::SegmentNumber;
+use crate::position::{CommitNumber, SegmentNumber};
 
 /// The segment files of one shard's log.
 pub trait LogSource {
@@ -27,6 +27,35 @@ pub trait LogSource {
     /// # Errors
     /// The read failed.
     fn read(&mut self, number: SegmentNumber, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether segments are removed only when a snapshot covers them.
+    fn keeps_snapshots(&self) -> bool {
+        false
+    }
+
+    /// The commits that are covered by snapshots, in any order.
+    ///
+    /// # Errors
+    /// The listing failed.
+    fn snapshots(&mut self) -> io::Result<Vec<CommitNumber>> {
+        Ok(Vec::new())
+    }
+
+    /// The bytes of a snapshot.
+    ///
+    /// # Errors
+    /// The read failed.
+    fn snapshot(&mut self, covered: CommitNumber) -> io::Result<Vec<u8>> {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("no snapshot of commit {covered}")))
+    }
+
+    /// The bytes of a segment's index, if it has one.
+    ///
+    /// # Errors
+    /// The read failed.
+    fn index(&mut self, _number: SegmentNumber) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }
 
 /// The directory of a shard.
@@ -63,5 +92,25 @@ impl<F: Files> LogSource for DirSource<F> {
 
     fn read(&mut self, number: SegmentNumber, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.files.read(&paths::segment_path(&self.dir, number), offset, buf)
+    }
+
+    fn keeps_snapshots(&self) -> bool {
+        true
+    }
+
+    fn snapshots(&mut self) -> io::Result<Vec<CommitNumber>> {
+        let names = self.files.list(&self.dir)?;
+        Ok(names.iter().filter_map(|name| paths::snapshot_commit(name)).collect())
+    }
+
+    fn snapshot(&mut self, covered: CommitNumber) -> io::Result<Vec<u8>> {
+        self.files.read_all(&paths::snapshot_path(&self.dir, covered), u64::MAX)
+    }
+
+    fn index(&mut self, number: SegmentNumber) -> io::Result<Option<Vec<u8>>> {
+        match self.files.read_all(&paths::index_path(&self.dir, number), u64::MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
     }
 }

@@ -14,12 +14,13 @@ use super::commit::Commit;
 use super::index::LogPos;
 use super::manifest::{Manifest, ManifestError};
 use super::recovered::Recovered;
-use super::recovery::{RecoveryError, recover, recover_with};
+use super::recovery::{RecoveryError, recover_with};
 use super::report::{Report, ShardReport, hex, text_or_hex};
 use super::run::Run;
-use super::source::DirSource;
+use super::segment_index::decode_index;
+use super::source::{DirSource, LogSource};
 use super::{Damage, paths};
-use crate::position::{Level, ShardId};
+use crate::position::{Level, SegmentNumber, ShardId};
 use crate::wire::{self, ServerFrame};
 
 /// A running server writes while this reads, which can look like damage. Real damage is still
@@ -154,30 +155,39 @@ fn report(dir: &Path, with_groups: bool) -> Result<Report, ToolError> {
     let shards = (0..manifest.shards)
         .map(|shard| {
             let recovered = look(dir, &manifest, ShardId(shard))?;
-            Ok(ShardReport::of(shard, &recovered, with_groups))
+            let mut source = DirSource::new(&paths::shard_dir(dir, ShardId(shard)));
+            let without_index = recovered.segments.iter().map(|segment| segment.number);
+            let without_index: Vec<_> =
+                without_index.filter(|number| !has_index(&mut source, *number)).collect();
+            Ok(ShardReport::of(shard, &recovered, &without_index, with_groups))
         })
         .collect::<Result<Vec<_>, ToolError>>()?;
     Ok(Report::new(dir, &manifest, shards))
 }
 
-/// Reads the log of a shard; only damage that every look finds is reported.
+fn has_index(source: &mut DirSource, number: SegmentNumber) -> bool {
+    let index = source.index(number).ok().flatten();
+    index.and_then(|bytes| decode_index(&bytes)).is_some_and(|(header, _)| header.number == number)
+}
+
+/// Reads every byte of the log of a shard; only damage that every look finds is reported.
 fn look(dir: &Path, manifest: &Manifest, shard: ShardId) -> Result<Recovered, ToolError> {
     let mut source = DirSource::new(&paths::shard_dir(dir, shard));
-    let mut found = recover(&mut source, manifest.node, shard);
+    let mut found = recover_with(&mut source, manifest.node, shard, &mut |_, _, _| {});
     for _ in 1..LOOKS {
         let before: Vec<Damage> = match &found {
             Ok(recovered) if recovered.damage.is_empty() => break,
             Ok(recovered) => recovered.damage.clone(),
             // Retention removed a segment between listing and reading.
-            Err(RecoveryError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Vec::new()
-            }
+            Err(
+                RecoveryError::Read { source, .. } | RecoveryError::ReadSnapshot { source, .. },
+            ) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(_) => break,
         };
         thread::sleep(LOOK_AGAIN);
         let mut source = DirSource::new(&paths::shard_dir(dir, shard));
         let first_look = found.is_err();
-        found = recover(&mut source, manifest.node, shard);
+        found = recover_with(&mut source, manifest.node, shard, &mut |_, _, _| {});
         if let Ok(recovered) = &mut found
             && !first_look
         {

@@ -82,6 +82,15 @@ impl Server {
         Self { child, addr, _reserved: reserved, settings, dir }
     }
 
+    /// A server for clients that reconnect by themselves: its port lies below those that the
+    /// kernel gives to clients, so that none can connect to itself while the server is down.
+    pub fn start_apart(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (reserved, addr) = port_apart();
+        let child = spawn_at(&settings, dir.path(), addr).expect("the port was free");
+        Self { child, addr, _reserved: reserved, settings, dir }
+    }
+
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -137,6 +146,13 @@ impl Server {
         (self.child, self.addr, self._reserved) = spawn(&self.settings, self.dir.path());
     }
 
+    /// Starts again on the same address, with these settings.
+    pub fn restart_at(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.child = spawn_at(&self.settings, self.dir.path(), self.addr)
+            .unwrap_or_else(|| panic!("the server does not start:\n{}", self.log()));
+    }
+
     /// The same with other settings.
     pub fn restart_with(&mut self, settings: Settings) {
         self.settings = settings;
@@ -184,35 +200,55 @@ fn free_port() -> (TcpListener, SocketAddr) {
     }
 }
 
+/// A free port that is never given to a client by the kernel.
+fn port_apart() -> (TcpListener, SocketAddr) {
+    let clock = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    for n in 0..10_000 {
+        let port = 12_000 + ((clock / 1_000 + std::process::id() + n * 7) % 18_000) as u16;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if let Ok(reserved) = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port))
+            && TcpListener::bind(addr).is_ok()
+        {
+            return (reserved, addr);
+        }
+    }
+    panic!("no port is free");
+}
+
 fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr, TcpListener) {
     // A connection may take the port between looking and listening, so try again.
     for _ in 0..5 {
         let (reserved, addr) = free_port();
-        let config = dir.join("fanfare.toml");
-        fs::write(&config, settings.toml()).unwrap();
-        let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
-        let mut child = settings
-            .command()
-            .arg("serve")
-            .args(["--listen", &addr.to_string()])
-            .args(["--shards", &settings.shards.to_string()])
-            .arg("--data-dir")
-            .arg(dir.join("data"))
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut ended = false;
-        wait_until("starting the server", || {
-            ended = child.try_wait().unwrap().is_some();
-            ended || is_up(addr)
-        });
-        if !ended {
+        if let Some(child) = spawn_at(settings, dir, addr) {
             return (child, addr, reserved);
         }
     }
     panic!("the server does not start:\n{}", fs::read_to_string(dir.join("stderr")).unwrap());
+}
+
+/// Starts the server there; `None` if it ends at once.
+fn spawn_at(settings: &Settings, dir: &Path, addr: SocketAddr) -> Option<Child> {
+    let config = dir.join("fanfare.toml");
+    fs::write(&config, settings.toml()).unwrap();
+    let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
+    let mut child = settings
+        .command()
+        .arg("serve")
+        .args(["--listen", &addr.to_string()])
+        .args(["--shards", &settings.shards.to_string()])
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .arg("--config")
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut ended = false;
+    wait_until("starting the server", || {
+        ended = child.try_wait().unwrap().is_some();
+        ended || is_up(addr)
+    });
+    (!ended).then_some(child)
 }
