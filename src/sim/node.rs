@@ -272,8 +272,15 @@ impl World {
                 }
                 self.oracle.note(Note::Torn { shard: index, there, sectors });
             }
-            let jobs = running.jobs.len() as u64;
-            self.oracle.faults.count_many(Fault::InterruptedJob, jobs);
+            for job in running.jobs {
+                self.oracle.fault(match job.job {
+                    Job::WriteSnapshot { .. } | Job::EndSnapshot { .. } => {
+                        Fault::InterruptedSnapshot
+                    }
+                    Job::RemoveSegments { .. } => Fault::InterruptedRetention,
+                    _ => Fault::InterruptedJob,
+                });
+            }
         }
         self.node.data = None;
         self.node.files.power_cut();

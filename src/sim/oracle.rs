@@ -213,13 +213,11 @@ impl Oracle {
             return Err(format!("message {id} at {name:?} was refused"));
         }
         // A message has one place, unless a crash took it at level memory and it was sent
-        // again, or retention took the log that said who had published it.
+        // again.
         if let Some(other) = sent.name.replace(name) {
             let older = other.min(name);
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
-            let older_handle = if older == other { self.known[&other].handle } else { handle };
-            let forgotten = Seq(older.2) <= self.removed(older_handle);
-            if !self.rotten && !forgotten && (other.1 == name.1 || !lost) {
+            if !self.rotten && (other.1 == name.1 || !lost) {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }

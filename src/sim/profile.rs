@@ -90,6 +90,8 @@ impl Profile {
                 F::CrashAtStart,
                 F::TornWrite,
                 F::InterruptedJob,
+                F::InterruptedSnapshot,
+                F::SnapshotWritten,
                 F::UnsyncedLost,
                 F::NameLost,
                 F::RenameLost,
@@ -182,7 +184,7 @@ fn memory(seed: u64, shards: u16) -> WorldConfig {
         Trouble { crash_every_ms: 1_500, crash_at_write_ppm: 15_000, ..config.trouble.clone() };
     // With few of them, a crash can take the very first one of a group.
     let (memory_ppm, groups) = if seed % 5 < 2 { (30_000, 12) } else { (500_000, 5) };
-    WorldConfig { memory_ppm, groups, trouble, durable_ppm: durable(), ..config }
+    WorldConfig { memory_ppm, groups, trouble, ..config }
 }
 
 fn disk(seed: u64, shards: u16) -> WorldConfig {
@@ -201,7 +203,7 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
     };
     // A log that failed keeps what it has shown in memory only.
     let memory_ppm = if seed.is_multiple_of(3) { 500_000 } else { 100_000 };
-    WorldConfig { memory_ppm, trouble, durable_ppm: durable(), ..config }
+    WorldConfig { memory_ppm, trouble, ..config }
 }
 
 /// Segments are small, so that there are several, and old ones are kept.
@@ -244,14 +246,8 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
     WorldConfig {
         clients: 10 + some(20) as usize,
         memory_ppm: some(400_000),
-        durable_ppm: durable(),
         slow_ppm: some(300_000),
         trouble,
         ..config
     }
-}
-
-/// Where retention and crashes come together, a log without snapshots forgets its members.
-fn durable() -> u32 {
-    if std::env::var_os("FANFARE_SIM_DURABLE").is_some() { 500_000 } else { 0 }
 }

@@ -175,6 +175,12 @@ faults! {
     RenameLost,
     /// A sync failed.
     SyncError,
+    /// A snapshot was finished.
+    SnapshotWritten,
+    /// A crash met a snapshot that was being written.
+    InterruptedSnapshot,
+    /// A crash met segments that were being removed.
+    InterruptedRetention,
     /// A crash met a job that was under way.
     InterruptedJob,
     /// A bit flipped in the header of a segment.
