@@ -48,8 +48,10 @@ impl View {
         true
     }
 
+    /// A GAP moves the cursor too.
     pub fn missed(&mut self, from: Seq, to: Seq) {
         self.durable.gaps.push((from, to));
+        self.durable.acked = self.durable.acked.max(to);
     }
 }
 
@@ -69,15 +71,15 @@ impl Client {
             return Err("the cursor is above the head".to_owned());
         }
         if durable.belongs == Belongs::Yes && !oracle.rotten {
-            // Retention moves cursors that it passes.
-            if cursor > durable.acked.max(oracle.removed(joined.handle)) {
+            // Retention moves cursors that it passes, and so does what cannot be read.
+            let unreadable = oracle.faults.of(Fault::ReadError) > 0;
+            if cursor > durable.acked.max(oracle.removed(joined.handle)) && !unreadable {
                 return Err(format!("the member acknowledged up to {}", durable.acked));
             }
-            // Also then the member must be told what it will not get.
-            if joined.first > view.last.next().max(durable.acked.next())
-                && joined.epoch == view.last_epoch
-            {
-                return Err(format!("the member has messages up to {} only", view.last));
+            // Then JOINED tells the member what it will not get.
+            if cursor > durable.acked {
+                durable.gaps.push((durable.acked.next(), cursor));
+                (durable.acked, durable.acked_epoch) = (cursor, joined.epoch);
             }
             if cursor < durable.confirmed.min(joined.head) {
                 return Err(format!("the cursor was at {}", durable.confirmed));

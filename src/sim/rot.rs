@@ -46,7 +46,14 @@ impl World {
         }
         let mut runs = Vec::new();
         self.node.files.runs(&path, |at, handle, first, last| runs.push((at, handle, first, last)));
-        let header = runs.is_empty() || self.rng.chance(200_000);
+        // What is written after its header was hit would be lost too: not the active segment,
+        // and not the next one.
+        let newer = files.iter().filter(|other| other.parent() == path.parent() && **other > path);
+        let sealed = newer.filter(|other| other.extension() == path.extension()).count() >= 2;
+        if runs.is_empty() && !sealed {
+            return;
+        }
+        let header = runs.is_empty() || sealed && self.rng.chance(400_000);
         if header {
             for (_, handle, first, last) in &runs {
                 self.oracle.damages(*handle, *first, *last);
