@@ -11,7 +11,7 @@ mod print;
 pub use args::ServeArgs;
 pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
-pub use load::{Layers, Loaded, Origin, ServeConfig, load};
+pub use load::{Layers, Loaded, Origin, ServeConfig, interval as parse_interval, load};
 
 use std::sync::Arc;
 
@@ -98,6 +98,8 @@ pub struct ShardConfig {
     /// Receipts that wait for acknowledgements, per group, and as many that wait for their
     /// publishers.
     pub receipts_max: u32,
+    /// Messages that are sent again to a durable member until it acknowledges some.
+    pub redeliver_window: u32,
     /// Redeliveries without any progress before a durable member is disconnected.
     pub redeliver_max: u32,
     /// Classes of groups.
@@ -152,6 +154,7 @@ impl Default for ShardConfig {
             cursor_flush_ms: 1_000,
             second_connection: SecondConnection::Takeover,
             receipts_max: 4_096,
+            redeliver_window: 256,
             redeliver_max: 8,
             classes: Arc::default(),
         }

@@ -1,9 +1,10 @@
-//! The `fanfare` command: `serve` runs a server, `wal` looks at its logs.
+//! The `fanfare` command: `serve` runs a server, `top` shows how it is, `wal` looks at its logs.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fanfare::config::ServeArgs;
+use fanfare::serve::top::{self, TopArgs};
 use fanfare::wal::tool::{self, WalArgs};
 
 /// Group broadcast for group chat and live rooms: durable, in one order, one write per member.
@@ -18,6 +19,8 @@ struct Cli {
 enum Command {
     /// Run a server. Flags win over FANFARE_* variables, which win over the file
     Serve(Box<ServeArgs>),
+    /// Show how a running server is: its shards, and members that do not keep up
+    Top(TopArgs),
     /// Look at the logs of a data directory; changes nothing
     Wal(WalArgs),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => fanfare::serve::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Wal(args) => tool::run(&args),
     }
 }

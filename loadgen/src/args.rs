@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::priority::PriorityOptions;
+
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
 ///
 /// Exit codes: 0 everything verified; 1 a message was lost, duplicated, reordered or damaged,
@@ -15,7 +17,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]
-    pub workload: Workload,
+    pub task: Task,
+}
+
+/// What can be run.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// One run.
+    #[command(flatten)]
+    Run(Box<Workload>),
+    /// Realtime groups alone and beside a bulk flood, in pairs, on a server of its own.
+    Priority(Box<PriorityOptions>),
 }
 
 /// The workloads.
@@ -29,6 +41,10 @@ pub enum Workload {
     Connect(Options),
     /// A long run over groups of very different sizes, with interval lines.
     Soak(GroupOptions),
+    /// One group as with fanout, measured beside members that read history from disk.
+    Catchup(CatchUpOptions),
+    /// Lay down history and end.
+    Fill(FillOptions),
 }
 
 impl Workload {
@@ -39,6 +55,8 @@ impl Workload {
             Self::Groups(_) => "groups",
             Self::Connect(_) => "connect",
             Self::Soak(_) => "soak",
+            Self::Catchup(_) => "catchup",
+            Self::Fill(_) => "fill",
         }
     }
 
@@ -47,8 +65,44 @@ impl Workload {
         match self {
             Self::Fanout(o) | Self::Connect(o) => o,
             Self::Groups(g) | Self::Soak(g) => &g.options,
+            Self::Catchup(c) => &c.options,
+            Self::Fill(f) => &f.options,
         }
     }
+}
+
+/// Options of catchup.
+#[derive(Debug, Args)]
+pub struct CatchUpOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// Members that read history, from its start to its end, over and over; 0 for a run to compare
+    /// with.
+    #[arg(long, default_value_t = 500)]
+    pub readers: u32,
+    /// History that is laid down first, in bytes of payload.
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes)]
+    pub history_bytes: u64,
+    /// Groups of the history.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub history_groups: u32,
+    /// Bytes of each message in it.
+    #[arg(long, default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(12..=fanfare::limits::PAYLOAD_MAX as i64))]
+    pub history_payload: u32,
+}
+
+/// Options of fill. The payload is at least 12 bytes long.
+#[derive(Debug, Args)]
+pub struct FillOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// Bytes of payload in all, e.g. 100MiB, 1GiB.
+    #[arg(long, value_parser = parse_bytes)]
+    pub bytes: u64,
+    /// Groups that they are spread over.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub groups: u32,
 }
 
 /// Options of the workloads with several groups.
@@ -104,9 +158,18 @@ pub struct Options {
     /// Level to ask for [default: left to the server].
     #[arg(long, value_enum)]
     pub level: Option<LevelArg>,
-    /// Each member acknowledges after this many messages; 0 never.
-    #[arg(long, default_value_t = 0)]
-    pub ack_every: u32,
+    /// Members acknowledge what they have verified, as often as the server asks for.
+    #[arg(long)]
+    pub acks: bool,
+    /// Members are durable; they acknowledge.
+    #[arg(long)]
+    pub durable: bool,
+    /// Ask for a receipt of each message at this share of the durable members, in percent.
+    #[arg(long, requires = "durable", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub receipts: Option<u8>,
+    /// Give way to other processes on the same cores (nice 19).
+    #[arg(long)]
+    pub background: bool,
 
     /// The server.
     #[arg(long, default_value = "127.0.0.1:7400", conflicts_with = "spawn")]
@@ -181,7 +244,25 @@ impl From<LevelArg> for fanfare::position::Level {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(format!("unknown unit `{unit}`; use B, KiB, MiB or GiB, e.g. 1GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` is no size; use e.g. 1GiB"))?;
+    match number.checked_mul(1 << shift) {
+        Some(bytes @ 1..) => Ok(bytes),
+        _ => Err(format!("`{text}` is out of range")),
+    }
+}
+
+/// Reads a time with its unit.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {
@@ -213,5 +294,14 @@ mod tests {
         assert_eq!(parse_duration("1.5m").unwrap(), Duration::from_secs(90));
         assert_eq!(parse_duration("7").unwrap(), Duration::from_secs(7));
         assert!(parse_duration("5 parsecs").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes("1GiB").unwrap(), 1 << 30);
+        assert_eq!(parse_bytes("17").unwrap(), 17);
+        for bad in ["0", "1GB", "x", "99999999999GiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
     }
 }

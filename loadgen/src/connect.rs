@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use fanfare::wire::{Hello, Join, JoinEntry, MAGIC, Start, VERSION};
+use fanfare::client::{AckMode, Core, Membership, Options};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -35,34 +35,26 @@ fn open(addr: SocketAddr, nth: u32) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// Magic, HELLO and JOINs of a connection, sent in one piece without waiting for answers.
-pub fn first_frames(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Vec<u8> {
-    let (member, kind) = match role {
-        Role::Publisher => (Plan::publisher_name(number), 1),
-        Role::Reader | Role::Stalled => (Plan::member_name(number), 0),
+/// The client behind a connection: it says who it is, joins its groups in the same breath, and
+/// from then on acknowledges, answers probes, and publishes.
+pub fn client(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Result<Core, LoadError> {
+    let member = match role {
+        Role::Publisher => Plan::publisher_name(number),
+        Role::Reader | Role::Stalled => Plan::member_name(number),
     };
-    let mut producer = [0; 16];
-    producer[..8].copy_from_slice(&plan.run_id.to_le_bytes());
-    producer[8..12].copy_from_slice(&number.to_le_bytes());
-    producer[12] = kind;
-    let mut out = MAGIC.to_vec();
-    Hello {
-        version_min: VERSION,
-        version_max: VERSION,
-        encoding: 0,
-        flags: 0,
-        producer,
-        member: member.as_bytes(),
+    let mut options = Options::new(member).acks(AckMode::Explicit);
+    // The limits of the run are the window and the slots of a channel; and how long to wait for
+    // an answer is judged at its end.
+    (options.publishes_max, options.publish_bytes_max) = (usize::MAX, usize::MAX);
+    options.answer_timeout_ms = u64::MAX;
+    options.eager = true;
+    let mut core = Core::new(options).map_err(LoadError::Client)?;
+    for group in groups {
+        let name = plan.groups[*group as usize].name.as_bytes();
+        let how = if plan.durable { Membership::durable() } else { Membership::live() };
+        core.join(name, how).map_err(LoadError::Client)?;
     }
-    .encode(&mut out);
-    for (i, chunk) in groups.chunks(fanfare::limits::FRAME_ENTRIES_MAX).enumerate() {
-        let entries: Vec<JoinEntry<'_>> = chunk
-            .iter()
-            .map(|g| JoinEntry::live(plan.groups[*g as usize].name.as_bytes(), Start::Tail))
-            .collect();
-        Join::encode(&mut out, i as u32 + 1, &entries);
-    }
-    out
+    Ok(core)
 }
 
 /// Raises the soft limit of open files to the hard one and checks that it is enough for

@@ -10,13 +10,15 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::Workload;
+use crate::args::{FillOptions, Workload};
+use crate::catch_up;
 use crate::clock::{MILLI, SECOND, now_ns};
 use crate::connect::check_open_files;
 use crate::error::LoadError;
 use crate::hdr_files;
+use crate::history::{HEADER_BYTES, History};
 use crate::join::slots_of_thread;
-use crate::plan::Plan;
+use crate::plan::{Plan, prefix};
 use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu};
 use crate::record::{Histograms, Measured};
 use crate::report::{self, Report};
@@ -73,12 +75,31 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     if o.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
         return Err(LoadError::Usage("--rate must be above 0".to_owned()));
     }
+    if o.background {
+        // Inherited by the threads; refused nowhere.
+        let _ = rustix::process::nice(19);
+    }
     if o.interval.is_zero() {
         return Err(LoadError::Usage("--interval must be above 0".to_owned()));
     }
     // Monotonic time and process id make it unique on a machine, which is all it needs.
     let run_id = now_ns().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(std::process::id());
+    if let Workload::Fill(fill) = workload {
+        return self::fill(fill, run_id);
+    }
     let plan = Plan::new(workload, run_id)?;
+    let history = match workload {
+        Workload::Catchup(c) => Some((
+            History {
+                prefix: prefix(o, run_id),
+                groups: c.history_groups,
+                bytes: c.history_bytes,
+                payload: c.history_payload as usize,
+            },
+            c.readers,
+        )),
+        _ => None,
+    };
     let threads = usize::from(o.threads);
     check_open_files(u64::from(slots_of_thread(&plan, threads)) + 64)?;
 
@@ -86,6 +107,10 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     let server = if o.spawn { Some(Server::start(o)?) } else { None };
     let addr = server.as_ref().map_or(o.addr, |s| s.addr);
     let watched = server.as_ref().map(Server::pid).or(o.server_pid).map(|pid| Watched { pid });
+    if let Some((history, readers)) = &history {
+        check_open_files(u64::from(readers + slots_of_thread(&plan, threads)) + 64)?;
+        history.lay_down(addr, o.level.map(Into::into))?;
+    }
     let cores = cores(&o.cores, threads)?;
     core_affinity::set_for_current(cores[0]);
 
@@ -104,8 +129,18 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
 
     let control = Control { workload, plan: &plan, shared: &shared, watched, stop: &stop };
     let mut woken = woken;
-    let (observed, outcomes) = thread::scope(|scope| {
+    let read = catch_up::Read::default();
+    let (observed, outcomes, reading) = thread::scope(|scope| {
         let mut workers = Vec::new();
+        let mut reading = None;
+        if let Some((history, readers)) = &history {
+            let nth = plan.members + plan.stalled + plan.publishers;
+            let (shared, read, core) = (&shared, &read, cores[0]);
+            reading = Some(scope.spawn(move || {
+                core_affinity::set_for_current(core);
+                catch_up::run(history, *readers, nth, shared, read)
+            }));
+        }
         for (index, core) in cores.iter().copied().enumerate() {
             let waker = woken.take_if(|_| index == 0);
             let (plan, shared) = (&plan, &shared);
@@ -126,7 +161,8 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
         shared.enter(Phase::Stop);
         let outcomes: Vec<_> =
             workers.into_iter().map(|w| w.join().unwrap_or(Err(LoadError::Panicked))).collect();
-        (observed, outcomes)
+        let reading = reading.map(|r| r.join().unwrap_or(Err(LoadError::Panicked)));
+        (observed, outcomes, reading)
     });
     // The first cause counts, not that the others were told to stop.
     let mut failures = Vec::new();
@@ -145,7 +181,10 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     let command = server.as_ref().map(|s| s.command.clone());
     let stopped = server.map_or(Ok(()), Server::stop);
 
-    let (mut total, violations) = merge(done, &plan);
+    let (mut total, mut violations) = merge(done, &plan);
+    if let Some(reading) = reading {
+        violations.merge(reading?);
+    }
     total.violations = violations;
     if let Some(path) = &o.hlog {
         hdr_files::write_hlog(path, intervals.try_iter().collect(), o.interval)?;
@@ -153,7 +192,8 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     if let Some(prefix) = &o.hgrm {
         hdr_files::write_hgrm(prefix, &total.histograms)?;
     }
-    let verified = Report::new(workload, &plan, &shared, &observed, &total, command);
+    let verified = Report::new(workload, &plan, &shared, &observed, &total, command)
+        .with_catch_up(history.map(|(_, readers)| (readers, &read)));
     report::print(&verified, &total.histograms, o.json.as_deref())?;
     stopped?;
     Ok(verified.passed)
@@ -308,8 +348,9 @@ impl Control<'_> {
         loop {
             let of = |counter: &AtomicU64| counter.load(Ordering::Acquire);
             let published = of(&self.shared.published);
-            let whole =
-                of(&self.shared.completed) >= published && of(&self.shared.answered) >= published;
+            let whole = of(&self.shared.completed) >= published
+                && of(&self.shared.answered) >= published
+                && (self.plan.receipts.is_none() || of(&self.shared.received) >= published);
             let failed = self.shared.failed.load(Ordering::Relaxed);
             let limit = if failed { FAILED_DRAIN_NS.min(timeout_ns) } else { timeout_ns };
             let waited = now_ns() - begin;
@@ -333,7 +374,29 @@ impl Control<'_> {
     }
 }
 
-fn progress(len: u64, template: &str) -> ProgressBar {
+/// Lays history down.
+fn fill(f: &FillOptions, run_id: u64) -> Result<bool, LoadError> {
+    let o = &f.options;
+    if o.spawn {
+        let text = "fill needs a server that stays: start one and name it with --addr".to_owned();
+        return Err(LoadError::Usage(text));
+    }
+    let payload = (o.payload as usize).max(HEADER_BYTES);
+    let history = History { prefix: prefix(o, run_id), groups: f.groups, bytes: f.bytes, payload };
+    let start = now_ns();
+    let messages = history.lay_down(o.addr, o.level.map(Into::into))?;
+    let seconds = (now_ns() - start) as f64 / 1e9;
+    println!(
+        "{messages} messages of {payload} bytes in {} groups {}-history-*, answered in {seconds:.1} s, {}/s",
+        f.groups,
+        history.prefix,
+        report::count(messages as f64 / seconds)
+    );
+    Ok(true)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress(len: u64, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

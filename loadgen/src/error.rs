@@ -50,6 +50,9 @@ pub enum LoadError {
         /// There.
         limit: u64,
     },
+    /// The client library.
+    #[error("{0}")]
+    Client(fanfare::client::ClientError),
     /// The ring of a thread.
     #[error(
         "io_uring: {0}; loadgen needs Linux 6.1 or newer with io_uring enabled (sysctl kernel.io_uring_disabled=0)"

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use fanfare::position::Nanos;
 
 use crate::args::Workload;
 use crate::clock::{SECOND, now_ns};
@@ -97,18 +98,21 @@ impl Worker<'_> {
             Role::Publisher => Vec::new(),
             Role::Reader | Role::Stalled => self.plan.groups_of(number),
         };
+        let mut core = connect::client(self.plan, role, number, &groups)?;
         let started = now_ns();
         let socket = connect::connect(self.shared.addr, nth)?;
         let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
-        let mut member = Member::new(role, number, slot, groups.len());
+        let now = Nanos(now_ns());
+        core.connected(now);
+        core.advance(now);
+        self.ring.send(slot, Bytes::from(core.take_output()));
+        let mut member = Member::new(role, number, slot, groups.len(), core);
         member.started = started;
         member.intended = due.unwrap_or(started);
         self.members[slot as usize] = Some(Box::new(member));
         if role == Role::Publisher {
             self.publisher_slots.push(slot);
         }
-        let frames = connect::first_frames(self.plan, role, number, &groups);
-        self.ring.send(slot, Bytes::from(frames));
         Ok(())
     }
 }

@@ -12,21 +12,28 @@
 //!                          │          ├─ member     one connection's bytes, verified against
 //!                          │          │  stream     what the group must look like
 //!                          │          └─ record     histograms
+//!                          ├─ history     what is laid down before
+//!                          ├─ catch_up    members that read it beside the others
 //!                          ▼
 //!                       report, hdr_files, proc (CPU and memory)
 //! ```
+//!
+//! `priority` is made of such runs, each a process of its own.
 #![deny(unsafe_code)]
 
 mod args;
+mod catch_up;
 mod clock;
 mod connect;
 mod control;
 mod error;
 mod hdr_files;
+mod history;
 mod join;
 mod member;
 mod payload;
 mod plan;
+mod priority;
 mod proc;
 mod publisher;
 mod record;
@@ -44,7 +51,11 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    match control::run(&cli.workload) {
+    let done = match &cli.task {
+        args::Task::Run(workload) => control::run(workload),
+        args::Task::Priority(options) => priority::run(options),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

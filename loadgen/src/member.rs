@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use fanfare::client::Core;
 use fanfare::limits::FRAME_MAX;
+use fanfare::position::{Handle, Nanos, Seq};
 use fanfare::wire::{Deliver, FRAME_HEADER, ServerFrame, kind, split};
 
 use crate::plan::Plan;
@@ -24,10 +26,8 @@ pub struct Subscription {
     pub stream: u32,
     /// Where the member is.
     pub cursor: Cursor,
-    /// Epoch, for acknowledgements.
-    pub epoch: u32,
-    /// Last acknowledged message.
-    pub acked: u64,
+    /// Last message that the client was told of.
+    told: u64,
     /// Set once something was wrong; from then on the bytes are only explained.
     astray: Option<Box<Astray>>,
 }
@@ -39,16 +39,9 @@ struct Astray {
 
 impl Subscription {
     /// A member that has just joined the group of `stream`, which is the thread's `index`-th.
-    pub fn new(stream: &Stream, index: u32, epoch: u32) -> Self {
+    pub fn new(stream: &Stream, index: u32) -> Self {
         let cursor = stream.start();
-        Self {
-            handle: stream.handle,
-            stream: index,
-            cursor,
-            epoch,
-            acked: stream.head,
-            astray: None,
-        }
+        Self { handle: stream.handle, stream: index, cursor, told: stream.head, astray: None }
     }
 
     /// Whether the member has left the path of the others.
@@ -86,10 +79,14 @@ pub struct Member {
     pub intended: u64,
     /// The groups it is in.
     pub groups: Vec<Subscription>,
-    /// Messages since the last acknowledgement.
-    pub unacked: u32,
-    /// When it last sent an acknowledgement; 0 if never.
-    pub acked_at: u64,
+    /// The protocol of this connection, but for the messages themselves.
+    pub core: Core,
+    /// It has messages that the client was not told of.
+    pub moved: bool,
+    /// When its client has something to do, as far as that is on the thread's list.
+    pub due: u64,
+    /// Its client has found a fault of the server, which was reported.
+    pub broken: bool,
     /// The start of a frame whose end has not come yet.
     carry: Vec<u8>,
 }
@@ -111,7 +108,7 @@ pub struct FramingLost;
 
 impl Member {
     /// A connection on `slot` that has sent HELLO and a JOIN of `wanted` groups.
-    pub fn new(role: Role, number: u32, slot: u32, wanted: usize) -> Self {
+    pub fn new(role: Role, number: u32, slot: u32, wanted: usize, core: Core) -> Self {
         Self {
             role,
             number,
@@ -121,8 +118,10 @@ impl Member {
             started: 0,
             intended: 0,
             groups: Vec::new(),
-            unacked: 0,
-            acked_at: 0,
+            core,
+            moved: false,
+            due: u64::MAX,
+            broken: false,
             carry: Vec::new(),
         }
     }
@@ -221,11 +220,10 @@ impl Member {
             return 0;
         }
         let stream = &mut cx.streams[group.stream as usize];
-        let before = group.cursor.seq;
         let was_touched = stream.is_touched();
         let taken = stream.follow(&mut group.cursor, bytes);
         if taken > 0 {
-            self.unacked += (group.cursor.seq - before) as u32;
+            self.moved = true;
             if !was_touched {
                 cx.touched.push(group.stream);
             }
@@ -258,7 +256,7 @@ impl Member {
             let was_touched = stream.is_touched();
             match stream.lead(cx.plan, &mut group.cursor, raw, d) {
                 Ok(()) => {
-                    self.unacked += 1;
+                    self.moved = true;
                     if !was_touched {
                         cx.touched.push(group.stream);
                     }
@@ -287,6 +285,18 @@ impl Member {
         if let Some(group) = self.groups.iter_mut().find(|g| g.handle == handle) {
             group.astray =
                 Some(Box::new(Astray { next: to.saturating_add(1), missing: BTreeSet::new() }));
+        }
+    }
+
+    /// Tells the client how far the member is, so that it acknowledges.
+    pub fn acknowledge(&mut self, now: Nanos) {
+        self.moved = false;
+        for group in &mut self.groups {
+            let last = group.cursor.seq - 1;
+            if last > group.told {
+                group.told = last;
+                self.core.passed(Handle(group.handle), Seq(last), now);
+            }
         }
     }
 

@@ -33,8 +33,6 @@ enum Spread {
 
 /// A run, as all threads see it.
 pub struct Plan {
-    /// Identity of the run.
-    pub run_id: u64,
     /// All groups.
     pub groups: Vec<Group>,
     /// All pairs of a publisher and a group it publishes to.
@@ -49,7 +47,18 @@ pub struct Plan {
     pub payloads: Payloads,
     /// Level asked for.
     pub level: Option<Level>,
+    /// Members acknowledge.
+    pub acks: bool,
+    /// Members are durable.
+    pub durable: bool,
+    /// Share of members at which receipts are asked for, in percent.
+    pub receipts: Option<u8>,
     spread: Spread,
+}
+
+/// What names of groups start with.
+pub fn prefix(o: &Options, run_id: u64) -> String {
+    o.group_prefix.clone().unwrap_or_else(|| format!("lg-{:08x}", run_id as u32))
 }
 
 /// A group.
@@ -107,7 +116,10 @@ impl Plan {
     pub fn new(workload: &Workload, run_id: u64) -> Result<Self, LoadError> {
         let o = workload.options();
         let (group_count, spread) = match workload {
-            Workload::Fanout(_) | Workload::Connect(_) => (1, Spread::One),
+            Workload::Fanout(_)
+            | Workload::Connect(_)
+            | Workload::Catchup(_)
+            | Workload::Fill(_) => (1, Spread::One),
             Workload::Groups(g) => (g.groups, Spread::Even { per_member: g.groups_per_member }),
             Workload::Soak(g) => (g.groups, Spread::Mixed { per_member: g.groups_per_member }),
         };
@@ -123,9 +135,8 @@ impl Plan {
             Some(path) => Payloads::from_file(path)?,
             None => Payloads::generated(run_id, o.payload as usize),
         };
-        let prefix = o.group_prefix.clone().unwrap_or_else(|| format!("lg-{:08x}", run_id as u32));
+        let prefix = prefix(o, run_id);
         let mut plan = Self {
-            run_id,
             groups: (0..group_count)
                 .map(|g| Group { name: format!("{prefix}-{g}"), readers: 0, channels: Vec::new() })
                 .collect(),
@@ -135,6 +146,9 @@ impl Plan {
             publishers,
             payloads,
             level: o.level.map(Level::from),
+            acks: o.acks || o.durable,
+            durable: o.durable,
+            receipts: o.receipts,
             spread,
         };
         for member in 0..o.members {
@@ -197,6 +211,11 @@ impl Plan {
     pub fn channel_of_sender(&self, group: u32, sender: &[u8]) -> Option<u32> {
         let digits = sender.strip_prefix(b"p")?;
         let publisher: u32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        self.channel_of(group, publisher)
+    }
+
+    /// The channel on which `publisher` publishes to a group.
+    pub fn channel_of(&self, group: u32, publisher: u32) -> Option<u32> {
         let channels = &self.groups[group as usize].channels;
         let at = channels
             .binary_search_by_key(&publisher, |c| self.channels[*c as usize].publisher)
@@ -225,11 +244,14 @@ impl Plan {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::args::Cli;
+    use crate::args::{Cli, Task};
     use clap::Parser;
 
     fn plan(line: &str) -> Plan {
-        Plan::new(&Cli::parse_from(line.split(' ')).workload, 1).unwrap()
+        match Cli::parse_from(line.split(' ')).task {
+            Task::Run(workload) => Plan::new(&workload, 1).unwrap(),
+            Task::Priority(_) => unreachable!(),
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use fanfare::position::Level;
+use fanfare::client::Publishing;
+use fanfare::position::{Level, Nanos};
 use fanfare::ring::ClientRing;
-use fanfare::wire::Publish;
 
 use crate::clock::SECOND;
+use crate::member::Member;
 use crate::plan::Plan;
 use crate::record::{Histograms, Measured};
 use crate::shared::Shared;
@@ -49,10 +50,20 @@ impl Pace {
 
 /// What a publisher was told.
 pub struct Answer {
-    /// Index of the channel plus one, as it was sent.
-    pub request: u32,
-    /// PUBLISHED, or the text of an ERROR.
-    pub outcome: Result<Accepted, String>,
+    /// Index of the channel.
+    pub channel: u32,
+    /// What.
+    pub outcome: Outcome,
+}
+
+/// What was said about a publish.
+pub enum Outcome {
+    /// PUBLISHED.
+    Accepted(Accepted),
+    /// The words of an ERROR.
+    Failed(String),
+    /// RECEIPT.
+    Received(Received),
 }
 
 /// The fields of a PUBLISHED that are checked.
@@ -65,23 +76,60 @@ pub struct Accepted {
     pub level: Level,
 }
 
+/// The fields of a RECEIPT that are checked.
+pub struct Received {
+    /// The producer's number.
+    pub producer_seq: u64,
+    /// Place in the group.
+    pub seq: u64,
+    /// Members that acknowledged.
+    pub acked: u32,
+    /// Members that were counted.
+    pub members: u32,
+    /// Share that was asked for.
+    pub percent: u8,
+}
+
+/// Numbers of a channel that were ticked off, in any order.
 #[derive(Default)]
-struct Channel {
-    /// All up to this are answered.
-    answered: u64,
+struct Ticks {
+    /// All up to this are.
+    upto: u64,
     /// Whether the ones after that are.
     later: VecDeque<bool>,
 }
 
-struct Connection {
-    slot: u32,
-    out: Vec<u8>,
+impl Ticks {
+    /// Ticks `n` off; false if it is not open.
+    fn tick(&mut self, n: u64) -> bool {
+        let index = n.wrapping_sub(self.upto + 1) as usize;
+        match self.later.get_mut(index) {
+            Some(ticked) if !*ticked => *ticked = true,
+            _ => return false,
+        }
+        while self.later.front() == Some(&true) {
+            self.later.pop_front();
+            self.upto += 1;
+        }
+        true
+    }
+
+    fn open(&self) -> u64 {
+        self.later.iter().filter(|ticked| !**ticked).count() as u64
+    }
+}
+
+#[derive(Default)]
+struct Channel {
+    answered: Ticks,
+    received: Ticks,
 }
 
 /// All publishers.
 pub struct Publishers {
     pace: Pace,
-    connections: Vec<Connection>,
+    /// Ring slots by number.
+    slots: Vec<u32>,
     channels: Vec<Channel>,
     /// Next channel of each group.
     turns: Vec<usize>,
@@ -95,10 +143,7 @@ impl Publishers {
     pub fn new(plan: &Plan, pace: Pace, slots: Vec<u32>) -> Self {
         Self {
             pace,
-            connections: slots
-                .into_iter()
-                .map(|slot| Connection { slot, out: Vec::new() })
-                .collect(),
+            slots,
             channels: plan.channels.iter().map(|_| Channel::default()).collect(),
             turns: vec![0; plan.groups.len()],
             payload: Vec::new(),
@@ -127,7 +172,7 @@ impl Publishers {
         &mut self,
         plan: &Plan,
         shared: &Shared,
-        ring: &mut ClientRing,
+        (members, ring): (&mut [Option<Box<Member>>], &mut ClientRing),
         now: u64,
         until: u64,
     ) -> bool {
@@ -137,7 +182,9 @@ impl Publishers {
             Pace::Window(mut ready) => {
                 for _ in 0..ready.len().min(PUBLISH_PER_TURN) {
                     let Some((group, since)) = ready.pop_front() else { break };
-                    if now < until && !self.publish_one(plan, shared, ring, group, since, now) {
+                    if now < until
+                        && !self.publish_one(plan, shared, (members, ring), group, since, now)
+                    {
                         ready.push_back((group, since));
                     }
                 }
@@ -150,7 +197,7 @@ impl Publishers {
                     let group = (next % plan.groups.len() as u64) as u32;
                     if at > now
                         || at >= until
-                        || !self.publish_one(plan, shared, ring, group, at, now)
+                        || !self.publish_one(plan, shared, (members, ring), group, at, now)
                     {
                         break;
                     }
@@ -159,9 +206,15 @@ impl Publishers {
                 self.pace = Pace::Rate { start, interval, next };
             }
         }
-        for connection in &mut self.connections {
-            if !connection.out.is_empty() {
-                ring.send(connection.slot, Bytes::from(std::mem::take(&mut connection.out)));
+        for slot in &self.slots {
+            let Some(member) = &mut members[*slot as usize] else { continue };
+            loop {
+                member.core.advance(Nanos(now));
+                let out = member.core.take_output();
+                if out.is_empty() {
+                    break;
+                }
+                ring.send(*slot, Bytes::from(out));
             }
         }
         more && self.held_back == held_back
@@ -171,7 +224,7 @@ impl Publishers {
         &mut self,
         plan: &Plan,
         shared: &Shared,
-        ring: &ClientRing,
+        (members, ring): (&mut [Option<Box<Member>>], &ClientRing),
         group: u32,
         intended: u64,
         now: u64,
@@ -181,11 +234,16 @@ impl Publishers {
         let id = to.channels[*turn];
         let channel = &plan.channels[id as usize];
         let own = &mut self.channels[id as usize];
-        let connection = &mut self.connections[channel.publisher as usize];
+        let connection = self.slots[channel.publisher as usize];
+        // One that is gone fails the run.
+        let Some(member) = &mut members[connection as usize] else { return false };
 
         let before = channel.published.load(Ordering::Relaxed);
-        let done = own.answered.min(channel.completed.load(Ordering::Acquire));
-        let queued = connection.out.len() + ring.queued(connection.slot);
+        let mut done = own.answered.upto.min(channel.completed.load(Ordering::Acquire));
+        if plan.receipts.is_some() {
+            done = done.min(own.received.upto);
+        }
+        let queued = member.core.output().len() + ring.queued(connection);
         if before - done >= channel.capacity() || queued > QUEUED_BYTES_MAX {
             self.held_back += 1;
             return false;
@@ -198,21 +256,21 @@ impl Publishers {
         slot.sent.store(now, Ordering::Relaxed);
         slot.seq.store(0, Ordering::Relaxed);
         slot.remaining.store(to.readers, Ordering::Relaxed);
-        channel.published.store(producer_seq, Ordering::Release);
-        shared.published.fetch_add(1, Ordering::Relaxed);
-        own.later.push_back(false);
-
         self.payload.clear();
         plan.payloads.put(plan.key(id, producer_seq), &mut self.payload);
-        Publish {
-            request: id + 1,
-            level: plan.level,
-            receipt: 0,
-            producer_seq,
-            group: to.name.as_bytes(),
-            payload: &self.payload,
+        let how =
+            Publishing { level: plan.level, receipt_percent: plan.receipts.unwrap_or_default() };
+        // The client gives it the number of the channel, since nobody else uses either.
+        if member.core.publish(to.name.as_bytes(), &self.payload, how).is_err() {
+            self.held_back += 1;
+            return false;
         }
-        .encode(&mut connection.out);
+        channel.published.store(producer_seq, Ordering::Release);
+        shared.published.fetch_add(1, Ordering::Relaxed);
+        own.answered.later.push_back(false);
+        if plan.receipts.is_some() {
+            own.received.later.push_back(false);
+        }
         true
     }
 
@@ -226,36 +284,31 @@ impl Publishers {
         (measured, histograms): (Measured, &mut Histograms),
         violations: &mut Violations,
     ) {
-        let id = answer.request.wrapping_sub(1);
-        let Some(channel) = plan.channels.get(id as usize) else {
-            violations.add(Kind::WrongAnswer, 1, || {
-                format!("an answer names request {}, which nobody made", answer.request)
-            });
-            return;
-        };
+        let id = answer.channel;
+        let channel = &plan.channels[id as usize];
         let who = || {
             let group = &plan.groups[channel.group as usize].name;
             format!("{} in {group}", Plan::publisher_name(channel.publisher))
         };
         let accepted = match answer.outcome {
-            Ok(accepted) => accepted,
-            Err(text) => {
+            Outcome::Accepted(accepted) => accepted,
+            Outcome::Failed(text) => {
                 violations
                     .add(Kind::Unanswered, 1, || format!("a publish of {} failed: {text}", who()));
                 return;
             }
+            Outcome::Received(received) => {
+                let record = (measured, histograms);
+                return self.received(plan, shared, (id, &received), now, record, violations);
+            }
         };
         let n = accepted.producer_seq;
         let own = &mut self.channels[id as usize];
-        let index = n.wrapping_sub(own.answered + 1) as usize;
-        match own.later.get_mut(index) {
-            Some(answered) if !*answered => *answered = true,
-            _ => {
-                violations.add(Kind::WrongAnswer, 1, || {
-                    format!("PUBLISHED for message {n} of {}, which has no open answer", who())
-                });
-                return;
-            }
+        if !own.answered.tick(n) {
+            violations.add(Kind::WrongAnswer, 1, || {
+                format!("PUBLISHED for message {n} of {}, which has no open answer", who())
+            });
+            return;
         }
         let slot = channel.slot(n);
         let told = slot.seq.swap(accepted.seq, Ordering::AcqRel);
@@ -279,23 +332,67 @@ impl Publishers {
             histograms.ack.record(sent, intended, now, 1);
         }
         shared.answered.fetch_add(1, Ordering::Relaxed);
-        while own.later.front() == Some(&true) {
-            own.later.pop_front();
-            own.answered += 1;
+        channel.answered.store(own.answered.upto, Ordering::Release);
+    }
+
+    /// A RECEIPT came. The same one may come twice, but not on one connection without a break.
+    fn received(
+        &mut self,
+        plan: &Plan,
+        shared: &Shared,
+        (id, r): (u32, &Received),
+        now: u64,
+        (measured, histograms): (Measured, &mut Histograms),
+        violations: &mut Violations,
+    ) {
+        let channel = &plan.channels[id as usize];
+        let (n, own) = (r.producer_seq, &mut self.channels[id as usize]);
+        let slot = channel.slot(n);
+        let open = own.received.tick(n);
+        let told = slot.seq.load(Ordering::Acquire);
+        let enough = u64::from(r.acked) * 100 >= u64::from(r.members) * u64::from(r.percent);
+        let readers = plan.groups[channel.group as usize].readers + plan.stalled;
+        if !open || told != r.seq || !enough || r.members != readers {
+            violations.add(Kind::WrongAnswer, 1, || {
+                format!(
+                    "RECEIPT of {}% for message {n} of {}: seq {} (delivered as {told}), {} of {} members ({readers} joined){}",
+                    r.percent,
+                    Plan::publisher_name(channel.publisher),
+                    r.seq,
+                    r.acked,
+                    r.members,
+                    if open { "" } else { ", which has no open receipt" }
+                )
+            });
+            return;
         }
-        channel.answered.store(own.answered, Ordering::Release);
+        let (sent, intended) =
+            (slot.sent.load(Ordering::Relaxed), slot.intended.load(Ordering::Relaxed));
+        if measured.covers(intended) {
+            histograms.receipt.record(sent, intended, now, 1);
+        }
+        shared.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts publishes that were never answered, when the run is over.
     pub fn finish(&self, plan: &Plan, violations: &mut Violations) {
         for (own, channel) in self.channels.iter().zip(&plan.channels) {
-            let open = own.later.iter().filter(|answered| !**answered).count() as u64;
+            let (open, receipts) = (own.answered.open(), own.received.open());
+            if receipts > 0 {
+                let who = Plan::publisher_name(channel.publisher);
+                violations.add(Kind::Unanswered, receipts, || {
+                    format!(
+                        "{who} has {receipts} messages without a receipt, from {} on",
+                        own.received.upto + 1
+                    )
+                });
+            }
             if open > 0 {
                 let who = Plan::publisher_name(channel.publisher);
                 violations.add(Kind::Unanswered, open, || {
                     format!(
                         "{who} has {open} publishes without an answer, from {} on",
-                        own.answered + 1
+                        own.answered.upto + 1
                     )
                 });
             }

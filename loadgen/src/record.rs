@@ -44,6 +44,8 @@ pub struct Histograms {
     pub ack: Pair,
     /// Send to arrival at the last member.
     pub completion: Pair,
+    /// Send to RECEIPT.
+    pub receipt: Pair,
     /// Connect to last JOINED.
     pub join: Pair,
 }
@@ -51,7 +53,13 @@ pub struct Histograms {
 impl Histograms {
     /// Empty ones.
     pub fn new() -> Self {
-        Self { delivery: Pair::new(), ack: Pair::new(), completion: Pair::new(), join: Pair::new() }
+        Self {
+            delivery: Pair::new(),
+            ack: Pair::new(),
+            completion: Pair::new(),
+            receipt: Pair::new(),
+            join: Pair::new(),
+        }
     }
 
     /// Adds the counts of another thread.
@@ -59,15 +67,17 @@ impl Histograms {
         self.delivery.merge(&other.delivery);
         self.ack.merge(&other.ack);
         self.completion.merge(&other.completion);
+        self.receipt.merge(&other.receipt);
         self.join.merge(&other.join);
     }
 
     /// Name and pair of each.
-    pub fn each(&self) -> [(&'static str, &Pair); 4] {
+    pub fn each(&self) -> [(&'static str, &Pair); 5] {
         [
             ("delivery", &self.delivery),
             ("ack", &self.ack),
             ("completion", &self.completion),
+            ("receipt", &self.receipt),
             ("join", &self.join),
         ]
     }

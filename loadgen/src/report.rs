@@ -32,6 +32,10 @@ pub struct Report<'a> {
     groups: usize,
     publishers: u32,
     stalled: u32,
+    acks: bool,
+    durable: bool,
+    receipts_percent: Option<u8>,
+    receipts: u64,
     threads: usize,
     payload_bytes_max: usize,
     window: Option<u32>,
@@ -40,6 +44,8 @@ pub struct Report<'a> {
     #[serde(skip)]
     server_shards: f64,
     measured_s: f64,
+    /// From the first broadcast to the end of the measured time.
+    run_s: f64,
     join_s: f64,
     published: u64,
     answered: u64,
@@ -62,7 +68,17 @@ pub struct Report<'a> {
     server_memory: Option<ServerMemory>,
     kernel_tcp_bytes_per_member: f64,
     kernel_slab_bytes_per_member: f64,
+    catch_up: Option<CatchUp>,
     violations: &'a Violations,
+}
+
+#[derive(Debug, Serialize)]
+struct CatchUp {
+    readers: u32,
+    messages: u64,
+    bytes: u64,
+    rounds: u64,
+    mib_per_s: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -168,6 +184,10 @@ impl<'a> Report<'a> {
             groups: plan.groups.len(),
             publishers: plan.publishers,
             stalled: plan.stalled,
+            acks: plan.acks,
+            durable: plan.durable,
+            receipts_percent: plan.receipts,
+            receipts: shared.received.load(Relaxed),
             threads: shared.threads,
             payload_bytes_max: plan.payloads.longest(),
             window: o.window,
@@ -175,6 +195,7 @@ impl<'a> Report<'a> {
             server_command,
             server_shards: shards,
             measured_s: seconds,
+            run_s: seconds + o.warmup.as_secs_f64(),
             join_s: seen.join_ns as f64 / 1e9,
             published,
             answered: shared.answered.load(Relaxed),
@@ -203,8 +224,25 @@ impl<'a> Report<'a> {
             server_memory,
             kernel_tcp_bytes_per_member: difference(seen.kernel[1].tcp, seen.kernel[0].tcp),
             kernel_slab_bytes_per_member: difference(seen.kernel[1].slab, seen.kernel[0].slab),
+            catch_up: None,
             violations: &total.violations,
         }
+    }
+
+    /// Adds what members beside those that were measured have read.
+    pub fn with_catch_up(mut self, read: Option<(u32, &crate::catch_up::Read)>) -> Self {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.catch_up = read.map(|(readers, read)| {
+            let bytes = read.bytes.load(Relaxed);
+            CatchUp {
+                readers,
+                messages: read.messages.load(Relaxed),
+                bytes,
+                rounds: read.rounds.load(Relaxed),
+                mib_per_s: bytes as f64 / f64::from(1 << 20) / self.run_s,
+            }
+        });
+        self
     }
 
     fn table(&self, histograms: &Histograms) -> String {
@@ -241,6 +279,22 @@ impl<'a> Report<'a> {
             row("deliveries verified", self.verified_deliveries.to_string());
             row("deliveries/s", count(self.deliveries_per_s));
             row("broadcasts/s", count(self.broadcasts_per_s));
+        }
+        if let Some(c) = &self.catch_up {
+            row(
+                "catching up",
+                format!(
+                    "{} members read {} messages, {:.1} MiB/s, {} times to the end",
+                    c.readers, c.messages, c.mib_per_s, c.rounds
+                ),
+            );
+        }
+        if self.acks {
+            let kind = if self.durable { "durable" } else { "live" };
+            row("members", format!("{kind}, acknowledging what they verified"));
+        }
+        if let Some(percent) = self.receipts_percent {
+            row("receipts", format!("{} at {percent}% of the members", self.receipts));
         }
         if self.held_back > 0 {
             row(

@@ -1,18 +1,19 @@
-//! Frames other than DELIVER, and what is due on connections: heartbeats, acknowledgements.
+//! Frames other than DELIVER, and what is due on connections. The client library speaks the
+//! protocol; here its events are checked.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use bytes::Bytes;
-use fanfare::position::{Epoch, Handle, Seq};
+use fanfare::client::{Event, JoinedGroup, PublishError, Reason};
+use fanfare::position::{Handle, Nanos};
 use fanfare::ring::ClientRing;
-use fanfare::wire::{Ack, Acks, ClientFrame, ErrorCode, Joined, ServerFrame};
+use fanfare::wire::{ErrorCode, ServerFrame};
 
-use crate::clock::MILLI;
 use crate::error::LoadError;
 use crate::member::{Member, Role, Subscription, Verifier};
 use crate::plan::Plan;
-use crate::publisher::{Accepted, Answer};
+use crate::publisher::{Accepted, Answer, Outcome, Received};
 use crate::record::Histograms;
 use crate::stream::Stream;
 use crate::violation::Kind;
@@ -23,9 +24,10 @@ pub struct Session<'a> {
     group_of_name: HashMap<&'a [u8], u32>,
     /// Index of the thread's stream of each group.
     stream_of_group: Vec<Option<u32>>,
-    heartbeat_ns: u64,
-    /// When a slot sends its next PING.
-    pings: BinaryHeap<Reverse<(u64, u32)>>,
+    /// When the client of a slot has something to do.
+    due: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Slots whose clients have something to send.
+    pub to_send: Vec<u32>,
     /// Time of the events being taken; 0 before the first of a round.
     pub now: u64,
     /// Connections that are ready.
@@ -47,8 +49,8 @@ impl<'a> Session<'a> {
             plan,
             group_of_name: (0..).zip(&plan.groups).map(|(i, g)| (g.name.as_bytes(), i)).collect(),
             stream_of_group: vec![None; plan.groups.len()],
-            heartbeat_ns: 0,
-            pings: BinaryHeap::new(),
+            due: BinaryHeap::new(),
+            to_send: Vec::new(),
             now: 0,
             joined: 0,
             histograms: Histograms::new(),
@@ -60,22 +62,10 @@ impl<'a> Session<'a> {
 
     /// Takes one frame of `member`.
     pub fn frame(&mut self, member: &mut Member, cx: &mut Verifier<'_>, frame: ServerFrame<'_>) {
-        match frame {
-            ServerFrame::Welcome(w) => {
-                self.heartbeat_ns = u64::from(w.heartbeat_ms) * MILLI;
-                if self.heartbeat_ns > 0 {
-                    let first = self.now + u64::from(w.heartbeat_slot_ms) * MILLI;
-                    self.pings.push(Reverse((first, member.slot)));
-                }
-                if member.wanted == 0 {
-                    self.ready(member);
-                }
-            }
-            ServerFrame::Joined(j) => self.joined(member, cx, &j),
+        match &frame {
             ServerFrame::Epoch(e) => {
                 let name = member.name();
                 if let Some(group) = member.groups.iter_mut().find(|g| g.handle == e.handle.0) {
-                    group.epoch = e.epoch.0;
                     let next = group.cursor.seq;
                     if e.first.0 != next && !group.is_astray() {
                         cx.violations.add(Kind::Lost, e.first.0.saturating_sub(next), || {
@@ -87,35 +77,105 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            ServerFrame::Published(p) => {
-                let accepted =
-                    Accepted { producer_seq: p.producer_seq, seq: p.seq.0, level: p.level };
-                self.answers.push(Answer { request: p.request, outcome: Ok(accepted) });
-            }
             ServerFrame::Error(e) => {
                 let code = ErrorCode::from_number(e.code)
                     .map_or_else(|| e.code.to_string(), |code| format!("{code:?}"));
                 let text = format!("{code}: {}", String::from_utf8_lossy(e.text));
+                let name = member.name();
                 if !member.ready {
-                    self.refused = Some(LoadError::Refused { who: member.name(), text });
-                } else if member.role == Role::Publisher && e.request != 0 {
-                    self.answers.push(Answer { request: e.request, outcome: Err(text) });
-                } else {
-                    self.last_words = Some(format!("ERROR {text} to {}", member.name()));
+                    self.refused = Some(LoadError::Refused { who: name, text });
+                } else if member.role != Role::Publisher || e.request == 0 {
+                    self.last_words = Some(format!("ERROR {text} to {name}"));
                 }
             }
             ServerFrame::Drain(d) => {
                 self.last_words = Some(format!("DRAIN with {} ms of grace", d.grace_ms));
             }
-            // The member itself takes DELIVER and GAP; the rest is not asked for.
+            _ => {}
+        }
+        let now = Nanos(self.now);
+        let mut event = member.core.take(&frame, now);
+        while let Some(this) = event.or_else(|| member.core.next_event(now)) {
+            self.event(member, cx, this);
+            event = None;
+        }
+        if let Some(Reason::Protocol(what)) = member.core.closing()
+            && !std::mem::replace(&mut member.broken, true)
+        {
+            let name = member.name();
+            cx.violations.add(Kind::WrongAnswer, 1, || format!("{name} got {what}"));
+        }
+        self.went_on(member);
+    }
+
+    fn event(&mut self, member: &mut Member, cx: &mut Verifier<'_>, event: Event) {
+        match event {
+            Event::Connected(_) if member.wanted == 0 => self.ready(member),
+            Event::Joined(j) => self.joined(member, cx, &j),
+            Event::Published(p) => self.answer(
+                member,
+                &p.group,
+                Outcome::Accepted(Accepted {
+                    producer_seq: p.producer_seq,
+                    seq: p.seq.0,
+                    level: p.level,
+                }),
+            ),
+            Event::PublishFailed { group, error, .. } => {
+                let text = match error {
+                    PublishError::Refused(refusal) => refusal.to_string(),
+                    other => other.to_string(),
+                };
+                self.answer(member, &group, Outcome::Failed(text));
+            }
+            // It is sent again, but a server under test has no business to say so.
+            Event::PublishHeld { group, error, .. } => {
+                self.answer(member, &group, Outcome::Failed(error.to_string()));
+            }
+            Event::Receipt(r) => {
+                let Some(group) = &r.group else { return };
+                let received = Received {
+                    producer_seq: r.producer_seq,
+                    seq: r.seq.0,
+                    acked: r.acked,
+                    members: r.members,
+                    percent: r.percent,
+                };
+                self.answer(member, group, Outcome::Received(received));
+            }
             _ => {}
         }
     }
 
-    fn joined(&mut self, member: &mut Member, cx: &mut Verifier<'_>, j: &Joined<'_>) {
+    fn answer(&mut self, member: &Member, group: &[u8], outcome: Outcome) {
+        let group = self.group_of_name.get(group);
+        if let Some(channel) = group.and_then(|g| self.plan.channel_of(*g, member.number)) {
+            self.answers.push(Answer { channel, outcome });
+        }
+    }
+
+    /// The client of `member` was told something: send what it wants, and know when it is due.
+    pub fn went_on(&mut self, member: &mut Member) {
+        member.core.advance(Nanos(self.now));
+        if !member.core.output().is_empty() {
+            self.to_send.push(member.slot);
+        }
+        self.watch(member);
+    }
+
+    fn watch(&mut self, member: &mut Member) {
+        if let Some(at) = member.core.deadline()
+            && at.0 < member.due
+        {
+            member.due = at.0;
+            self.due.push(Reverse((at.0, member.slot)));
+        }
+    }
+
+    fn joined(&mut self, member: &mut Member, cx: &mut Verifier<'_>, j: &JoinedGroup) {
         let name = member.name();
-        let Some(group) = self.group_of_name.get(j.group).copied() else {
-            let group = String::from_utf8_lossy(j.group).into_owned();
+        let Some(group) = self.group_of_name.get(&j.group[..]).copied() else {
+            let group = String::from_utf8_lossy(&j.group).into_owned();
             cx.violations
                 .add(Kind::WrongAnswer, 1, || format!("{name} joined {group:?} without asking"));
             return;
@@ -136,7 +196,7 @@ impl<'a> Session<'a> {
             });
             return;
         }
-        member.groups.push(Subscription::new(stream, index, j.epoch.0));
+        member.groups.push(Subscription::new(stream, index));
         if member.role == Role::Reader {
             stream.readers.push(member.slot);
         }
@@ -153,52 +213,31 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// When the next PING is due.
-    pub fn next_ping(&self) -> Option<u64> {
-        self.pings.peek().map(|Reverse((at, _))| *at)
+    /// When the next client has something to do.
+    pub fn next_due(&self) -> Option<u64> {
+        self.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Sends the PINGs that are due at `now`, but not of members that have just sent an ACK.
-    pub fn ping(&mut self, now: u64, members: &[Option<Box<Member>>], ring: &mut ClientRing) {
-        while let Some(Reverse((at, slot))) = self.pings.peek().copied()
+    /// Lets clients do what is due at `now`, and sends what they want to.
+    pub fn send(&mut self, now: u64, members: &mut [Option<Box<Member>>], ring: &mut ClientRing) {
+        while let Some(Reverse((at, slot))) = self.due.peek().copied()
             && at <= now
         {
-            self.pings.pop();
-            // By the intended time, so that a late PING does not move the next one.
-            let next = at + ((now - at) / self.heartbeat_ns + 1) * self.heartbeat_ns;
-            self.pings.push(Reverse((next, slot)));
-            let Some(member) = &members[slot as usize] else { continue };
-            if member.acked_at + self.heartbeat_ns / 2 >= at && member.acked_at > 0 {
-                continue;
+            self.due.pop();
+            if let Some(member) = &mut members[slot as usize]
+                && member.due == at
+            {
+                member.due = u64::MAX;
+                member.core.advance(Nanos(now));
+                self.to_send.push(slot);
+                self.watch(member);
             }
-            let mut out = Vec::new();
-            ClientFrame::encode_ping(&mut out, now);
-            ring.send(slot, Bytes::from(out));
         }
-    }
-}
-
-/// Acknowledges everything `member` has.
-pub fn acknowledge(member: &mut Member, now: u64, ring: &mut ClientRing) {
-    let mut acks = Vec::new();
-    for group in &mut member.groups {
-        let last = group.cursor.seq - 1;
-        if last > group.acked {
-            group.acked = last;
-            acks.push(Ack {
-                handle: Handle(group.handle),
-                seq: Seq(last),
-                epoch: Epoch(group.epoch),
-            });
+        for slot in self.to_send.drain(..) {
+            if let Some(member) = &mut members[slot as usize] {
+                let out = member.core.take_output();
+                ring.send(slot, Bytes::from(out));
+            }
         }
-    }
-    member.unacked = 0;
-    if !acks.is_empty() {
-        member.acked_at = now;
-    }
-    for some in acks.chunks(fanfare::limits::FRAME_ENTRIES_MAX) {
-        let mut out = Vec::new();
-        Acks::encode(&mut out, some);
-        ring.send(member.slot, Bytes::from(out));
     }
 }

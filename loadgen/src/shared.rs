@@ -55,6 +55,8 @@ pub struct Shared {
     pub published: AtomicU64,
     /// Those with a PUBLISHED.
     pub answered: AtomicU64,
+    /// Those with a RECEIPT.
+    pub received: AtomicU64,
     /// Those that every reader has.
     pub completed: AtomicU64,
     /// A thread found something wrong.
@@ -87,6 +89,7 @@ impl Shared {
             joined_threads: AtomicUsize::new(0),
             published: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             completed_groups: unbounded(),

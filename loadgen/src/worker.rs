@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fanfare::position::Nanos;
 use fanfare::ring::{ClientEvent, ClientRing};
 
 use crate::args::{Options, Workload};
@@ -16,7 +17,7 @@ use crate::member::{Member, Role, Verifier};
 use crate::plan::Plan;
 use crate::publisher::{Pace, Publishers};
 use crate::record::{Histograms, Measured};
-use crate::session::{Session, acknowledge};
+use crate::session::Session;
 use crate::shared::{Interval, Phase, Shared};
 use crate::stream::{Cursor, Stream};
 use crate::violation::{Kind, Violations};
@@ -59,7 +60,6 @@ pub struct Worker<'a> {
     interval_number: u64,
     pub(crate) total: Histograms,
     verified: u64,
-    ack_due: Vec<u32>,
 }
 
 impl<'a> Worker<'a> {
@@ -105,7 +105,6 @@ impl<'a> Worker<'a> {
             interval_number: 0,
             total: Histograms::new(),
             verified: 0,
-            ack_due: Vec::new(),
         })
     }
 
@@ -137,7 +136,7 @@ impl<'a> Worker<'a> {
             (_, Some(rate), _) => Pace::rate(rate, start),
             (_, _, Some(window)) => Pace::window(window, groups, start),
             (Workload::Fanout(_), _, _) => Pace::window(64, groups, start),
-            (Workload::Soak(_), _, _) => Pace::rate(100.0, start),
+            (Workload::Soak(_) | Workload::Catchup(_), _, _) => Pace::rate(100.0, start),
             _ => Pace::window(1, groups, start),
         };
         self.publishers =
@@ -156,9 +155,9 @@ impl<'a> Worker<'a> {
                 publishers.completed(group, now);
             }
             let start = self.shared.schedule().0;
-            let ring = &mut self.ring;
+            let through = (&mut self.members[..], &mut self.ring);
             let more = now >= start
-                && publishers.publish(self.plan, self.shared, ring, now, self.measured.to);
+                && publishers.publish(self.plan, self.shared, through, now, self.measured.to);
             if more {
                 wake = now;
             }
@@ -166,13 +165,8 @@ impl<'a> Worker<'a> {
             // A due broadcast that is held back waits for an event, not for the clock.
             wake = wake.min(if due > now || more { due } else { now + MILLI });
         }
-        self.session.ping(now, &self.members, &mut self.ring);
-        wake = wake.min(self.session.next_ping().unwrap_or(wake));
-        for slot in std::mem::take(&mut self.ack_due) {
-            if let Some(member) = &mut self.members[slot as usize] {
-                acknowledge(member, now, &mut self.ring);
-            }
-        }
+        self.session.send(now, &mut self.members, &mut self.ring);
+        wake = wake.min(self.session.next_due().unwrap_or(wake));
         self.roll_interval(now);
         let timeout = wake.saturating_sub(now_ns());
         if self.publishers.is_some() && self.shared.threads > 1 {
@@ -188,7 +182,7 @@ impl<'a> Worker<'a> {
 
     /// One look at the ring, for at most `timeout_ns`.
     pub(crate) fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
-        let Self { ring, members, verifier, session, ack_due, options, .. } = self;
+        let Self { ring, members, verifier, session, plan, .. } = self;
         session.now = 0;
         let timeout = Some(Duration::from_nanos(timeout_ns));
         let mut lost_framing = Vec::new();
@@ -203,16 +197,15 @@ impl<'a> Worker<'a> {
                     if member.role == Role::Stalled && member.ready {
                         return;
                     }
-                    let before = member.unacked;
                     let taken = member.receive(bytes, verifier, &mut |member, verifier, frame| {
                         session.frame(member, verifier, frame);
                     });
                     if taken.is_err() {
                         lost_framing.push(slot);
                     }
-                    let every = options.ack_every;
-                    if every > 0 && member.unacked >= every && before < every {
-                        ack_due.push(slot);
+                    if plan.acks && member.moved {
+                        member.acknowledge(Nanos(session.now));
+                        session.went_on(member);
                     }
                 }
                 ClientEvent::Sent { .. } => {}

@@ -55,7 +55,7 @@ fn groups_with_several_memberships_and_threads_pass() {
             0,
         );
     }
-    passes("groups --groups 3 --members 9 --publishers 7 --ack-every 5", 0);
+    passes("groups --groups 3 --members 9 --publishers 7 --acks", 0);
 }
 
 #[test]
@@ -69,6 +69,18 @@ fn open_loop_keeps_its_schedule() {
 fn stalled_members_hold_nobody_up() {
     let report = passes("fanout --members 5 --stalled 2 --window 4", 0);
     assert_eq!(report["stalled"], 2);
+}
+
+#[test]
+fn members_that_acknowledge_make_receipts_come() {
+    for percent in [1, 60, 100] {
+        let line =
+            format!("fanout --members 10 --publishers 2 --window 8 --durable --receipts {percent}");
+        let report = passes(&line, 0);
+        assert_eq!(report["receipts"], report["published"]);
+        let latency = report["latency"].as_array().unwrap();
+        assert!(latency.iter().any(|l| l["what"] == "receipt" && l["count"].as_u64() > Some(0)));
+    }
 }
 
 #[test]

@@ -122,3 +122,13 @@ fn closed_connection_is_caught() {
 fn bytes_that_are_no_frames_are_caught() {
     assert!(run(Fault::Garbage).found("corrupt") >= 1);
 }
+
+#[test]
+fn receipts_that_do_not_come_or_come_early_are_caught() {
+    let line = "fanout --members 8 --publishers 2 --window 8 --durable --receipts 100";
+    for (fault, kind) in [(Fault::NoReceipt, "unanswered"), (Fault::EarlyReceipt, "wrong_answer")] {
+        let run = loadgen(broadcaster(fault, 0), line);
+        assert_eq!(run.code, 1, "{fault:?}");
+        assert!(run.found(kind) >= 1, "{fault:?}");
+    }
+}

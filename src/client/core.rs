@@ -133,6 +133,12 @@ impl Core {
         }
     }
 
+    /// Why the connection is to be closed, if it is.
+    #[must_use]
+    pub fn closing(&self) -> Option<&Reason> {
+        self.session.closing.as_ref()
+    }
+
     /// A connection was made.
     pub fn connected(&mut self, now: Nanos) {
         if matches!(self.session.conn, Conn::Down { .. }) {
@@ -510,7 +516,7 @@ impl Core {
                 self.session.disconnected(now, Reason::Closed);
             }
             Conn::Greeting { .. } | Conn::Open => {
-                self.session.acknowledge_all();
+                self.session.acknowledge_all(now);
                 self.session.close(Reason::Closed);
             }
         }

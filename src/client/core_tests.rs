@@ -356,7 +356,7 @@ fn automatic_acks_count_a_message_when_the_next_event_is_asked_for() {
     assert_eq!(play.said(), []);
     assert_eq!(play.core.deadline(), Some(Nanos(700_000_000)), "the PING");
     play.wait_ms(1_000);
-    assert_eq!(play.said(), [Said::Ping, ack(10, 1)], "by time");
+    assert_eq!(play.said(), [ack(10, 1)], "by time; with an ACK just before, no PING");
 }
 
 #[test]
@@ -887,4 +887,27 @@ fn a_cursor_beyond_what_the_client_kept_is_told() {
     play.epoch(1, 7);
     (7..=9).for_each(|seq| play.deliver(seq));
     assert_eq!(seqs(&play.events()), [7, 8, 9]);
+}
+
+#[test]
+fn a_driver_that_takes_messages_itself_acknowledges_and_publishes_through_the_core() {
+    let mut options = Options::new("ann").acks(AckMode::Explicit);
+    (options.eager, options.answer_timeout_ms) = (true, u64::MAX);
+    let mut play = Play::new(options);
+    play.core.join(GROUP, Membership::durable()).unwrap();
+    assert!(matches!(play.said()[..], [Said::Hello(_), Said::Join(1, _)]), "in one breath");
+    let welcome = Welcome { ack_every: 4, ..welcome() };
+    assert!(play.core.take(&ServerFrame::Welcome(welcome), play.now).is_some());
+    let now = play.now;
+    assert!(play.core.take(&ServerFrame::Joined(joined(1, 1, 0, 1)), now).is_some());
+    let epoch = EpochStart { epoch: Epoch(1), handle: HANDLE, first: Seq(1) };
+    assert!(play.core.take(&ServerFrame::Epoch(epoch), now).is_none());
+    play.core.passed(HANDLE, Seq(3), now);
+    assert_eq!(play.said(), []);
+    play.core.passed(HANDLE, Seq(4), now);
+    assert_eq!(play.said(), [ack(4, 1)]);
+    play.core.passed(HANDLE, Seq(5), now);
+    play.wait_ms(1_000);
+    assert_eq!(play.said(), [ack(5, 1)]);
+    assert_eq!(play.core.deadline(), Some(Nanos(0).plus_ms(30_700)), "the slot stays");
 }

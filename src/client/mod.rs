@@ -51,3 +51,8 @@ pub use options::{AckMode, Membership, Options, Publishing};
 pub use resume::{Resume, ResumeGroup};
 
 pub use crate::wire::{ErrorCode, Expected, GapReason, Presence, RosterForm, StateForm, Welcome};
+
+/// The example of README is compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

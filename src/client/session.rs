@@ -81,6 +81,8 @@ pub(super) struct Session {
     pub holds: Vec<usize>,
 
     pub ping_at: Option<Nanos>,
+    /// When an ACK was sent last.
+    acked_at: Option<Nanos>,
     /// Something must have come until then.
     pub silent_at: Option<Nanos>,
     /// When the last connection ended.
@@ -122,6 +124,7 @@ impl Session {
             clock: VecDeque::new(),
             holds: Vec::new(),
             ping_at: None,
+            acked_at: None,
             silent_at: None,
             down_since: None,
             attempt: 0,
@@ -278,7 +281,7 @@ impl Session {
         };
         (self.out, self.out_sent) = Default::default();
         self.welcome = None;
-        (self.ping_at, self.silent_at) = (None, None);
+        (self.ping_at, self.silent_at, self.acked_at) = (None, None, None);
         (self.moves, self.sends) = Default::default();
         (self.acks, self.clock, self.holds) = Default::default();
         for group in &mut self.groups {
@@ -394,12 +397,12 @@ impl Session {
                 }
             }
         }
-        self.acknowledge();
+        self.acknowledge(now);
         if self.drain.is_none() {
             self.release(now);
             self.publish();
         } else if self.requests.is_empty() {
-            self.acknowledge_all();
+            self.acknowledge_all(now);
             self.close(Reason::Drained);
         }
     }
@@ -420,6 +423,10 @@ impl Session {
         let every = u64::from(welcome.heartbeat_ms.max(1)) * 1_000_000;
         let missed = now.since(at) / every;
         self.ping_at = Some(Nanos(at.0.saturating_add((missed + 1).saturating_mul(every))));
+        // The server has just heard of it.
+        if self.acked_at.is_some_and(|acked| at.since(acked) < every / 2) {
+            return;
+        }
         ClientFrame::encode_ping(&mut self.out, now.0);
         let silent_at = now.plus_ms(self.options.answer_timeout_ms);
         self.silent_at.get_or_insert(silent_at);
@@ -477,10 +484,11 @@ impl Session {
         }
     }
 
-    fn acknowledge(&mut self) {
+    fn acknowledge(&mut self, now: Nanos) {
         if self.acks.is_empty() {
             return;
         }
+        self.acked_at = Some(now);
         let mut acks = Vec::with_capacity(self.acks.len().min(FRAME_ENTRIES_MAX));
         for index in std::mem::take(&mut self.acks) {
             if let Some(group) = self.groups.get_mut(index) {
@@ -498,7 +506,7 @@ impl Session {
     }
 
     /// Acknowledges all that was handled, now.
-    pub fn acknowledge_all(&mut self) {
+    pub fn acknowledge_all(&mut self, now: Nanos) {
         if self.conn != Conn::Open {
             return;
         }
@@ -507,7 +515,7 @@ impl Session {
                 self.list_ack(index);
             }
         }
-        self.acknowledge();
+        self.acknowledge(now);
     }
 
     /// Lets groups publish again whose time has come.

@@ -130,6 +130,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     cursor_flush_ms: Kind::Int(1, HOUR_MS), "Acknowledged cursors are written to the log after this time, or with what is written anyway.";
     second_connection: Kind::SecondConnection, "When a durable member joins on another connection: takeover closes the older one, allow serves both.";
     receipts_max: Kind::Int(1, MIB), "Receipts that wait, per group.";
+    redeliver_window: Kind::Int(1, MIB), "Messages that are sent again to a durable member until it acknowledges some.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
 };
 

@@ -258,7 +258,9 @@ fn cores(list: Vec<usize>) -> Option<Setting> {
     (once && !list.is_empty()).then_some(Setting::Cores(list))
 }
 
-fn interval(text: &str) -> Option<Duration> {
+/// Reads a time with its unit, such as `500ms`; from 10 ms to a day.
+#[must_use]
+pub fn interval(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(digits);
     let seconds = match unit {

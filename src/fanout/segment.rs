@@ -62,6 +62,26 @@ impl Segment {
         self.last
     }
 
+    /// Its first messages, up to `last`, as a segment that is in no tail. The whole if it ends
+    /// there or before.
+    #[must_use]
+    pub fn up_to(self: &Rc<Self>, last: Seq) -> SegmentRef {
+        if last >= self.last || last < self.first {
+            return self.clone();
+        }
+        let mut end = 0;
+        for _ in self.first.0..=last.0 {
+            let Some(len) = self.bytes.get(end..).and_then(<[u8]>::first_chunk::<4>) else {
+                return self.clone();
+            };
+            end += 4 + u32::from_le_bytes(*len) as usize;
+        }
+        let part =
+            Self::new(self.bytes.slice(..end.min(self.bytes.len())), self.first, last, &self.gauge);
+        part.mark_evicted();
+        part
+    }
+
     /// Counts this segment as pinned from now until its last reference goes.
     pub fn mark_evicted(&self) {
         if !self.evicted.replace(true) {
@@ -95,5 +115,32 @@ impl Part {
             Self::Frames(segment) => segment.bytes(),
             Self::Control(bytes) => bytes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_segment_holds_whole_frames_up_to_its_last() {
+        let mut bytes = Vec::new();
+        for len in [5_u32, 0, 300, 7] {
+            bytes.extend_from_slice(&len.to_le_bytes());
+            bytes.extend(std::iter::repeat_n(len as u8, len as usize));
+        }
+        let gauge = PinGauge::default();
+        let whole = Segment::new(bytes.into(), Seq(10), Seq(13), &gauge);
+        let part = whole.up_to(Seq(11));
+        assert_eq!((part.first(), part.last(), part.bytes().len()), (Seq(10), Seq(11), 13));
+        assert_eq!(whole.up_to(Seq(12)).bytes().len(), 13 + 304);
+        for last in [9, 13, 20] {
+            assert!(Rc::ptr_eq(&whole.up_to(Seq(last)), &whole), "{last}");
+        }
+        assert_eq!(gauge.bytes(), 13, "a part is in no tail");
+        drop(part);
+        assert_eq!(gauge.bytes(), 0);
+        let broken = Segment::new(vec![255, 255, 255].into(), Seq(1), Seq(2), &gauge);
+        assert!(Rc::ptr_eq(&broken.up_to(Seq(1)), &broken));
     }
 }

@@ -31,8 +31,18 @@ impl Driver {
             }
             Op::LogWrite => self.log_written(slot, cqe.result, events),
             Op::LogRead => self.log_read(slot, cqe.result, events),
+            Op::Unsent => self.unsent(slot, generation, cqe.result, events),
             Op::Wake => self.arm_wake(),
             Op::Ignore => {}
+        }
+    }
+
+    fn unsent(&mut self, slot: u32, generation: u32, result: i32, events: &mut Vec<Event>) {
+        if let Some((id, conn)) = self.conns.of(slot, generation)
+            && conn.state == State::Open
+        {
+            let result = u32::try_from(result).map_err(|_| -result);
+            events.push(Event::Unsent { conn: id, result });
         }
     }
 

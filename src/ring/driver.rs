@@ -32,6 +32,9 @@ const SQ_ENTRIES: u32 = 256;
 /// Completions that may wait; more than these are kept by the kernel.
 const CQ_ENTRIES: u32 = 8192;
 
+/// From linux/io_uring.h; the crates do not name it.
+const SOCKET_URING_OP_SIOCOUTQ: u32 = 1;
+
 /// A driver that is dropped waits this long for what is in flight.
 const DROP_MAX_MS: u64 = 10_000;
 
@@ -225,6 +228,14 @@ impl Driver {
         let entry = opcode::Shutdown::new(Fixed(id.slot), libc::SHUT_WR).build();
         // SAFETY: the entry points to no memory.
         unsafe { self.push(entry, Op::Shutdown, id) };
+    }
+
+    /// SIOCOUTQ of a socket in the table of descriptors (Linux 6.7). The kernel answers while
+    /// the entry is submitted, so it is never in flight when the descriptor is closed.
+    pub(super) fn push_query_unsent(&mut self, id: ConnId) {
+        let entry = opcode::UringCmd16::new(Fixed(id.slot), SOCKET_URING_OP_SIOCOUTQ).build();
+        // SAFETY: the entry points to no memory.
+        unsafe { self.push(entry, Op::Unsent, id) };
     }
 
     /// Closes the descriptor of a connection once nothing of it is in flight.

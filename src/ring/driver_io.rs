@@ -105,6 +105,12 @@ impl Io for Driver {
         self.push_write(conn, write);
     }
 
+    fn query_unsent(&mut self, conn: ConnId) {
+        if self.conns.get(conn).is_some_and(|c| c.state == State::Open) {
+            self.push_query_unsent(conn);
+        }
+    }
+
     fn control_buf(&mut self) -> Vec<u8> {
         self.writes.control_buf()
     }

@@ -210,6 +210,41 @@ fn write_to_a_stalled_reader_goes_on_in_order_when_it_reads() {
 }
 
 #[test]
+fn the_kernel_says_what_a_reader_has_not_taken() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    let unsent = |rig: &mut Rig| {
+        rig.driver.query_unsent(conn);
+        rig.next(|_, e| match e {
+            Event::Unsent { conn: of, result } if *of == conn => Some(*result),
+            _ => None,
+        })
+    };
+    if let Err(errno) = unsent(&mut rig) {
+        // Before Linux 6.7 the shard must do without.
+        assert!([libc::EOPNOTSUPP, libc::EINVAL].contains(&errno), "{errno}");
+        return;
+    }
+    assert_eq!(unsent(&mut rig), Ok(0));
+    // More than the receive buffer of the client takes.
+    let len = 8 << 20;
+    rig.driver.send(conn, &mut vec![frames(vec![1; len])]);
+    rig.drain(100);
+    assert!(unsent(&mut rig).unwrap() > 0);
+    let rest = std::thread::spawn(move || {
+        client.read_exact(&mut vec![0; len]).unwrap();
+        client
+    });
+    rig.next(|_, e| matches!(e, Event::Sent { .. }).then_some(()));
+    let _client = rest.join().unwrap();
+    let empty = (0..100).any(|_| {
+        rig.drain(10);
+        unsent(&mut rig) == Ok(0)
+    });
+    assert!(empty, "everything was read");
+}
+
+#[test]
 fn close_during_a_write_ends_it_and_reports_once() {
     let mut rig = Rig::new();
     let mut last: Option<ConnId> = None;

@@ -17,9 +17,10 @@ pub(super) enum Op {
     Wake,
     LogWrite,
     LogRead,
+    Unsent,
 }
 
-const OPS: [Op; 12] = [
+const OPS: [Op; 13] = [
     Op::Ignore,
     Op::Accept,
     Op::CancelAccept,
@@ -32,6 +33,7 @@ const OPS: [Op; 12] = [
     Op::Wake,
     Op::LogWrite,
     Op::LogRead,
+    Op::Unsent,
 ];
 
 /// Bits of a generation that travel through the kernel.

@@ -1,5 +1,5 @@
-//! The control thread: signals and figures. It shares no lock with a shard, and sleeps unless
-//! a signal comes or figures are asked for.
+//! The control thread: signals, figures, questions of the admin socket. It shares no lock with a
+//! shard, and sleeps unless a signal comes or figures are asked for.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
+use super::admin::Statuses;
 use super::{ServeError, Shards};
 use crate::shard::counters::Figures;
 
@@ -17,26 +18,39 @@ const SIGNALLED: i32 = 128;
 
 /// SIGTERM and SIGINT, from a thread that waits for them.
 pub(super) struct Signals {
-    stops: Receiver<()>,
-    ended: Sender<()>,
+    orders: Receiver<Order>,
+    to: Sender<Order>,
+}
+
+/// What the control thread is asked for.
+pub(super) enum Order {
+    /// To stop in good order.
+    Stop,
+    /// How the shards are.
+    Status(Sender<Statuses>),
 }
 
 impl Signals {
     /// Watches from now on. The first signal is reported, the second ends the process at once.
     pub fn watch() -> io::Result<Self> {
         let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (stop, stops) = channel();
-        let ended = stop.clone();
+        let (to, orders) = channel();
+        let stop = to.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for (count, signal) in signals.forever().enumerate() {
                 if count > 0 {
                     // Nothing that was acknowledged is lost by this: it is on disk.
                     std::process::exit(SIGNALLED + signal);
                 }
-                let _ = stop.send(());
+                let _ = stop.send(Order::Stop);
             }
         })?;
-        Ok(Self { stops, ended })
+        Ok(Self { orders, to })
+    }
+
+    /// Where others give orders.
+    pub fn orders(&self) -> Sender<Order> {
+        self.to.clone()
     }
 }
 
@@ -48,18 +62,27 @@ pub(super) fn run(
 ) -> Result<bool, ServeError> {
     let mut last = (Instant::now(), Figures::default());
     loop {
-        let stop = match stats_interval {
-            None => signals.stops.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(interval) => signals.stops.recv_timeout(interval),
+        let order = match stats_interval {
+            None => signals.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(interval) => {
+                let left = interval.saturating_sub(last.0.elapsed());
+                signals.orders.recv_timeout(left)
+            }
         };
-        if stop != Err(RecvTimeoutError::Timeout) {
-            break;
+        match order {
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Order::Status(to)) => {
+                // Whoever asked may be gone.
+                let _ = to.send(shards.statuses());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let now = (Instant::now(), shards.figures());
+                log_figures(&last, &now);
+                last = now;
+            }
         }
-        let now = (Instant::now(), shards.figures());
-        log_figures(&last, &now);
-        last = now;
     }
-    drop(signals.ended);
+    drop(signals);
     info!(
         "stopping: no new connections and messages, finishing what was accepted; a second signal stops at once"
     );
@@ -93,6 +116,8 @@ fn log_figures(before: &(Instant, Figures), now: &(Instant, Figures)) {
         inbox_bytes = b.inbox_bytes,
         catch_up_members = b.catch_up_members,
         gaps = b.gaps,
+        lagging = b.members_lagging,
+        tripped = b.members_tripped,
         stalled = b.stalled,
         silent = b.silent,
         throttled = b.throttled,

@@ -1,10 +1,12 @@
 //! A running server: configuration, start-up in order, the control thread, stop in order.
 
+mod admin;
 mod control;
 mod error;
 mod nofile;
 pub(crate) mod recover;
 mod shards;
+pub mod top;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -16,6 +18,7 @@ use crate::config::{ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
 use crate::wal::Manifest;
 
+pub use admin::ADMIN_SOCKET;
 pub use error::ServeError;
 pub use shards::{Shards, ShardsConfig, start};
 
@@ -101,6 +104,11 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
         kernel = %features,
         "ready"
     );
+    let admin = admin::AdminSocket::open(&config.data_dir, signals.orders());
+    if let Err(error) = &admin {
+        let path = config.data_dir.join(admin::ADMIN_SOCKET);
+        warn!(path = %path.display(), %error, "no admin socket; `fanfare top` cannot ask");
+    }
     if control::run(shards, signals, config.stats_interval)? {
         Ok(())
     } else {

@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
+use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::error;
 
+use super::admin::Statuses;
 use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
 use super::{ServeError, nofile};
 use crate::config::ShardConfig;
@@ -21,6 +23,11 @@ use crate::ring::{ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, W
 use crate::shard::counters::{Counters, Figures};
 use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
 use crate::wal::{DataDir, Manifest, RealFiles, Recovered};
+
+/// Orders that wait for one shard.
+const CONTROL_RING: usize = 8;
+/// How long shards may take to say how they are.
+const STATUS_TIME: Duration = Duration::from_secs(2);
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -115,7 +122,7 @@ fn start_on(
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
         let socket = bind(config.listen, &config.shard)
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
-        let (control_in, control) = RingBuffer::new(8);
+        let (control_in, control) = RingBuffer::new(CONTROL_RING);
         let counters = Arc::<Counters>::default();
         controls.push((control_in, counters.clone()));
         seeds.push(Seed {
@@ -338,6 +345,28 @@ impl Shards {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.lines.iter().fold(Figures::default(), |sum, line| sum.plus(&line.counters.load()))
+    }
+
+    /// Asks every shard how it is, and waits for the answers for a while.
+    pub(super) fn statuses(&mut self) -> Statuses {
+        let mut waiting = Vec::new();
+        for line in &mut self.lines {
+            let (to, from) = RingBuffer::new(1);
+            // A shard that does not take its orders must still find room for the last one.
+            if line.control.slots() > CONTROL_RING / 2 {
+                let _ = line.control.push(Control::Status(to));
+                line.waker.wake();
+            }
+            waiting.push(from);
+        }
+        let deadline = Instant::now() + STATUS_TIME;
+        // A ring whose other end is gone holds the answer, or never will.
+        while waiting.iter().any(|from| from.is_empty() && !from.is_abandoned())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        waiting.into_iter().map(|mut from| from.pop().ok()).collect()
     }
 
     /// Waits until every shard has stopped, then notes in the manifest that the stop was

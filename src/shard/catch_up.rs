@@ -335,3 +335,69 @@ fn widen(read: &mut Read, next: Seq) {
     read.gap = Some((from, Seq(next.0 - 1), GapReason::Damaged));
     read.from = next;
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn begin(reads: &mut Reads) -> Option<bool> {
+        let Wanted { who, handle, from } = reads.next()?;
+        let fetch = matches!(who, For::Fetch(_));
+        let (segment, offset) = (SegmentNumber(1), 0);
+        let read = Read { who, handle, from, gap: None, segment, offset };
+        reads.next_token += 1;
+        reads.in_flight.push((reads.next_token, read));
+        Some(fetch)
+    }
+
+    fn asked(members: usize, fetches: usize) -> Reads {
+        let mut reads = Reads::default();
+        for _ in 0..members {
+            reads.ask(For::Members(ShardId(0)), Handle(1), Seq(1));
+        }
+        for _ in 0..fetches {
+            reads.ask(For::Fetch(FetchRead::for_test()), Handle(1), Seq(1));
+        }
+        reads
+    }
+
+    #[test]
+    fn members_find_a_free_read_beside_any_number_of_fetches() {
+        let mut reads = asked(0, 100);
+        while begin(&mut reads).is_some() {}
+        assert_eq!(reads.in_flight.len(), FETCH_READS_MAX);
+        reads.ask(For::Members(ShardId(0)), Handle(1), Seq(1));
+        assert_eq!(begin(&mut reads), Some(false));
+    }
+
+    #[test]
+    fn members_and_fetches_take_turns() {
+        let mut reads = asked(100, 100);
+        let mut begun = Vec::new();
+        for _ in 0..40 {
+            while let Some(fetch) = begin(&mut reads) {
+                begun.push(fetch);
+            }
+            reads.in_flight.remove(0);
+        }
+        for pair in begun[READS_MAX..].windows(4) {
+            assert!(pair.contains(&true) && pair.contains(&false), "{begun:?}");
+        }
+    }
+
+    #[test]
+    fn fetches_alone_and_members_alone_are_all_served() {
+        for (members, fetches) in [(20, 0), (0, 20)] {
+            let mut reads = asked(members, fetches);
+            let mut count = 0;
+            while !reads.is_idle() {
+                while begin(&mut reads).is_some() {
+                    count += 1;
+                }
+                reads.in_flight.remove(0);
+            }
+            assert_eq!(count, 20);
+        }
+    }
+}

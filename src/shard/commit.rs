@@ -221,7 +221,7 @@ impl Shard {
             self.answer_after_failure(reply);
         }
         self.refuse_roster_changes(records);
-        self.refuse_all_held(records);
+        self.refuse_all_held();
         for reply in std::mem::take(&mut self.filling.replies) {
             self.answer_after_failure(reply);
         }

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::ConnId;
 use super::heartbeats::Moment;
 use super::isolate::Drainage;
+use super::probe::Watch;
 use super::queries::Asked;
 use super::queues::Dirty;
 use crate::config::Priority;
@@ -64,12 +65,14 @@ pub struct Conn {
     pub control: Vec<u8>,
     /// The groups it is in.
     pub memberships: SmallVec<[Membership; 1]>,
-    /// Memberships that have something to send, served in turn.
     /// Questions under way, those that are parked included.
     pub asking: u8,
     /// Questions that wait until the control queue has room for their answers.
     pub parked: Vec<Asked>,
+    /// Memberships that have something to send, served in turn.
     pub dirty: Dirty,
+    /// What it keeps beside when it has durable members or receipts.
+    pub watch: Option<Box<Watch>>,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
     /// When it is to send PING, from HELLO on.
@@ -104,6 +107,7 @@ impl Conn {
             asking: 0,
             parked: Vec::new(),
             dirty: Dirty::default(),
+            watch: None,
             joining: 0,
             moment: None,
             heard_at: now,

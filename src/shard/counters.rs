@@ -113,6 +113,10 @@ counters! {
     throttled,
     /// Cursors of durable members staged for the log.
     cursors_written,
+    /// Times that messages were sent to a durable member again.
+    redeliveries,
+    /// Connections closed because a durable member on them never acknowledged.
+    unacknowledged,
     /// Connections closed because another one of their member took over.
     takeovers,
     /// Batches pushed to other shards.

@@ -54,6 +54,7 @@ impl Shard {
             let member = &mut group.members[membership.member as usize];
             if member.ack(ack.seq, ack.epoch) && member.durable.is_some() {
                 self.tell_cursor(key, membership.member, ack.epoch);
+                self.progressed(membership);
             }
         }
     }

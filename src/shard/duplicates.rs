@@ -38,6 +38,10 @@ impl Shard {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
+            // What was expected next is not known any more; a restart tells.
+            Verdict::Refused(Unacceptable::Gap { .. }) if self.log.is_poisoned() => {
+                (ErrorCode::StorageFailed, 0)
+            }
             Verdict::Refused(why) => refusal_of(why),
             // It could be taken, but not by this log.
             Verdict::Fresh(_) => match self.may_publish() {

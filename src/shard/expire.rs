@@ -5,6 +5,7 @@ use tracing::{debug, info};
 
 use super::conn::ConnState;
 use super::replies::Refusal;
+use super::wheel::Due;
 use super::{ConnId, Io, Shard};
 use crate::position::Nanos;
 use crate::wire::ErrorCode;
@@ -35,8 +36,11 @@ impl Shard {
         let now = io.now();
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.fire(now, &mut fired);
-        for id in fired.drain(..) {
-            self.deadline(id, now, io);
+        for due in fired.drain(..) {
+            match due {
+                Due::Conn(id) => self.deadline(id, now, io),
+                Due::Acks(id) => self.look_at_acks(id, now, io),
+            }
         }
         self.fired = fired;
         if self.sweep_at.is_some_and(|at| at <= now) {

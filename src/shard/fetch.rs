@@ -39,6 +39,18 @@ pub struct FetchRead {
     head: Seq,
 }
 
+#[cfg(test)]
+impl FetchRead {
+    pub(super) fn for_test() -> Box<Self> {
+        use crate::position::ShardId;
+        use crate::shard::ConnId;
+        let conn = ConnId { slot: 0, generation: 0 };
+        let origin = Origin { shard: ShardId(0), conn, request: 1 };
+        let limits = PageLimits { to: Seq(1), count: 1, bytes: 1 };
+        Box::new(Self { origin, limits, head: Seq(1) })
+    }
+}
+
 /// A page that is being filled with frames.
 #[derive(Debug, Default)]
 struct Page {

@@ -65,12 +65,12 @@ impl Shard {
         }
     }
 
-    /// The log failed. Whether the records up to `in_flight` are on disk is not known; later
-    /// ones were never handed to it.
-    pub(super) fn refuse_all_held(&mut self, in_flight: Option<Ticket>) {
+    /// The log failed. Whether a change will be there after a restart is not known: its record
+    /// may be on disk, or a snapshot that was being taken may hold it.
+    pub(super) fn refuse_all_held(&mut self) {
         for held in std::mem::take(&mut self.held.0) {
-            let unknown = held.changed && in_flight.is_some_and(|up_to| held.ticket <= up_to);
-            let code = if unknown { ErrorCode::Indeterminate } else { ErrorCode::StorageFailed };
+            let code =
+                if held.changed { ErrorCode::Indeterminate } else { ErrorCode::StorageFailed };
             self.refuse_held(held.origin, code);
         }
     }

@@ -115,6 +115,14 @@ pub enum Event {
         /// How it ended.
         result: Result<(), i32>,
     },
+    /// Bytes that the socket holds and its peer has not taken, or an errno if the kernel cannot
+    /// tell.
+    Unsent {
+        /// Of whom.
+        conn: ConnId,
+        /// How many.
+        result: Result<u32, i32>,
+    },
     /// Last event of a connection that was closed by [`Io::close`]: nothing of it is in
     /// flight any more.
     Closed {
@@ -180,6 +188,10 @@ pub trait Io {
     /// order and leaves the vector empty. Only one write per connection may be in flight;
     /// [`Event::Sent`] ends it. The driver holds the parts until then.
     fn send(&mut self, conn: ConnId, parts: &mut Vec<Part>);
+
+    /// Asks how much the socket holds that its peer has not taken; [`Event::Unsent`] answers,
+    /// unless the connection is closed before.
+    fn query_unsent(&mut self, conn: ConnId);
 
     /// An empty buffer for control frames, recycled if possible.
     fn control_buf(&mut self) -> Vec<u8>;

@@ -20,10 +20,12 @@ mod io;
 pub mod isolate;
 mod joins;
 mod peers;
+mod probe;
 mod publish;
 mod queries;
 mod queues;
 mod records;
+mod redeliver;
 mod replies;
 mod retention;
 mod rosters;
@@ -122,6 +124,8 @@ pub struct Shard {
     acks_out: Vec<AcksOut>,
     /// Local members whose cursor moved over a gap that is in the write being made.
     stepped: Vec<Membership>,
+    /// Durable members that have something to acknowledge with the write being made.
+    unwatched: Vec<Membership>,
 
     stamp: Stamp,
     filling: Filling,
@@ -141,7 +145,7 @@ pub struct Shard {
 
     wheel: Wheel,
     heartbeats: Heartbeats,
-    fired: Vec<ConnId>,
+    fired: Vec<wheel::Due>,
     sweep_at: Option<Nanos>,
     storage_retry_at: Option<Nanos>,
     retention_at: Option<Nanos>,

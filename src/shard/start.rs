@@ -105,6 +105,7 @@ impl Shard {
             cursors: super::cursors::Cursors::default(),
             acks_out: Vec::new(),
             stepped: Vec::new(),
+            unwatched: Vec::new(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,

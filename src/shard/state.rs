@@ -215,3 +215,44 @@ fn first_page(state: &State, known: u64) -> SyncPage {
         Form::Snapshot => SyncPage { form: StateForm::Snapshot, after: 0, up_to },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn changed() -> OwnedState {
+        let mut owned = OwnedState::default();
+        for n in 0..2_000u32 {
+            let data = (n % 3 > 0).then_some(&b"v"[..]);
+            owned.state.apply(&(n % 1_700).to_le_bytes(), Stamp(n.into()), data);
+        }
+        owned
+    }
+
+    #[test]
+    fn what_is_captured_comes_back_as_it_was() {
+        let owned = changed();
+        let mut durable = GroupState::default();
+        owned.capture(&mut durable);
+        let back = OwnedState::recovered(&durable, Epoch(2), Epoch(2)).unwrap().state;
+        assert_eq!(back.version(), owned.state.version());
+        assert_eq!(back.horizon(), owned.state.horizon());
+        assert!(back.after(0).eq(owned.state.after(0)));
+        assert!(OwnedState::recovered(&GroupState::default(), Epoch(1), Epoch(2)).is_none());
+    }
+
+    /// After damage, versions that were given may be gone from the log: none is given twice,
+    /// and every client starts over.
+    #[test]
+    fn a_log_that_lost_something_makes_every_client_start_over() {
+        let owned = changed();
+        let mut durable = GroupState::default();
+        owned.capture(&mut durable);
+        let mut back = OwnedState::recovered(&durable, Epoch(2), Epoch(3)).unwrap().state;
+        for known in [1, owned.state.version(), owned.state.version() + 77] {
+            assert_eq!(back.form(known), Form::Snapshot);
+        }
+        assert!(back.apply(b"k", Stamp(1), None) > owned.state.version() + 1_000);
+    }
+}

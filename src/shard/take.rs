@@ -32,6 +32,7 @@ impl Shard {
                 Event::Sent { conn, result } => self.sent(conn, result, io),
                 // The shard forgot the connection when it closed it.
                 Event::Closed { .. } => {}
+                Event::Unsent { conn, result } => self.unsent(conn, result),
                 Event::LogWritten { result, buf } => self.log_written(result, buf),
                 Event::LogRead { token, result } => self.history_read(token, result),
                 Event::JobDone { job, result } => self.job_done(job, result, io.now()),
@@ -171,8 +172,7 @@ impl Shard {
             ClientFrame::Ping { token } => {
                 self.control(id, |out| ServerFrame::encode_pong(out, token));
             }
-            // Asked for by PROBE, which is not sent yet.
-            ClientFrame::Probed { .. } => {}
+            ClientFrame::Probed { token } => self.probed(id, token),
             ClientFrame::Fetch(fetch) => self.ask_fetch(id, &fetch),
             ClientFrame::SetState(set) => self.ask_set(id, &set),
             ClientFrame::Sync(sync) => self.ask_sync(id, &sync),

@@ -9,11 +9,22 @@ const TICK_NS: u64 = 50_000_000;
 const SLOTS: u64 = 512;
 /// Ticks between those that [`Wheel::arm_loosely`] uses: a second.
 const LOOSE: u64 = 20;
+/// Looks at acknowledgements further ahead than this are loose: ten seconds.
+const LOOSE_FROM: u64 = 200;
+
+/// What is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Whether the peer of a connection is heard of.
+    Conn(ConnId),
+    /// Whether durable members on a connection acknowledge.
+    Acks(ConnId),
+}
 
 /// Hashed wheel of [`SLOTS`] ticks; what lies further ahead fires early and is armed again.
 #[derive(Debug)]
 pub struct Wheel {
-    slots: Vec<Vec<ConnId>>,
+    slots: Vec<Vec<Due>>,
     /// Next tick to fire.
     tick: u64,
     armed: usize,
@@ -30,19 +41,34 @@ impl Wheel {
 
     /// Fires `conn` at or after `at`, at the latest one horizon from now.
     pub fn arm(&mut self, conn: ConnId, at: Nanos) {
-        self.arm_tick(conn, at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1));
+        self.arm_tick(Due::Conn(conn), self.tick_of(at));
+    }
+
+    fn tick_of(&self, at: Nanos) -> u64 {
+        at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1)
+    }
+
+    /// Fires for the acknowledgements of `conn`. What lies far ahead comes together with others.
+    pub fn arm_acks(&mut self, conn: ConnId, at: Nanos) {
+        let due = self.tick_of(at);
+        let far = due > self.tick + LOOSE_FROM;
+        self.arm_tick(Due::Acks(conn), if far { self.loosely(at) } else { due });
     }
 
     /// The same up to a second later, together with others, for deadlines that lie far ahead:
     /// an idle shard wakes up once a second for them, not at every tick.
     pub fn arm_loosely(&mut self, conn: ConnId, at: Nanos) {
-        let due = at.0.div_ceil(TICK_NS).next_multiple_of(LOOSE);
-        let last = (self.tick + SLOTS - 1) / LOOSE * LOOSE;
-        self.arm_tick(conn, due.clamp(self.tick + 1, last));
+        self.arm_tick(Due::Conn(conn), self.loosely(at));
     }
 
-    fn arm_tick(&mut self, conn: ConnId, due: u64) {
-        self.slots[(due % SLOTS) as usize].push(conn);
+    fn loosely(&self, at: Nanos) -> u64 {
+        let due = at.0.div_ceil(TICK_NS).next_multiple_of(LOOSE);
+        let last = (self.tick + SLOTS - 1) / LOOSE * LOOSE;
+        due.clamp(self.tick + 1, last)
+    }
+
+    fn arm_tick(&mut self, what: Due, due: u64) {
+        self.slots[(due % SLOTS) as usize].push(what);
         self.armed += 1;
         self.next = Some(self.next.map_or(due, |next| next.min(due)));
     }
@@ -54,7 +80,7 @@ impl Wheel {
     }
 
     /// Moves everything that is due at `now` into `fired`.
-    pub fn fire(&mut self, now: Nanos, fired: &mut Vec<ConnId>) {
+    pub fn fire(&mut self, now: Nanos, fired: &mut Vec<Due>) {
         let until = now.0 / TICK_NS;
         let Some(next) = self.next.filter(|next| *next <= until) else {
             if self.armed == 0 {
@@ -93,7 +119,8 @@ mod tests {
         for now in (0..9_000).step_by(10) {
             let mut fired = Vec::new();
             wheel.fire(Nanos(now * MS), &mut fired);
-            for c in &fired {
+            for due in &fired {
+                let Due::Conn(c) = due else { panic!("{due:?}") };
                 let due = u64::from(c.slot) * 37;
                 assert!(now >= due && now <= due + 110, "{due} fired at {now}");
             }
@@ -113,7 +140,8 @@ mod tests {
         for now in (0..26_000).step_by(10) {
             let mut fired = Vec::new();
             wheel.fire(Nanos(now * MS), &mut fired);
-            for c in &fired {
+            for due in &fired {
+                let Due::Conn(c) = due else { panic!("{due:?}") };
                 let due = u64::from(c.slot) * 123;
                 assert!(now >= due && now <= due + 1_060, "{due} fired at {now}");
             }

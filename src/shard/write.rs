@@ -3,13 +3,13 @@
 
 use super::conn::Membership;
 use super::queues::Slice;
-use super::{Io, Shard};
+use super::{ConnId, Io, Shard};
 use crate::config::Priority;
 use crate::fanout::Part;
-use crate::group::{Group, Lag};
+use crate::group::{Group, Lag, Member};
 use crate::limits::SEND_PARTS_MAX;
-use crate::position::{Epoch, Nanos, Seq};
-use crate::wire::{EpochStart, Gap};
+use crate::position::{Epoch, Handle, Nanos, Seq};
+use crate::wire::{EpochStart, Gap, Redeliver};
 
 /// Groups visited without a write before the shard looks at its input again.
 const VISITS_PER_TURN: usize = 4096;
@@ -134,6 +134,7 @@ impl Shard {
             rounds -= 1;
             let group = &mut self.groups[membership.group as usize];
             let room = bytes_max - bytes;
+            watch_first_unacked(group, membership, now, &mut self.unwatched);
             let taken = take(group, membership.member, room, &mut conn.control, &mut self.parts);
             bytes += taken.bytes;
             if below {
@@ -163,6 +164,9 @@ impl Shard {
         if moved {
             self.judge(slot);
         }
+        if !self.stepped.is_empty() || !self.unwatched.is_empty() {
+            self.note_acks(id);
+        }
         let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
@@ -177,9 +181,6 @@ impl Shard {
         conn.progress_at = now;
         let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
         conn.drainage.started(now, bytes);
-        while let Some(Membership { group, member }) = self.stepped.pop() {
-            self.tell_cursor(group, member, Epoch(0));
-        }
         self.figures.writes += 1;
         self.figures.write_bytes += bytes;
         self.writes_in_flight += 1;
@@ -187,6 +188,18 @@ impl Shard {
         io.send(id, &mut self.parts);
         debug_assert!(self.parts.is_empty());
         true
+    }
+
+    /// What a write that is being made means for the cursors of durable members.
+    #[cold]
+    fn note_acks(&mut self, id: ConnId) {
+        while let Some(membership) = self.stepped.pop() {
+            self.tell_cursor(membership.group, membership.member, Epoch(0));
+            self.progressed(membership);
+        }
+        while let Some(membership) = self.unwatched.pop() {
+            self.watch_acks(id, membership);
+        }
     }
 
     /// Has unfinished writes looked at in time. Armed only while there are any.
@@ -206,6 +219,32 @@ impl Shard {
                 conn.dirty.push(group.priority, membership);
             }
         }
+    }
+}
+
+/// A durable member that has acknowledged everything gets something to acknowledge: its time
+/// begins.
+fn watch_first_unacked(group: &mut Group, at: Membership, now: Nanos, out: &mut Vec<Membership>) {
+    let member = &mut group.members[at.member as usize];
+    if let Some(durable) = &mut member.durable
+        && member.acked == member.sent
+        && durable.again.attempt == 0
+    {
+        durable.again.since = now;
+        if !std::mem::replace(&mut durable.again.watched, true) {
+            out.push(at);
+        }
+    }
+}
+
+/// Before messages that come again: REDELIVER, once.
+fn announce_again(member: &mut Member, handle: Handle, epoch: Epoch, control: &mut Vec<u8>) {
+    let from = member.sent.next();
+    if let Some(durable) = &mut member.durable
+        && std::mem::take(&mut durable.again.announce)
+    {
+        let attempt = durable.again.attempt;
+        Redeliver { handle, from, epoch, attempt }.encode(control);
     }
 }
 
@@ -232,13 +271,23 @@ fn take(
             taken.ask = true;
             return taken;
         }
+        Lag::Held => {
+            member.lag = Lag::Held;
+            return taken;
+        }
         Lag::Ready(chunk) => {
+            let epoch = if chunk.segment.is_some() { chunk.epoch } else { live_epoch };
+            if chunk.gap.is_some() || chunk.segment.is_some() {
+                announce_again(member, handle, epoch, control);
+            }
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
                 taken.gaps += 1;
                 taken.stepped = member.gap(from, to);
             }
+            let hold_at = member.hold_at();
             if let Some(segment) = &chunk.segment {
+                let segment = hold_at.map_or_else(|| segment.clone(), |last| segment.up_to(last));
                 if member.epoch != chunk.epoch {
                     EpochStart { epoch: chunk.epoch, handle, first: segment.first() }
                         .encode(control);
@@ -248,6 +297,10 @@ fn take(
                 taken.messages += segment.last().0 - segment.first().0 + 1;
                 taken.bytes += segment.bytes().len();
                 parts.push(Part::Frames(segment.clone()));
+            }
+            if hold_at.is_some_and(|last| member.sent >= last) {
+                member.lag = Lag::Held;
+                return taken;
             }
             let back = if member.sent == published {
                 Some(tail.end())
@@ -274,20 +327,28 @@ fn take(
         taken.fell_behind = true;
         return taken;
     }
+    let hold_at = member.hold_at();
     while taken.bytes < room
         && parts.len() < SEND_PARTS_MAX - 1
         && let Some(segment) = tail.get(member.next)
     {
+        announce_again(member, handle, live_epoch, control);
         if member.epoch != live_epoch {
             EpochStart { epoch: live_epoch, handle, first: segment.first() }.encode(control);
             member.epoch = live_epoch;
         }
         debug_assert_eq!(member.sent.next(), segment.first());
-        taken.messages += segment.last().0 - segment.first().0 + 1;
-        taken.bytes += segment.bytes().len();
-        parts.push(Part::Frames(segment.clone()));
-        member.sent = segment.last();
+        let part = hold_at.map_or_else(|| segment.clone(), |last| segment.up_to(last));
+        taken.messages += part.last().0 - part.first().0 + 1;
+        taken.bytes += part.bytes().len();
+        member.sent = part.last();
         member.next += 1;
+        parts.push(Part::Frames(part));
+        if hold_at.is_some_and(|last| member.sent >= last) {
+            member.lag = Lag::Held;
+            taken.fell_behind = true;
+            return taken;
+        }
     }
     debug_assert!(member.acked <= member.sent && member.sent <= published.max(Seq(0)));
     taken.more = member.next < tail.end();

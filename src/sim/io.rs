@@ -15,6 +15,7 @@ pub(super) enum Request {
     Pause(ConnId),
     Resume(ConnId),
     Send(ConnId, Vec<Part>),
+    QueryUnsent(ConnId),
     ShutdownWrite(ConnId),
     Close(ConnId),
     StopAccepting,
@@ -167,6 +168,10 @@ impl Io for ShardIo {
     fn send(&mut self, conn: ConnId, parts: &mut Vec<Part>) {
         assert!((1..=crate::limits::SEND_PARTS_MAX).contains(&parts.len()));
         self.requests.push(Request::Send(conn, std::mem::take(parts)));
+    }
+
+    fn query_unsent(&mut self, conn: ConnId) {
+        self.requests.push(Request::QueryUnsent(conn));
     }
 
     fn control_buf(&mut self) -> Vec<u8> {

@@ -34,6 +34,11 @@ impl Pipe {
         self.bytes.is_empty()
     }
 
+    /// Bytes that were sent and have not arrived.
+    pub fn on_the_way(&self) -> usize {
+        self.bytes.len() - self.arrived
+    }
+
     /// Sends bytes that would arrive at `at`; returns when they do.
     pub fn send(&mut self, bytes: &[u8], at: Nanos) -> Nanos {
         self.bytes.extend(bytes);

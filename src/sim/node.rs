@@ -389,6 +389,7 @@ impl World {
             Request::Pause(conn) => self.pause(shard, conn),
             Request::Resume(conn) => self.resume(shard, conn),
             Request::Send(conn, parts) => self.send(shard, conn, parts),
+            Request::QueryUnsent(conn) => self.query_unsent(shard, conn),
             Request::ShutdownWrite(conn) => self.shutdown_write(shard, conn),
             Request::Close(conn) => self.close(shard, conn),
             Request::StopAccepting => self.node.accepting = false,

@@ -213,6 +213,14 @@ impl World {
         self.after(after, Due::KernelWrites { link });
     }
 
+    /// What the socket holds that the client has not taken.
+    pub(super) fn query_unsent(&mut self, shard: usize, conn: ConnId) {
+        let Some(link) = self.link_of(shard, conn) else { return };
+        let Some(l) = self.links.get(&link) else { return };
+        let result = Ok(l.down.on_the_way() as u32);
+        self.tell(shard, Event::Unsent { conn, result });
+    }
+
     pub(super) fn shutdown_write(&mut self, shard: usize, conn: ConnId) {
         let Some(link) = self.link_of(shard, conn) else { return };
         let Some(l) = self.links.get_mut(&link) else { return };

@@ -75,7 +75,8 @@ pub enum ErrorCode {
     ReceiptsRefused = 118,
     /// Key, value or state of a group is too large; `field` says which, `limit` is the most.
     StateTooLarge = 119,
-    /// Too many FETCH, SYNC and ROSTER_QUERY wait on this connection; `limit` is how many may.
+    /// Too many FETCH, SET_STATE, SYNC and ROSTER_QUERY wait on this connection; `limit` is how
+    /// many may.
     TooManyRequests = 120,
     /// The group holds as many keys as it may; `limit` is that number.
     TooManyKeys = 121,

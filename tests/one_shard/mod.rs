@@ -31,6 +31,8 @@ pub struct World {
     pub unfinished: Vec<u32>,
     /// Whether log writes finish.
     pub disk_works: bool,
+    /// The errno with which the next one ends.
+    pub disk_fails: Option<i32>,
     log: Option<LogBuf>,
     /// Bytes of each log write.
     pub commits: Vec<Vec<u8>>,
@@ -99,6 +101,7 @@ impl Bench {
             stuck: HashSet::new(),
             unfinished: Vec::new(),
             disk_works: true,
+            disk_fails: None,
             log: None,
             commits: Vec::new(),
             paused: HashSet::new(),
@@ -228,7 +231,8 @@ impl Io for World {
         if self.disk_works
             && let Some(buf) = self.log.take()
         {
-            events.push(Event::LogWritten { result: Ok(()), buf });
+            let result = self.disk_fails.take().map_or(Ok(()), Err);
+            events.push(Event::LogWritten { result, buf });
         }
         events.extend(self.events.drain(..));
     }
@@ -258,6 +262,10 @@ impl Io for World {
         } else {
             self.events.push_back(Event::Sent { conn, result: Ok(()) });
         }
+    }
+
+    fn query_unsent(&mut self, conn: ConnId) {
+        self.events.push_back(Event::Unsent { conn, result: Ok(0) });
     }
 
     fn control_buf(&mut self) -> Vec<u8> {

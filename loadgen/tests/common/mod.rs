@@ -12,8 +12,8 @@ use std::thread;
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use fanfare::wire::{
-    ClientFrame, Deliver, ErrorCode, ErrorFrame, Gap, GapReason, Joined, Publish, Published,
-    ServerFrame, Welcome, split,
+    Ack, ClientFrame, Deliver, EpochStart, ErrorCode, ErrorFrame, Gap, GapReason, Joined, Publish,
+    Published, Receipt, ServerFrame, Welcome, split,
 };
 
 /// The message at which a fault happens: late enough that all is in motion.
@@ -55,6 +55,10 @@ pub enum Fault {
     TwoAnswers,
     /// PUBLISHED says memory.
     WrongLevel,
+    /// A RECEIPT does not come.
+    NoReceipt,
+    /// A RECEIPT comes before the members have acknowledged.
+    EarlyReceipt,
     /// The publish gets an ERROR.
     Refuse,
     /// One member is told of a gap.
@@ -74,6 +78,17 @@ struct Group {
     messages: u64,
     members: Vec<(Vec<u8>, Sender<Vec<u8>>)>,
     held: Option<(Vec<u8>, Vec<u8>)>,
+    acked: HashMap<Vec<u8>, u64>,
+    receipts: Vec<Wanted>,
+}
+
+/// A receipt that waits for acknowledgements.
+struct Wanted {
+    seq: u64,
+    producer_seq: u64,
+    percent: u8,
+    late: bool,
+    out: Sender<Vec<u8>>,
 }
 
 struct Hub {
@@ -127,7 +142,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, piece: usize) {
                     ServerFrame::encode_pong(&mut pong, token);
                     out.send(pong).unwrap();
                 }
-                ClientFrame::Ack(acks) => assert!(acks.entries().all(|a| a.seq.0 > 0)),
+                ClientFrame::Ack(acks) => acks.entries().for_each(|ack| hub.ack(&member, &ack)),
                 other => panic!("{other:?}"),
             }
             buffer.drain(..len);
@@ -183,7 +198,7 @@ impl Hub {
                 frame_max: 70_000,
                 groups_per_member_max: 1000,
                 ack_every: 100,
-                ack_interval_ms: 1000,
+                ack_interval_ms: 50,
                 ack_timeout_ms: 30_000,
                 publish_window: 1024,
                 heartbeat_slot_ms: 50,
@@ -206,6 +221,7 @@ impl Hub {
         let (first, cursor) = (head.next(), Seq(0));
         Joined { request, epoch: Epoch(1), handle, head, group: name, first, cursor }
             .encode(&mut frame);
+        EpochStart { epoch: Epoch(1), handle, first }.encode(&mut frame);
         out.send(frame).unwrap();
     }
 
@@ -243,14 +259,56 @@ impl Hub {
             return;
         }
         group.answer(fault, hit, p, out);
+        if p.receipt > 0 && !(hit && fault == Fault::NoReceipt) {
+            group.receipts.push(Wanted {
+                seq: group.seq,
+                producer_seq: p.producer_seq,
+                percent: p.receipt,
+                late: !(hit && fault == Fault::EarlyReceipt),
+                out: out.clone(),
+            });
+        }
         if skipped {
             return;
         }
         group.deliver(fault, hit, deliver);
+        group.send_receipts();
+    }
+
+    fn ack(&mut self, member: &[u8], ack: &Ack) {
+        let group = self.groups.values_mut().find(|group| group.handle == ack.handle.0).unwrap();
+        assert!(ack.seq.0 <= group.seq && ack.epoch == Epoch(1));
+        let before = group.acked.insert(member.to_vec(), ack.seq.0);
+        assert!(before < Some(ack.seq.0), "an ACK that says nothing new");
+        group.send_receipts();
     }
 }
 
 impl Group {
+    fn send_receipts(&mut self) {
+        let members = self.members.len() as u64;
+        let acked = &self.acked;
+        self.receipts.retain(|wanted| {
+            let has = acked.values().filter(|seq| **seq >= wanted.seq).count() as u64;
+            if wanted.late && has * 100 < members * u64::from(wanted.percent) {
+                return true;
+            }
+            let mut frame = Vec::new();
+            Receipt {
+                handle: Handle(self.handle),
+                seq: Seq(wanted.seq),
+                producer_seq: wanted.producer_seq,
+                epoch: Epoch(1),
+                acked: has as u32,
+                members: members as u32,
+                percent: wanted.percent,
+            }
+            .encode(&mut frame);
+            let _ = wanted.out.send(frame);
+            false
+        });
+    }
+
     fn answer(&self, fault: Fault, hit: bool, p: &Publish<'_>, out: &Sender<Vec<u8>>) {
         if hit && fault == Fault::NoAnswer {
             return;

@@ -1,0 +1,59 @@
+//! PROBE: proof that a client has read everything up to a place in its stream. A connection has
+//! one at most on its way; who needs proof of something later waits for the next one.
+
+use super::{ConnId, Shard};
+use crate::wire::ServerFrame;
+
+/// What a connection keeps beside when it has durable members or receipts.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Token of the last PROBE sent.
+    sent: u64,
+    /// Token of the last one answered.
+    answered: u64,
+    /// Something that was sent after the last PROBE needs proof.
+    wanted: bool,
+    /// The wheel will have the acknowledgements of this connection looked at.
+    pub armed: bool,
+}
+
+impl Shard {
+    /// What a connection keeps beside.
+    pub(super) fn watch(&mut self, id: ConnId) -> Option<&mut Watch> {
+        Some(self.conn(id)?.watch.get_or_insert_default())
+    }
+
+    /// Asks for proof that the client has read all that was written up to now. Returns the
+    /// token whose answer is that.
+    pub(super) fn prove(&mut self, id: ConnId) -> u64 {
+        let Some(watch) = self.watch(id) else { return 0 };
+        if watch.sent > watch.answered {
+            watch.wanted = true;
+            return watch.sent + 1;
+        }
+        self.send_probe(id)
+    }
+
+    fn send_probe(&mut self, id: ConnId) -> u64 {
+        let Some(watch) = self.watch(id) else { return 0 };
+        watch.sent += 1;
+        watch.wanted = false;
+        let token = watch.sent;
+        self.control(id, |out| ServerFrame::encode_probe(out, token));
+        token
+    }
+
+    /// The client answered a PROBE. One that was not asked for says nothing.
+    pub(super) fn probed(&mut self, id: ConnId, token: u64) {
+        let Some(watch) = self.conn(id).and_then(|conn| conn.watch.as_deref_mut()) else { return };
+        if token <= watch.answered || token > watch.sent {
+            return;
+        }
+        watch.answered = token;
+        let wanted = watch.wanted;
+        self.redeliver_if_proved(id, token);
+        if wanted && self.conn(id).is_some() {
+            self.send_probe(id);
+        }
+    }
+}
