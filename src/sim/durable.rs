@@ -48,6 +48,13 @@ impl View {
         true
     }
 
+    /// An acknowledgement ends a redelivery; it goes on after what was acknowledged.
+    pub fn step_over_acked(&mut self, to: Seq) {
+        if to > self.expect && to <= self.durable.acked.next() {
+            self.expect = to;
+        }
+    }
+
     /// A GAP moves the cursor too.
     pub fn missed(&mut self, from: Seq, to: Seq) {
         self.durable.gaps.push((from, to));
@@ -70,7 +77,9 @@ impl Client {
         if cursor > durable.acked.max(joined.head) && !oracle.rotten {
             return Err("the cursor is above the head".to_owned());
         }
-        if durable.belongs == Belongs::Yes && !oracle.rotten {
+        if durable.belongs == Belongs::Yes && oracle.rotten {
+            durable.acked = durable.acked.max(cursor);
+        } else if durable.belongs == Belongs::Yes {
             // Retention moves cursors that it passes, and so does what cannot be read.
             let unreadable = oracle.faults.of(Fault::ReadError) > 0;
             if cursor > durable.acked.max(oracle.removed(joined.handle)) && !unreadable {
@@ -153,11 +162,13 @@ impl Client {
     ) -> Result<(), Violation> {
         let group = self.member_of(r.handle)?;
         let probed = self.probed;
+        let removed = oracle.removed(r.handle);
         let view = &mut self.views[group];
         if !self.profile.durable || probed == 0 {
             return Err("redelivery without a probe".to_owned());
         }
-        if r.from > view.durable.acked.next() || r.from > view.expect {
+        // Retention moves cursors that it passes.
+        if r.from > view.durable.acked.max(removed).next() || r.from > view.expect {
             return Err(format!(
                 "the member acknowledged up to {} and expects {}",
                 view.durable.acked, view.expect

@@ -162,6 +162,23 @@ impl World {
     ) -> Result<(Manifest, Vec<(Recovered, Active)>), String> {
         let all = recover::recover_all(files, data, manifest);
         let (manifest, recovered) = all.map_err(|e| e.to_string())?;
+        for (shard, log) in recovered.iter().enumerate() {
+            self.oracle.note(Note::Recovered {
+                shard,
+                commits: log.commits,
+                torn: log.torn.is_some(),
+                damage: log.damage.len(),
+                snapshot: log.snapshot.0,
+                next: log.next_segment.0,
+            });
+            if let Some(damage) = log.damage.first() {
+                self.oracle.note(Note::Damage {
+                    shard,
+                    segment: damage.segment.0,
+                    start: damage.start,
+                });
+            }
+        }
         let mut logs = Vec::new();
         for (id, log) in (0..).map(ShardId).zip(recovered) {
             let made = recover::Made {
@@ -172,13 +189,6 @@ impl World {
             let dir = data.shard_dir(id);
             let active = recover::first_segment(files, &dir, &manifest, id, &log, made)
                 .map_err(|e| e.to_string())?;
-            self.oracle.note(Note::Recovered {
-                shard: usize::from(id.0),
-                commits: log.commits,
-                torn: log.torn.is_some(),
-                damage: log.damage.len(),
-                active: active.number.0,
-            });
             logs.push((log, active));
         }
         Ok((manifest, logs))

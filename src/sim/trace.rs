@@ -29,7 +29,8 @@ impl Default for Trace {
 #[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
 pub(super) enum Note {
     Start { start: u32 },
-    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, active: u64 },
+    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, snapshot: u64, next: u64 },
+    Damage { shard: usize, segment: u64, start: u64 },
     Crash,
     Connect { client: usize, link: u32, shard: usize },
     ClientLeaves { client: usize, how: Fault },
