@@ -202,7 +202,6 @@ impl Client {
                 }
                 // What was answered at level memory was lost: its numbers are free again.
                 line.answered = line.answered.min(e.limit - 1);
-                line.durable = line.durable.min(line.answered);
             }
             code => return Err(format!("a publish was refused with {code:?}")),
         }
