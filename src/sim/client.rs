@@ -101,6 +101,8 @@ pub(super) struct Client {
     pub probed: u32,
     /// It acknowledges nothing before.
     pub lazy_until: Nanos,
+    /// Publishes that it sent for a second time at once, and their numbers.
+    pub second: BTreeMap<u32, (Pending, u64)>,
     /// What it publishes, per group.
     pub lines: Vec<Line>,
     /// It has time to send everything that was not accepted again.
@@ -148,6 +150,7 @@ impl Client {
             pings: VecDeque::new(),
             probed: 0,
             lazy_until: Nanos(0),
+            second: BTreeMap::new(),
             lines: vec![Line::default(); groups],
             finishing: false,
             views: (0..groups).map(view).collect(),
