@@ -172,7 +172,7 @@ impl World {
                 commits: log.commits,
                 torn: log.torn.is_some(),
                 damage: log.damage.len(),
-                snapshot: log.snapshot.0,
+                snapshot: log.snapshot.unwrap_or_default().0,
                 next: log.next_segment.0,
             });
             if let Some(damage) = log.damage.first() {
