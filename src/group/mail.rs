@@ -81,6 +81,12 @@ impl Mail {
         key
     }
 
+    /// Whether anybody asked for receipts.
+    #[must_use]
+    pub fn has_senders(&self) -> bool {
+        !self.senders.is_empty()
+    }
+
     /// The member id of a publisher.
     #[must_use]
     pub fn id(&self, sender: u32) -> &[u8] {

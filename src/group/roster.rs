@@ -99,13 +99,17 @@ pub struct Roster {
     pub receipts: Receipts,
     /// Receipts that wait for their publishers.
     pub mail: Mail,
+    /// A receipt was read since the log was told how far they are.
+    pub receipts_moved: bool,
+    /// All receipts up to this message were read, as the log has it.
+    pub receipts_read: Seq,
 }
 
 impl Roster {
     /// The roster of a group that the log has; `None` if it never had one. At most
     /// `receipts_max` receipts wait again, the newest.
     #[must_use]
-    pub fn restore(state: &GroupState, receipts_max: usize) -> Option<Self> {
+    pub fn restore(state: &GroupState, head: Seq, receipts_max: usize) -> Option<Self> {
         if state.roster_version == 0 && state.receipts.is_empty() {
             return None;
         }
@@ -134,6 +138,12 @@ impl Roster {
                 acked: if known { member.acked } else { member.joined_at },
                 acked_epoch: member.acked_epoch,
             });
+        }
+        let mut settled = Vec::new();
+        roster.receipts.settle(head, &mut settled);
+        roster.receipts.sweep(head, &mut settled);
+        for receipt in settled {
+            roster.mail.settle(receipt, receipts_max);
         }
         // Nobody knows a version yet.
         roster.log = RosterLog::default();

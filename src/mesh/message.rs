@@ -8,7 +8,7 @@ use crate::config::Priority;
 use crate::group::RosterKey;
 use crate::position::{Epoch, Handle, Level, MemberId, ProducerId, Seq};
 use crate::shard::{Accepted, Answer, Asked, ConnId, Wanted};
-use crate::wire::{ErrorCode, GapReason, Published};
+use crate::wire::{ErrorCode, GapReason, Published, Receipt};
 
 /// Everything one shard tells another in one turn, in order.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Forward {
     pub producer: ProducerId,
     /// The publisher's own number.
     pub producer_seq: u64,
+    /// Share of the members for which a receipt is wanted; 0 for none.
+    pub receipt: u8,
     /// Name of the group.
     pub group: Range<u32>,
     /// Member id of the publisher.
@@ -183,6 +185,24 @@ pub enum Message {
     },
     /// To the owner: what durable members of a shard acknowledged in one turn.
     Acks(Vec<CursorMove>),
+    /// From the owner: a receipt for a publisher.
+    Receipt {
+        /// Its connection.
+        conn: ConnId,
+        /// The receipt.
+        receipt: Receipt,
+    },
+    /// To the owner: what became of a receipt.
+    ReceiptEnded {
+        /// The connection that it was for.
+        conn: ConnId,
+        /// The group.
+        handle: Handle,
+        /// The message.
+        seq: Seq,
+        /// The publisher has read it; else the connection is gone.
+        read: bool,
+    },
     /// From the owner: a newer connection of the same member took over from this one.
     Replaced {
         /// The older connection.

@@ -117,6 +117,10 @@ counters! {
     redeliveries,
     /// Connections closed because a durable member on them never acknowledged.
     unacknowledged,
+    /// RECEIPT frames sent.
+    receipts,
+    /// Receipts given up because too many waited for publishers who stay away.
+    receipts_dropped,
     /// Connections closed because another one of their member took over.
     takeovers,
     /// Batches pushed to other shards.

@@ -109,9 +109,18 @@ impl Shard {
         let seq = seq.min(group.published);
         let Role::Owner(sequencer) = &mut group.role else { return };
         let Some(roster) = &mut sequencer.roster else { return };
-        if roster.ack(durable, seq, epoch) == Acked::FirstDirty {
+        let acked = roster.ack(durable, seq, epoch);
+        if acked == Acked::FirstDirty {
             self.cursors.groups.push_back((key, handle));
         }
+        if acked != Acked::Nothing {
+            self.settle_receipts(key, false);
+        }
+    }
+
+    /// Has it written how far the receipts of a group were read, with the next cursors.
+    pub(super) fn note_receipts_of(&mut self, key: u32, handle: Handle) {
+        self.cursors.groups.push_back((key, handle));
     }
 
     /// Stages cursors for the commit that is about to start: a part of them if it starts
@@ -134,6 +143,10 @@ impl Shard {
         let mut room = if due { COMMIT_RECORDS_MAX } else { RIDE_ALONG_BYTES };
         for _ in 0..self.cursors.groups.len() {
             let Some((key, handle)) = self.cursors.groups.pop_front() else { break };
+            if self.groups.get(key as usize).is_some_and(|group| group.handle == handle) {
+                self.settle_receipts(key, true);
+                self.stage_receipts_of(key);
+            }
             let left = self.stage_cursors_of(key, handle, &mut room);
             if left {
                 self.cursors.groups.push_back((key, handle));

@@ -95,6 +95,7 @@ impl Shard {
                     let (durable, cursor, roster) = (None, Seq(0), caller.roster);
                     let accepted = Accepted { request, head, sent, durable, cursor, roster };
                     self.answer_join(key, caller, accepted);
+                    self.sender_seen(key, member, caller.place);
                 }
                 Err((code, limit)) => self.refuse_join(key, caller, code, limit),
             };
@@ -183,7 +184,7 @@ impl Shard {
         let roster = sequencer.roster();
         roster.came(durable, place);
         let Some(member) = roster.get(durable) else { return };
-        let cursor = member.acked;
+        let (cursor, id) = (member.acked, member.id.clone());
         let mut older = member.online.clone();
         older.retain(|other| takeover && *other != place);
         for other in &older {
@@ -204,6 +205,7 @@ impl Shard {
         let accepted = Accepted { request, head, sent, durable, cursor, roster };
         self.roster_changed(key);
         self.answer_join(key, caller, accepted);
+        self.sender_seen(key, &id, place);
     }
 
     fn answer_join(&mut self, key: u32, caller: Caller, accepted: Accepted) {
@@ -310,6 +312,7 @@ impl Shard {
                         }
                     }
                     self.roster_changed(key);
+                    self.settle_receipts(key, true);
                     self.answer_leave(key, caller);
                     self.forget_unused(key);
                 }

@@ -32,6 +32,8 @@ pub struct Header {
     pub producer: ProducerId,
     /// The publisher's own number.
     pub producer_seq: u64,
+    /// Share of the members for which a receipt is wanted; 0 for none.
+    pub receipt: u8,
 }
 
 #[derive(Debug)]

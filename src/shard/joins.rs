@@ -227,6 +227,7 @@ impl Shard {
 
     /// Takes a connection out of all its groups.
     pub(super) fn leave_all(&mut self, id: ConnId) {
+        self.give_receipts_back(id);
         let Some(conn) = self.conn(id) else { return };
         conn.dirty.clear();
         for membership in std::mem::take(&mut conn.memberships) {

@@ -24,6 +24,7 @@ mod probe;
 mod publish;
 mod queries;
 mod queues;
+mod receipts;
 mod records;
 mod redeliver;
 mod replies;
@@ -45,7 +46,8 @@ use slab::Slab;
 
 use crate::config::ShardConfig;
 use crate::fanout::{Part, PinGauge};
-use crate::group::Group;
+use crate::group::receipts::Fulfilled;
+use crate::group::{Group, Place};
 use crate::mesh::Mesh;
 use crate::position::{Epoch, Handle, Nanos, NodeId, ShardId, Stamp};
 use crate::wal::Log;
@@ -126,6 +128,10 @@ pub struct Shard {
     stepped: Vec<Membership>,
     /// Durable members that have something to acknowledge with the write being made.
     unwatched: Vec<Membership>,
+    /// Owned groups with receipts in which messages were published in this turn.
+    receipts_due: Vec<u32>,
+    /// Receipts for publishers that were seen in this turn.
+    receipts_kept: Vec<(u32, Place, Fulfilled)>,
 
     stamp: Stamp,
     filling: Filling,

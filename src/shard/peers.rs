@@ -80,6 +80,10 @@ impl Shard {
                         self.cursor_moved(&moved);
                     }
                 }
+                Message::Receipt { conn, receipt } => self.take_receipt(from, conn, &receipt),
+                Message::ReceiptEnded { conn, handle, seq, read } => {
+                    self.receipt_ended(Place { shard: from, conn }, handle, seq, read);
+                }
                 Message::Replaced { conn } => self.close_replaced(conn),
                 Message::Dismissed { conn, handle } => self.dismissed(conn, handle),
                 Message::Joined { conn, group, handle, epoch, accepted } => {
@@ -164,6 +168,7 @@ impl Shard {
             level: forward.level.unwrap_or(default_level),
             producer: forward.producer,
             producer_seq: forward.producer_seq,
+            receipt: forward.receipt,
         };
         self.inbox.push(header, bytes(&forward.sender), payload);
         0

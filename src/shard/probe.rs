@@ -1,6 +1,9 @@
 //! PROBE: proof that a client has read everything up to a place in its stream. A connection has
 //! one at most on its way; who needs proof of something later waits for the next one.
 
+use std::collections::VecDeque;
+
+use super::receipts::Sent;
 use super::{ConnId, Shard};
 use crate::wire::ServerFrame;
 
@@ -15,6 +18,8 @@ pub struct Watch {
     wanted: bool,
     /// The wheel will have the acknowledgements of this connection looked at.
     pub armed: bool,
+    /// Receipts that it was sent and has not proved to have read.
+    pub receipts: VecDeque<Sent>,
 }
 
 impl Shard {
@@ -51,6 +56,7 @@ impl Shard {
         }
         watch.answered = token;
         let wanted = watch.wanted;
+        self.receipts_are_read(id, token);
         self.redeliver_if_proved(id, token);
         if wanted && self.conn(id).is_some() {
             self.send_probe(id);

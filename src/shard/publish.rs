@@ -30,13 +30,16 @@ impl Shard {
                 }
             }
             if run.waits {
+                let key = run.group;
                 self.publish_run(run);
+                self.note_receipts_due(key);
             }
         }
         for reply in commit.replies {
             self.reply(reply);
         }
         self.release_roster_changes();
+        self.settle_published();
         self.release_held();
     }
 
@@ -52,6 +55,7 @@ impl Shard {
                 let segment = run.segment.clone();
                 self.filling.runs.push(run);
                 self.push_tail(key, segment);
+                self.note_receipts_due(key);
                 self.make_peers_dirty(key);
             }
             waits
@@ -77,6 +81,25 @@ impl Shard {
         self.tail_order.push_back(key);
         self.queue_scan(key);
         self.evict();
+    }
+
+    /// Receipts of messages that were published, and kept ones for publishers that were seen:
+    /// after the answers to their publishes.
+    pub(super) fn settle_published(&mut self) {
+        while let Some((key, place, receipt)) = self.receipts_kept.pop() {
+            self.send_receipt(key, place, receipt);
+        }
+        while let Some(key) = self.receipts_due.pop() {
+            self.settle_receipts(key, false);
+        }
+    }
+
+    fn note_receipts_due(&mut self, key: u32) {
+        if let Role::Owner(sequencer) = &self.groups[key as usize].role
+            && sequencer.roster.as_ref().is_some_and(|roster| !roster.receipts.is_empty())
+        {
+            self.receipts_due.push(key);
+        }
     }
 
     /// Has the local members of a group visited.

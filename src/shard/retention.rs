@@ -66,6 +66,8 @@ impl Shard {
 
     /// Looks at some groups; whether it has seen all.
     fn pass_over(&mut self, pass: &mut Pass) -> bool {
+        // Groups with receipts of messages that went.
+        let mut passed = Vec::new();
         let end = (pass.next + GROUPS_PER_TURN).min(self.groups.capacity());
         for key in pass.next..end {
             let Some(group) = self.groups.get_mut(key) else { continue };
@@ -80,6 +82,13 @@ impl Shard {
             pass.needed = pass.needed.min(index.oldest_segment().unwrap_or(pass.needed));
             let first = index.first().unwrap_or(Seq(sequencer.synced.0 + 1));
             sequencer.first_kept = sequencer.first_kept.max(first);
+            let oldest = sequencer.roster.as_ref().and_then(|roster| roster.receipts.oldest());
+            if oldest.is_some_and(|oldest| oldest < sequencer.first_kept) {
+                passed.push(key as u32);
+            }
+        }
+        for key in passed {
+            self.expire_receipts(key);
         }
         pass.next = end;
         end == self.groups.capacity()

@@ -5,10 +5,11 @@ use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Io, Shard};
 use crate::config::Priority;
-use crate::group::{self, Attempt, Group, Verdict};
+use crate::group::receipts::{Asked, Fulfilled};
+use crate::group::{self, Attempt, Group, Place, Sequencer, Verdict};
 use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
 use crate::mesh::{Forward, Message};
-use crate::position::{Level, ShardId};
+use crate::position::{Epoch, Level, Seq, ShardId};
 use crate::wire::{ErrorCode, Publish};
 
 /// Bytes of a commit that a run takes beside its messages, at most.
@@ -52,6 +53,7 @@ impl Shard {
             level: publish.level.unwrap_or(default_level),
             producer: conn.producer,
             producer_seq: publish.producer_seq,
+            receipt: publish.receipt,
         };
         self.inbox.push(header, &conn.member, publish.payload);
     }
@@ -86,6 +88,7 @@ impl Shard {
             level: publish.level,
             producer: conn.producer,
             producer_seq: publish.producer_seq,
+            receipt: publish.receipt,
             group: peer.carry(publish.group),
             sender: peer.carry(&conn.member),
             payload: peer.carry(publish.payload),
@@ -136,6 +139,7 @@ impl Shard {
             }
         }
         self.publish_early();
+        self.settle_published();
         self.unthrottle(io);
     }
 
@@ -163,11 +167,31 @@ impl Shard {
             let slot = match sequencer.producers.judge(attempt, sequencer.synced, &limits) {
                 Verdict::Fresh(slot) if open.is_ok() => slot,
                 verdict => {
+                    // A receipt that was asked for goes to where it is asked for again.
+                    if let (Some(roster), Verdict::Duplicate { .. }) =
+                        (&mut sequencer.roster, verdict)
+                    {
+                        let place = Place { shard: header.origin.shard, conn: header.origin.conn };
+                        let mut handed = Vec::new();
+                        roster.mail.seen(sender, place, &mut handed);
+                        let key = header.group as u32;
+                        let handed = handed.into_iter();
+                        self.receipts_kept.extend(handed.map(|(at, r)| (key, at, r)));
+                    }
                     self.done(&header, bytes);
                     self.not_fresh(&header, verdict);
                     continue;
                 }
             };
+            if header.receipt > 0
+                && let Err((code, limit)) = self.may_ask_receipt(header.group, header.receipt)
+            {
+                self.done(&header, bytes);
+                self.refuse_publish(header.origin, code, limit);
+                self.forget_unused(header.group as u32);
+                continue;
+            }
+            let Some(sequencer) = self.groups[header.group].sequencer() else { continue };
             // Level memory is shown before it is on disk only if nothing before it waits,
             // and if the log already tells recovery that this group does so.
             let shown_early = header.level == Level::Memory
@@ -187,13 +211,14 @@ impl Shard {
                 level: header.level,
                 producer: header.producer,
                 producer_seq: header.producer_seq,
-                receipt: 0,
+                receipt: header.receipt,
                 sender,
                 payload,
             };
             let seq = sequencer.stage(&message, shown_early);
             sequencer.producers.accept(slot, attempt, (seq, epoch), &limits);
             self.filling.add(priority, sequencer.staged.bytes() - before);
+            note_sender(sequencer, &header, sender, (seq, epoch), &mut self.receipts_kept);
             let level = if shown_early { Level::Memory } else { Level::Durable };
             let reply = header.reply(handle, (seq, epoch), level);
             if shown_early {
@@ -214,5 +239,30 @@ impl Shard {
             let bytes = FORWARD_OVERHEAD + payload;
             self.tell(header.origin.shard, Message::Credit { priority, bytes });
         }
+    }
+}
+
+/// A publisher is seen, and may ask for a receipt. Nothing as long as nobody asks for any.
+fn note_sender(
+    sequencer: &mut Sequencer,
+    header: &Header,
+    sender: &[u8],
+    (seq, epoch): (Seq, Epoch),
+    kept: &mut Vec<(u32, Place, Fulfilled)>,
+) {
+    if header.receipt == 0 && sequencer.roster.is_none() {
+        return;
+    }
+    let place = Place { shard: header.origin.shard, conn: header.origin.conn };
+    let roster = sequencer.roster();
+    if roster.mail.has_senders() {
+        let mut handed = Vec::new();
+        roster.mail.seen(sender, place, &mut handed);
+        kept.extend(handed.into_iter().map(|(at, receipt)| (header.group as u32, at, receipt)));
+    }
+    if header.receipt > 0 {
+        let (percent, producer_seq) = (header.receipt, header.producer_seq);
+        let sender = roster.mail.asks(sender, Some(place));
+        roster.receipts.ask(Asked { seq, epoch, percent, sender, producer_seq });
     }
 }

@@ -106,6 +106,8 @@ impl Shard {
             acks_out: Vec::new(),
             stepped: Vec::new(),
             unwatched: Vec::new(),
+            receipts_due: Vec::new(),
+            receipts_kept: Vec::new(),
             stamp: recovered.max_stamp,
             filling: Filling::default(),
             in_flight: None,
@@ -142,7 +144,8 @@ impl Shard {
             let mut sequencer = Sequencer::after(group.head, group.first, group.index);
             sequencer.used_memory = group.used_memory;
             sequencer.roster =
-                Roster::restore(&group.state, shard.config.receipts_max as usize).map(Box::new);
+                Roster::restore(&group.state, group.head, shard.config.receipts_max as usize)
+                    .map(Box::new);
             sequencer.state = OwnedState::recovered(&group.state, group.epoch, parts.epoch_floor);
             let now_ms = parts.now.0 / 1_000_000;
             sequencer.producers.restore(group.state.producers, now_ms, &limits);

@@ -9,7 +9,7 @@ use super::client::{Client, Pending, group_name};
 use super::oracle::{Oracle, Violation};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
-use crate::position::{Handle, Level, Seq};
+use crate::position::Level;
 use crate::wire::{ErrorCode, ErrorFrame, Publish, Published};
 
 /// Refused messages that the client gives up instead of sending them again, in a million.
@@ -33,9 +33,8 @@ struct Item {
 pub(super) struct Line {
     /// Number of the message before the first item.
     answered: u64,
-    /// Largest number that was answered as being on disk, and its place.
+    /// Largest number that was answered as being on disk.
     durable: u64,
-    durable_at: (Handle, Seq),
     items: VecDeque<Item>,
     under_way: usize,
     /// Something was refused.
@@ -144,7 +143,7 @@ impl Client {
             return Err(format!("number {} was asked for", line.answered));
         }
         if p.level == Level::Durable {
-            (line.durable, line.durable_at) = (line.answered, (p.handle, p.seq));
+            line.durable = line.answered;
         }
         if item.known {
             oracle.fault(Fault::AnsweredAgain);
@@ -187,15 +186,11 @@ impl Client {
             Some(ErrorCode::ProducerGap | ErrorCode::UnknownProducer) => {
                 oracle.fault(Fault::RefusedGap);
                 line.forgotten |= e.code == ErrorCode::UnknownProducer as u16;
-                // Without a snapshot the log forgets who published what retention took.
-                let (handle, seq) = line.durable_at;
-                let forgotten = seq <= oracle.removed(handle);
-                if e.limit >= number || (e.limit <= line.durable && !forgotten) {
+                if e.limit >= number || e.limit <= line.durable {
                     return Err(format!("number {} is on disk, this is {number}", line.durable));
                 }
                 // What was answered at level memory was lost: its numbers are free again.
                 line.answered = line.answered.min(e.limit - 1);
-                line.durable = line.durable.min(line.answered);
             }
             code => return Err(format!("a publish was refused with {code:?}")),
         }

@@ -181,13 +181,11 @@ impl Oracle {
         if sent.given_up {
             return Err(format!("message {id} at {name:?} was refused"));
         }
-        // A message has one place, unless a crash took it at level memory and it was sent
-        // again, or retention took the log that said who had published it.
+        // A message has one place, unless a crash took it at level memory and it was sent again.
         if let Some(other) = sent.name.replace(name) {
             let older = other.min(name);
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
-            let forgotten = Seq(older.2) <= self.removed(handle);
-            if !forgotten && (other.1 == name.1 || !lost) {
+            if other.1 == name.1 || !lost {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }
@@ -201,7 +199,7 @@ impl Oracle {
         *before = last.max(*before);
     }
 
-    pub fn removed(&self, handle: Handle) -> Seq {
+    fn removed(&self, handle: Handle) -> Seq {
         self.removed.get(&handle).copied().unwrap_or_default()
     }
 

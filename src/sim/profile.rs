@@ -65,6 +65,7 @@ impl Profile {
             Self::Calm => &[F::SplitReceive, F::MergedReceive, F::ShortWrite, F::NoReceiveBuffer],
             Self::Quiet => &[F::MeshFull],
             Self::Unsteady => &[
+                F::AnsweredAgain,
                 F::ClientClosed,
                 F::ClientReset,
                 F::ClientVanished,
@@ -82,6 +83,7 @@ impl Profile {
                 F::Republished,
             ],
             Self::Crashing => &[
+                F::AnsweredAgain,
                 F::Crash,
                 F::CrashAtStart,
                 F::TornWrite,
@@ -93,6 +95,8 @@ impl Profile {
             ],
             Self::Memory => &[F::Crash, F::AnsweredEarly, F::MemoryLost, F::EpochChanged, F::Gap],
             Self::Disk => &[
+                F::RefusedGap,
+                F::GivenUp,
                 F::DiskFull,
                 F::RefusedFull,
                 F::WriteError,

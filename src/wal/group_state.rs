@@ -127,6 +127,9 @@ impl GroupState {
                     *entry = StateEntry { version, stamp, deleted, data: data.into() };
                 }
             }
+            Record::ReceiptsRead { seq } => {
+                self.receipts = self.receipts.split_off(&Seq(seq.0.saturating_add(1)));
+            }
             Record::MemberJoined { .. } | Record::MemberLeft { .. } | Record::Unknown { .. } => {}
         }
     }

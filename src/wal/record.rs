@@ -12,6 +12,7 @@ const MEMBER_JOINED: u8 = 1;
 const MEMBER_LEFT: u8 = 2;
 const CURSOR: u8 = 3;
 const STATE: u8 = 4;
+const RECEIPTS_READ: u8 = 5;
 const FLAG_DELETED: u16 = 2;
 
 /// One record of a group.
@@ -55,6 +56,11 @@ pub enum Record<'a> {
         /// Its value.
         data: &'a [u8],
     },
+    /// Receipts of messages up to this one were read by their publishers.
+    ReceiptsRead {
+        /// The message.
+        seq: Seq,
+    },
     /// A record of a type that this build does not know.
     Unknown {
         /// The type.
@@ -72,7 +78,7 @@ impl Record<'_> {
                 | Self::MemberLeft { member, .. }
                 | Self::Cursor { member, .. } => member.len(),
                 Self::State { key, data, .. } => key.len() + data.len(),
-                Self::Unknown { .. } => 0,
+                Self::ReceiptsRead { .. } | Self::Unknown { .. } => 0,
             }
     }
 
@@ -92,6 +98,7 @@ impl Record<'_> {
                 let flags = if deleted { FLAG_DELETED } else { 0 };
                 put(out, STATE, flags, version, stamp.0, key, data);
             }
+            Self::ReceiptsRead { seq } => put(out, RECEIPTS_READ, 0, seq.0, 0, &[], &[]),
             Self::Unknown { kind } => put(out, kind, 0, 0, 0, &[], &[]),
         }
     }
@@ -150,6 +157,7 @@ pub fn take_record<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
             let epoch = Epoch(u32::try_from(b).ok()?);
             Record::Cursor { member: name, acked: Seq(a), epoch }
         }
+        RECEIPTS_READ => Record::ReceiptsRead { seq: Seq(a) },
         STATE => Record::State {
             key: name,
             version: a,
@@ -175,7 +183,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn all() -> [Record<'static>; 5] {
+    fn all() -> [Record<'static>; 6] {
         [
             Record::MemberJoined { member: b"ann", joined_at: Seq(7), roster: 3 },
             Record::MemberLeft { member: b"bob", roster: 4 },
@@ -188,6 +196,7 @@ mod tests {
                 data: b"cats",
             },
             Record::State { key: b"topic", version: 6, stamp: Stamp(78), deleted: true, data: b"" },
+            Record::ReceiptsRead { seq: Seq(9) },
         ]
     }
 
