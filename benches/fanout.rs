@@ -17,8 +17,8 @@ type Failure = Box<dyn std::error::Error>;
 
 #[derive(Parser)]
 struct Args {
-    /// Figures to measure: 2, 3, 4, 5, 6.
-    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6")]
+    /// Figures to measure: 2 to 8.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,7,8")]
     figures: Vec<u8>,
     /// Interleaved pairs per figure.
     #[arg(long, default_value_t = 5)]
@@ -26,6 +26,10 @@ struct Args {
     /// Measured seconds of each run.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
+    /// Members acknowledge in figures 2 to 4: durable ones at the engine, live ones at the floor,
+    /// which reads the ACKs and drops them.
+    #[arg(long)]
+    acks: bool,
     /// Where results are kept [default: benches/runs/<date>-<host>].
     #[arg(long)]
     out: Option<PathBuf>,
@@ -93,7 +97,9 @@ fn main() -> Result<(), Failure> {
             }
             5 => bench.idle(10_000)?,
             6 => bench.stalled(1_000)?,
-            other => return Err(format!("there is no figure {other}; take 2 to 6").into()),
+            7 => bench.catch_up(1_000)?,
+            8 => bench.receipts(1_000)?,
+            other => return Err(format!("there is no figure {other}; take 2 to 8").into()),
         }
         std::fs::write(bench.out.join("fanout.md"), &bench.report)?;
     }
@@ -123,6 +129,7 @@ impl Bench {
             format!("- commit: {}{dirty}", output("git", &["rev-parse", "--short=12", "HEAD"])),
             format!("- kernel: {}, CPU: {cpu} x {}", output("uname", &["-r"]), output("nproc", &[])),
             format!("- date: {}", output("date", &["-u", "+%F %H:%M UTC"])),
+            format!("- members acknowledge in figures 2 to 4: {}", if self.args.acks { "yes" } else { "no" }),
             "- server pinned to core 0, load generator to core 1; loopback; medians (least to greatest)".to_owned(),
         ];
         lines.iter().for_each(|line| self.say(line));
@@ -132,12 +139,15 @@ impl Bench {
     fn pairs(&self, name: &str, load: &[String]) -> Result<(Vec<Value>, Vec<Value>), Failure> {
         let (mut floors, mut engines) = (Vec::new(), Vec::new());
         for pair in 0..self.args.pairs {
-            floors.push(self.load(&format!("{name}-floor-{pair}"), &self.start_floor()?, load)?);
-            engines.push(self.load(
-                &format!("{name}-engine-{pair}"),
-                &self.start_engine(&[])?,
-                load,
-            )?);
+            let with = |flag: &str| {
+                let flag = self.args.acks.then(|| flag.to_owned());
+                load.iter().cloned().chain(flag).collect::<Vec<_>>()
+            };
+            let (server, acked) = (self.start_floor()?, with("--acks"));
+            floors.push(self.load(&format!("{name}-floor-{pair}"), &server, &acked)?);
+            drop(server);
+            let (server, durable) = (self.start_engine(&[])?, with("--durable"));
+            engines.push(self.load(&format!("{name}-engine-{pair}"), &server, &durable)?);
             eprint!(".");
         }
         eprintln!();
@@ -305,6 +315,67 @@ impl Bench {
     }
 }
 
+/// Two loads on engines that are started anew, in turn.
+impl Bench {
+    fn turns(
+        &self,
+        name: &str,
+        [first, second]: [&[String]; 2],
+    ) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+        let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
+        for pair in 0..self.args.pairs {
+            for (which, load, runs) in [("a", first, &mut firsts), ("b", second, &mut seconds)] {
+                let server = self.start_engine(&[])?;
+                runs.push(self.load(&format!("{name}-{which}-{pair}"), &server, load)?);
+            }
+            eprint!(".");
+        }
+        eprintln!();
+        Ok((firsts, seconds))
+    }
+
+    fn catch_up(&mut self, members: u32) -> Result<(), Failure> {
+        let (members, seconds) = (members.to_string(), format!("{}s", self.args.seconds));
+        let load = |readers: &str| -> Vec<String> {
+            let base = ["catchup", "--members", &members, "--rate", "100", "--duration", &seconds];
+            let readers = ["--readers", readers, "--history-bytes", "256MiB"];
+            base.iter().chain(&readers).map(ToString::to_string).collect()
+        };
+        let (without, with) = (load("0"), load("500"));
+        let (without_runs, with_runs) = self.turns("catchup", [&without, &with])?;
+        self.say(&format!("\n## 500 members catching up from disk beside {members} live ones\n"));
+        self.say(&format!("`loadgen {}`\n", with.join(" ")));
+        self.say("| | p50 of the live ones, ms | p99, ms | read from disk, MiB/s |");
+        self.say("| --- | --- | --- | --- |");
+        for (name, runs) in [("without", &without_runs), ("with", &with_runs)] {
+            let ms = |key| scaled(runs, key, 1e-3).show(2);
+            let read = spread(runs, keys::CATCH_UP).show(1);
+            self.say(&format!("| {name} | {} | {} | {read} |", ms(keys::P50), ms(keys::P99)));
+        }
+        self.ratio("p99, with / without", &without_runs, &with_runs, keys::P99);
+        Ok(())
+    }
+
+    fn receipts(&mut self, members: u32) -> Result<(), Failure> {
+        let plain = self.fanout(members, &["--window", "64"]);
+        let asked = self.fanout(members, &["--window", "64", "--durable", "--receipts", "100"]);
+        let (without_runs, with_runs) = self.turns("receipts", [&plain, &asked])?;
+        self.say(&format!(
+            "\n## Durable members and a receipt of all for each message, {members} members, 64 in flight\n"
+        ));
+        self.say(&format!("`loadgen {}`\n", asked.join(" ")));
+        self.say("| | CPU per delivery, ns | deliveries/s, million | receipt, p50, ms |");
+        self.say("| --- | --- | --- | --- |");
+        for (name, runs) in [("live, no acks", &without_runs), ("durable, receipts", &with_runs)] {
+            let (cpu, rate) = (spread(runs, keys::CPU).show(1), scaled(runs, keys::RATE, 1e-6));
+            let receipt = scaled(runs, keys::RECEIPT_P50, 1e-3).show(1);
+            self.say(&format!("| {name} | {cpu} | {} | {receipt} |", rate.show(2)));
+        }
+        self.ratio("CPU per delivery, with / without", &without_runs, &with_runs, keys::CPU);
+        Ok(())
+    }
+}
+
 /// Where the load generator's JSON has what is shown here.
 mod keys {
     pub const CPU: &str = "/server_cpu_ns_per_delivery";
@@ -319,6 +390,8 @@ mod keys {
     pub const KERNEL_TCP: &str = "/kernel_tcp_bytes_per_member";
     pub const KERNEL_SLAB: &str = "/kernel_slab_bytes_per_member";
     pub const SLEEPS: &str = "/server_sleeps_per_s";
+    pub const CATCH_UP: &str = "/catch_up/mib_per_s";
+    pub const RECEIPT_P50: &str = "receipt:/p50_us";
     pub const RSS: &str = "/server_memory/end";
 }
 

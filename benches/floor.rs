@@ -17,7 +17,9 @@ use fanfare::config::ShardConfig;
 use fanfare::limits::{FRAME_MAX, SENDS_PER_TURN};
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use fanfare::ring::{BareEvent, BareRing};
-use fanfare::wire::{self, ClientFrame, Deliver, Joined, Published, ServerFrame, Welcome};
+use fanfare::wire::{
+    self, ClientFrame, Deliver, EpochStart, Joined, Published, ServerFrame, Welcome,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use socket2::{Domain, Socket, Type};
 
@@ -189,6 +191,8 @@ impl Floor {
                         cursor: Seq(0),
                     };
                     joined.encode(&mut reply);
+                    let (epoch, handle, first) = (EPOCH, self.handle, joined.first);
+                    EpochStart { epoch, handle, first }.encode(&mut reply);
                 }
             }
             ClientFrame::Publish(publish) => {

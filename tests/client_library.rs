@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use common::{Random, SOON, Server, Settings, wait_until};
 use fanfare::client::blocking::Client;
-use fanfare::client::{AckMode, Event, GapReason, Membership, Options, Publishing, Reason, Resume};
+use fanfare::client::{
+    AckMode, Event, Expected, GapReason, Membership, Options, Publishing, Reason, Resume,
+};
 use fanfare::position::{Level, Seq};
 use rustix::process::Signal;
 
@@ -471,4 +473,73 @@ fn a_client_that_closes_has_acknowledged_what_it_handled() {
             _ => None,
         })
     });
+}
+
+#[test]
+fn history_state_and_rosters_are_answered() {
+    let server = Server::start(Settings::shards(2));
+    let mut ann = Client::connect(server.addr(), options("ann")).unwrap();
+    for n in 1..=20_u8 {
+        ann.publish("g", [n]).unwrap();
+    }
+    for n in 1..=20 {
+        assert_eq!(published(&mut ann), n);
+    }
+    // History, page by page.
+    let (mut from, mut got) = (Seq(3), Vec::new());
+    loop {
+        let id = ann.fetch("g", from, Some(Seq(18)), 5).unwrap();
+        let page = until(&mut ann, "a page", |e| match e {
+            Event::Fetched(page) => Some(page),
+            _ => None,
+        });
+        assert_eq!((page.id, page.head, page.gap), (id, Seq(20), None));
+        got.extend(page.messages.iter().map(|m| (m.seq.0, m.payload()[0])));
+        match page.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    assert_eq!(got, (3..=18).map(|n| (n, n as u8)).collect::<Vec<_>>());
+    // State: set, conflict, sync.
+    ann.set_state("g", "topic", Expected::Absent, Some(b"cats")).unwrap();
+    let version = until(&mut ann, "StateSet", |e| match e {
+        Event::StateSet { version, .. } => Some(version),
+        _ => None,
+    });
+    ann.set_state("g", "topic", Expected::Absent, Some(b"dogs")).unwrap();
+    until(&mut ann, "Conflict", |e| match e {
+        Event::Conflict { version: there, data, .. } => {
+            assert_eq!((there, data.as_deref()), (version, Some(&b"cats"[..])));
+            Some(())
+        }
+        _ => None,
+    });
+    ann.sync("g", 0).unwrap();
+    let state = until(&mut ann, "State", |e| match e {
+        Event::State(page) => Some(page),
+        _ => None,
+    });
+    assert_eq!((state.version, state.more, state.entries.len()), (version, false, 1));
+    assert_eq!(state.entries[0].data.as_deref(), Some(&b"cats"[..]));
+    // The roster, and who comes.
+    ann.join("g", Membership::durable().with_roster()).unwrap();
+    joined(&mut ann);
+    let mut bob = Client::connect(server.addr(), options("bob")).unwrap();
+    bob.join("g", Membership::durable()).unwrap();
+    joined(&mut bob);
+    until(&mut ann, "an announcement of bob", |e| match e {
+        Event::Roster(r) if r.id.is_none() => {
+            r.entries.iter().any(|(_, member)| member[..] == *b"bob").then_some(())
+        }
+        _ => None,
+    });
+    ann.roster("g", 0, 0, 10).unwrap();
+    let roster = until(&mut ann, "the roster", |e| match e {
+        Event::Roster(r) if r.id.is_some() => Some(r),
+        _ => None,
+    });
+    let mut names: Vec<_> = roster.entries.iter().map(|(_, member)| &member[..]).collect();
+    names.sort_unstable();
+    assert_eq!((names, roster.members, roster.online), (vec![&b"ann"[..], b"bob"], 2, 2));
 }

@@ -25,10 +25,13 @@
 //!
 //! Everything it holds is bounded by [`Options`].
 
+mod answers;
 pub mod blocking;
+mod commands;
 mod core;
 #[cfg(test)]
 mod core_tests;
+mod due;
 mod error;
 mod event;
 mod group;

@@ -5,19 +5,11 @@ use std::sync::Arc;
 
 use super::error::ClientError;
 use super::event::{Event, GroupName, PublishId, QueryId, Reason};
-use super::group::{Group, Phase};
+use super::group::Group;
 use super::options::{Options, Rng};
-use super::producer::Hold;
-use crate::limits::{FRAME_ENTRIES_MAX, FRAME_MAX};
 use crate::position::{Handle, Nanos, ProducerId};
-use crate::wire::{
-    Acks, ClientFrame, FRAME_HEADER, Hello, Join, Leave, MAGIC, Publish, VERSION, Welcome,
-};
+use crate::wire::{Hello, MAGIC, VERSION, Welcome};
 
-/// With more than this waiting to be sent no publishes are added.
-const OUT_ENOUGH: usize = 256 * 1024;
-/// Publishes of one group before the next group has its turn.
-const SENDS_PER_TURN: usize = 64;
 /// A server does not forget a producer that was away for less; see PROTOCOL.md.
 const FORGOTTEN_AFTER_MS: u64 = 5 * 60 * 1000;
 
@@ -43,6 +35,26 @@ pub(super) enum Request {
     Query { group: usize, id: QueryId, kind: u8, sent: bool },
 }
 
+/// The requests without an answer, by number.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    pub open: HashMap<u32, Request>,
+    last: u32,
+}
+
+impl Requests {
+    /// Takes a number that is not in use.
+    pub fn add(&mut self, request: Request) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.open.contains_key(&self.last) {
+                self.open.insert(self.last, request);
+                return self.last;
+            }
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -59,8 +71,7 @@ pub(super) struct Session {
     by_handle: HashMap<Handle, usize>,
     last: Option<(Handle, usize)>,
 
-    pub requests: HashMap<u32, Request>,
-    next_request: u32,
+    pub requests: Requests,
     /// Encoded questions that wait for a connection.
     pub waiting: VecDeque<(u32, Vec<u8>)>,
     pub next_publish: u64,
@@ -70,19 +81,19 @@ pub(super) struct Session {
     pub queries: usize,
 
     /// Groups to join or leave.
-    moves: VecDeque<usize>,
+    pub moves: VecDeque<usize>,
     /// Groups with publishes to send.
-    sends: VecDeque<usize>,
+    pub sends: VecDeque<usize>,
     /// Groups to acknowledge.
-    acks: Vec<usize>,
+    pub acks: Vec<usize>,
     /// When groups are to be acknowledged at the latest, in order.
-    clock: VecDeque<(Nanos, usize)>,
+    pub clock: VecDeque<(Nanos, usize)>,
     /// Groups whose publishes wait for a time.
     pub holds: Vec<usize>,
 
     pub ping_at: Option<Nanos>,
     /// When an ACK was sent last.
-    acked_at: Option<Nanos>,
+    pub acked_at: Option<Nanos>,
     /// Something must have come until then.
     pub silent_at: Option<Nanos>,
     /// When the last connection ended.
@@ -110,8 +121,7 @@ impl Session {
             by_name: HashMap::new(),
             by_handle: HashMap::new(),
             last: None,
-            requests: HashMap::new(),
-            next_request: 1,
+            requests: Requests::default(),
             waiting: VecDeque::new(),
             next_publish: 1,
             next_query: 1,
@@ -190,18 +200,6 @@ impl Session {
         }
     }
 
-    // ---- requests ----
-
-    pub fn request(&mut self, request: Request) -> u32 {
-        let mut number = self.next_request;
-        while number == 0 || self.requests.contains_key(&number) {
-            number = number.wrapping_add(1);
-        }
-        self.next_request = number.wrapping_add(1);
-        self.requests.insert(number, request);
-        number
-    }
-
     // ---- lists ----
 
     /// Puts a group on the list of those to join or leave, if it has to be.
@@ -223,7 +221,7 @@ impl Session {
         }
     }
 
-    fn list_ack(&mut self, index: usize) {
+    pub fn list_ack(&mut self, index: usize) {
         if let Some(group) = self.groups.get_mut(index)
             && !std::mem::replace(&mut group.ack_listed, true)
         {
@@ -290,7 +288,7 @@ impl Session {
             }
         }
         let mut unanswered = Vec::new();
-        self.requests.retain(|_, request| match request {
+        self.requests.open.retain(|_, request| match request {
             Request::Query { sent: false, .. } => true,
             Request::Query { group, id, .. } => {
                 unanswered.push((*id, *group));
@@ -358,230 +356,6 @@ impl Session {
     /// The connection has to end, unless it has to already.
     pub fn close(&mut self, reason: Reason) {
         self.closing.get_or_insert(reason);
-    }
-
-    // ---- what is due ----
-
-    /// Does what is due at `now` and encodes what can be sent.
-    pub fn advance(&mut self, now: Nanos) {
-        match self.conn {
-            Conn::Greeting { until } if now >= until => {
-                self.close(Reason::Silent { ms: self.options.answer_timeout_ms });
-            }
-            Conn::Open => self.heartbeat(now),
-            _ => {}
-        }
-        if self.closing.is_some() {
-            return;
-        }
-        if self.conn == Conn::Open || self.options.eager && self.is_greeting() {
-            self.join_and_leave();
-        }
-        if self.conn != Conn::Open {
-            return;
-        }
-        while let Some((number, bytes)) = self.waiting.pop_front() {
-            if let Some(Request::Query { sent, .. }) = self.requests.get_mut(&number) {
-                *sent = true;
-                self.out.extend_from_slice(&bytes);
-            }
-        }
-        while let Some((at, index)) = self.clock.front().copied()
-            && at <= now
-        {
-            self.clock.pop_front();
-            if let Some(group) = self.groups.get_mut(index) {
-                group.timed = false;
-                if group.unacked > 0 {
-                    self.list_ack(index);
-                }
-            }
-        }
-        self.acknowledge(now);
-        if self.drain.is_none() {
-            self.release(now);
-            self.publish();
-        } else if self.requests.is_empty() {
-            self.acknowledge_all(now);
-            self.close(Reason::Drained);
-        }
-    }
-
-    fn is_greeting(&self) -> bool {
-        matches!(self.conn, Conn::Greeting { .. })
-    }
-
-    fn heartbeat(&mut self, now: Nanos) {
-        if self.silent_at.is_some_and(|at| at <= now) {
-            self.close(Reason::Silent { ms: self.options.answer_timeout_ms });
-        }
-        let (Some(at), Some(welcome)) = (self.ping_at, &self.welcome) else { return };
-        if at > now {
-            return;
-        }
-        // The slots stay where the server laid them, also when this comes late.
-        let every = u64::from(welcome.heartbeat_ms.max(1)) * 1_000_000;
-        let missed = now.since(at) / every;
-        self.ping_at = Some(Nanos(at.0.saturating_add((missed + 1).saturating_mul(every))));
-        // The server has just heard of it.
-        if self.acked_at.is_some_and(|acked| at.since(acked) < every / 2) {
-            return;
-        }
-        ClientFrame::encode_ping(&mut self.out, now.0);
-        let silent_at = now.plus_ms(self.options.answer_timeout_ms);
-        self.silent_at.get_or_insert(silent_at);
-    }
-
-    fn frame_max(&self) -> usize {
-        self.welcome.map_or(FRAME_MAX, |w| w.frame_max as usize)
-    }
-
-    /// Joins and leaves groups, many in one frame.
-    fn join_and_leave(&mut self) {
-        let room = self.frame_max().min(FRAME_MAX).saturating_sub(2 * FRAME_HEADER);
-        while !self.moves.is_empty() {
-            let (mut joins, mut leaves, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while let Some(index) = self.moves.front().copied()
-                && joins.len().max(leaves.len()) < FRAME_ENTRIES_MAX
-            {
-                let Some(group) = self.groups.get_mut(index) else { break };
-                let len = 16 + group.name.len();
-                if bytes + len > room && bytes > 0 {
-                    break;
-                }
-                bytes += len;
-                self.moves.pop_front();
-                group.listed = false;
-                match (group.has_to_move(), group.phase) {
-                    (true, Phase::Out) => {
-                        group.phase = Phase::Joining;
-                        group.leaving = group.wanted.or(group.leaving);
-                        joins.push(index);
-                    }
-                    (true, Phase::In) => {
-                        group.phase = Phase::Leaving;
-                        leaves.push(index);
-                    }
-                    _ => {}
-                }
-            }
-            if !joins.is_empty() {
-                let request = self.request(Request::Join(joins.clone()));
-                let entries: Vec<_> = joins
-                    .iter()
-                    .filter_map(|index| self.groups.get(*index)?.join_entry())
-                    .collect();
-                Join::encode(&mut self.out, request, &entries);
-            }
-            if !leaves.is_empty() {
-                let request = self.request(Request::Leave(leaves.clone()));
-                let names: Vec<_> = leaves
-                    .iter()
-                    .filter_map(|index| self.groups.get(*index).map(|group| &*group.name))
-                    .collect();
-                Leave::encode(&mut self.out, request, &names);
-            }
-        }
-    }
-
-    fn acknowledge(&mut self, now: Nanos) {
-        if self.acks.is_empty() {
-            return;
-        }
-        self.acked_at = Some(now);
-        let mut acks = Vec::with_capacity(self.acks.len().min(FRAME_ENTRIES_MAX));
-        for index in std::mem::take(&mut self.acks) {
-            if let Some(group) = self.groups.get_mut(index) {
-                group.ack_listed = false;
-                acks.extend(group.ack());
-            }
-            if acks.len() == FRAME_ENTRIES_MAX {
-                Acks::encode(&mut self.out, &acks);
-                acks.clear();
-            }
-        }
-        if !acks.is_empty() {
-            Acks::encode(&mut self.out, &acks);
-        }
-    }
-
-    /// Acknowledges all that was handled, now.
-    pub fn acknowledge_all(&mut self, now: Nanos) {
-        if self.conn != Conn::Open {
-            return;
-        }
-        for index in 0..self.groups.len() {
-            if self.groups.get(index).is_some_and(|group| group.unacked > 0) {
-                self.list_ack(index);
-            }
-        }
-        self.acknowledge(now);
-    }
-
-    /// Lets groups publish again whose time has come.
-    fn release(&mut self, now: Nanos) {
-        let mut holds = std::mem::take(&mut self.holds);
-        holds.retain(|index| {
-            let Some(group) = self.groups.get_mut(*index) else { return false };
-            match group.held_until() {
-                Some(at) if at > now => return true,
-                Some(_) => group.producer.hold = Hold::No,
-                None => {}
-            }
-            self.list_send(*index);
-            false
-        });
-        self.holds = holds;
-    }
-
-    fn publish(&mut self) {
-        let window = self.welcome.map_or(1, |w| w.publish_window.max(1) as usize);
-        while self.out.len() < OUT_ENOUGH
-            && let Some(index) = self.sends.pop_front()
-        {
-            let mut more = false;
-            for n in 0..=SENDS_PER_TURN {
-                if n == SENDS_PER_TURN || self.out.len() >= OUT_ENOUGH {
-                    more = true;
-                    break;
-                }
-                let Some(group) = self.groups.get_mut(index) else { break };
-                let Some((producer_seq, entry)) = group.producer.send_next(window) else { break };
-                let (id, name) = (entry.id, &group.name);
-                let mut number = self.next_request;
-                while number == 0 || self.requests.contains_key(&number) {
-                    number = number.wrapping_add(1);
-                }
-                self.next_request = number.wrapping_add(1);
-                self.requests.insert(number, Request::Publish { group: index, id });
-                Publish {
-                    request: number,
-                    level: entry.how.level,
-                    receipt: entry.how.receipt_percent,
-                    producer_seq,
-                    group: name,
-                    payload: &entry.payload,
-                }
-                .encode(&mut self.out);
-            }
-            if let Some(group) = self.groups.get_mut(index) {
-                group.send_listed = more;
-                if more {
-                    self.sends.push_back(index);
-                }
-            }
-        }
-    }
-
-    /// When something is due next.
-    pub fn deadline(&self) -> Option<Nanos> {
-        let conn = match self.conn {
-            Conn::Down { at } | Conn::Greeting { until: at } => Some(at),
-            Conn::Open | Conn::Over => None,
-        };
-        let clock = self.clock.front().map(|(at, _)| *at);
-        let holds = self.holds.iter().filter_map(|i| self.groups.get(*i)?.held_until()).min();
-        [conn, clock, holds, self.ping_at, self.silent_at].into_iter().flatten().min()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::event::{
-    Event, GroupName, JoinedGroup, Message, Page, PublishError, PublishId, Published, QueryId,
-    Reason, Receipt, Refusal, RosterPage, StateItem, StatePage,
+    Event, GroupName, JoinedGroup, Message, PublishError, PublishId, Published, Reason, Receipt,
+    Refusal,
 };
 use super::group::{Delivered, Phase};
 use super::producer::{Hold, Returned};
@@ -63,7 +63,8 @@ impl Session {
                 Some(Event::Redelivery { group, from: r.from, attempt: r.attempt })
             }
             ServerFrame::Published(p) => {
-                let Some(Request::Publish { group: index, id }) = self.requests.remove(&p.request)
+                let Some(Request::Publish { group: index, id }) =
+                    self.requests.open.remove(&p.request)
                 else {
                     return self.broken("a PUBLISHED that nobody waits for");
                 };
@@ -117,7 +118,7 @@ impl Session {
         }
     }
 
-    fn broken(&mut self, what: &str) -> Option<Event> {
+    pub fn broken(&mut self, what: &str) -> Option<Event> {
         self.close(Reason::Protocol(what.to_owned()));
         None
     }
@@ -153,7 +154,7 @@ impl Session {
 
     fn joined(&mut self, j: &Joined<'_>) -> Option<Event> {
         let index = self.find(j.group);
-        let asked = match self.requests.get_mut(&j.request) {
+        let asked = match self.requests.open.get_mut(&j.request) {
             Some(Request::Join(groups)) => index.filter(|index| {
                 let at = groups.iter().position(|asked| asked == index);
                 at.map(|at| groups.swap_remove(at)).is_some()
@@ -183,7 +184,7 @@ impl Session {
 
     fn left(&mut self, l: &Left) -> Option<Event> {
         let index = self.by_handle(l.handle);
-        let asked = match self.requests.get_mut(&l.request) {
+        let asked = match self.requests.open.get_mut(&l.request) {
             Some(Request::Leave(groups)) => index.filter(|index| {
                 let at = groups.iter().position(|asked| asked == index);
                 at.map(|at| groups.swap_remove(at)).is_some()
@@ -200,10 +201,11 @@ impl Session {
     }
 
     fn forget_if_answered(&mut self, request: u32) {
-        if let Some(Request::Join(groups) | Request::Leave(groups)) = self.requests.get(&request)
+        if let Some(Request::Join(groups) | Request::Leave(groups)) =
+            self.requests.open.get(&request)
             && groups.is_empty()
         {
-            self.requests.remove(&request);
+            self.requests.open.remove(&request);
         }
     }
 
@@ -230,11 +232,11 @@ impl Session {
             });
             return None;
         }
-        match self.requests.get_mut(&e.request) {
+        match self.requests.open.get_mut(&e.request) {
             None => self.server_error(refusal),
             Some(Request::Publish { group, id }) => {
                 let (group, id) = (*group, *id);
-                self.requests.remove(&e.request);
+                self.requests.open.remove(&e.request);
                 self.publish_error(group, id, refusal, now)
             }
             Some(Request::Query { .. }) => {
@@ -254,6 +256,7 @@ impl Session {
             // An old server: what was asked for by this kind of frame has no other answer.
             let asked: Vec<u32> = self
                 .requests
+                .open
                 .iter()
                 .filter(|(_, r)| matches!(r, Request::Query { kind, sent: true, .. } if u64::from(*kind) == refusal.limit))
                 .map(|(number, _)| *number)
@@ -270,7 +273,8 @@ impl Session {
 
     /// One group of a JOIN or LEAVE was refused, or all of them.
     fn move_error(&mut self, request: u32, refusal: &Refusal) {
-        let Some(Request::Join(groups) | Request::Leave(groups)) = self.requests.get_mut(&request)
+        let Some(Request::Join(groups) | Request::Leave(groups)) =
+            self.requests.open.get_mut(&request)
         else {
             return;
         };
@@ -380,98 +384,5 @@ impl Session {
             }
         }
         self.list_send(index);
-    }
-
-    // ---- answers to questions ----
-
-    /// The question of a request that has its answer now, or the first part of it.
-    fn query(&mut self, request: u32, more: bool) -> Option<(QueryId, GroupName)> {
-        match self.requests.get(&request) {
-            Some(Request::Query { group, id, .. }) => {
-                let answered = (*id, Arc::clone(&self.groups.get(*group)?.name));
-                if more {
-                    return Some(answered);
-                }
-                self.requests.remove(&request);
-                self.queries = self.queries.saturating_sub(1);
-                Some(answered)
-            }
-            _ => None,
-        }
-    }
-
-    fn answer(&mut self, frame: &ServerFrame<'_>) -> Option<Event> {
-        let request = match frame {
-            ServerFrame::Fetched(f) => f.request,
-            ServerFrame::State(s) => s.head.request,
-            ServerFrame::StateSet(s) => s.request,
-            ServerFrame::Conflict(c) => c.request,
-            ServerFrame::Roster(r) if r.head.request == 0 => {
-                let index = self.by_handle(r.head.handle)?;
-                let group = Arc::clone(&self.groups.get(index)?.name);
-                return Some(Event::Roster(roster(None, group, r)));
-            }
-            ServerFrame::Roster(r) => r.head.request,
-            _ => return None,
-        };
-        let more = matches!(frame, ServerFrame::State(s) if s.head.more);
-        let Some((id, group)) = self.query(request, more) else {
-            return self.broken("an answer that nobody waits for");
-        };
-        Some(match frame {
-            ServerFrame::Fetched(f) => Event::Fetched(Page {
-                id,
-                epoch: f.epoch,
-                messages: f.messages().map(|d| Message::new(&group, f.epoch, &d)).collect(),
-                head: f.head,
-                gap: f.gap,
-                next: f.more.then(|| {
-                    let end = f.gap.map_or(f.last, |(_, to, _)| f.last.max(to));
-                    Seq(end.0.saturating_add(1))
-                }),
-                group,
-            }),
-            ServerFrame::State(s) => Event::State(StatePage {
-                id,
-                group,
-                form: s.head.form,
-                version: s.head.version,
-                more: s.head.more,
-                entries: s
-                    .entries()
-                    .map(|e| StateItem {
-                        key: e.key.into(),
-                        version: e.version,
-                        stamp: e.stamp,
-                        data: e.data.map(Into::into),
-                    })
-                    .collect(),
-            }),
-            ServerFrame::StateSet(s) => {
-                Event::StateSet { id, group, version: s.version, stamp: s.stamp }
-            }
-            ServerFrame::Conflict(c) => Event::Conflict {
-                id,
-                group,
-                version: c.version,
-                stamp: c.stamp,
-                data: c.data.map(Into::into),
-            },
-            ServerFrame::Roster(r) => Event::Roster(roster(Some(id), group, r)),
-            _ => return None,
-        })
-    }
-}
-
-fn roster(id: Option<QueryId>, group: GroupName, r: &crate::wire::Roster<'_>) -> RosterPage {
-    RosterPage {
-        id,
-        group,
-        form: r.head.form,
-        version: r.head.version,
-        members: r.head.members,
-        online: r.head.online,
-        next: Some(r.head.next).filter(|next| *next != 0),
-        entries: r.entries().map(|e| (e.what, e.member.into())).collect(),
     }
 }

@@ -71,7 +71,7 @@ pub struct Left {
 pub struct ErrorFrame<'a> {
     /// The request it answers, or 0.
     pub request: u32,
-    /// Code as in [`super::ErrorCode`]; below 100 the connection ends.
+    /// Code as in [`crate::wire::ErrorCode`]; below 100 the connection ends.
     pub code: u16,
     /// The limit concerned, or 0.
     pub limit: u64,
