@@ -120,16 +120,18 @@ fn segments_that_no_group_needs_are_removed_before_the_shard_must() {
     let mut bench = Bench::new(small_tails(config(some)));
     bench.connect(1, &[]);
     fill(&mut bench, "chat", 1);
-    fill(&mut bench, "feed/a", 900);
+    fill(&mut bench, "feed/a", 1_400);
     assert_eq!(bench.world.removed, [], "one message is within its class");
     bench.pass_ms(RETENTION_MS);
     bench.settle();
     fill(&mut bench, "chat", 20);
     bench.pass_ms(RETENTION_MS);
     bench.settle();
-    assert_eq!(bench.world.removed, [SegmentNumber(1), SegmentNumber(2)]);
+    // Sealed segments go once snapshots stand for what else is in them.
+    let removed: Vec<u64> = bench.world.removed.iter().map(|number| number.0).collect();
+    assert!(removed.len() >= 2 && removed.iter().eq(&[1, 2, 3][..removed.len()]), "{removed:?}");
     let (gaps, seqs) = history(&mut bench, 2, "feed/a");
-    assert_eq!((gaps.len(), seqs.last()), (1, Some(&900)));
+    assert_eq!((gaps.len(), seqs.last()), (1, Some(&1_400)));
 }
 
 #[test]

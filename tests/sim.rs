@@ -1,8 +1,10 @@
 //! Whole nodes in virtual time. `FANFARE_SEED=n` replays one seed, `FANFARE_SEEDS=n` sets how
 //! many each test runs. `cargo run --release --example sim` runs the same worlds faster.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use fanfare::config::{Class, Classes, Pattern, Priority};
 use fanfare::sim::{Faults, Outcome, Profile, World, WorldConfig};
 
 fn number(name: &str) -> Option<u64> {
@@ -81,4 +83,25 @@ fn a_seed_always_gives_the_same_world() {
     assert_eq!(run(7), run(7));
     let run = |seed| -> Outcome { World::new(seed, Profile::All.config(seed)).run() };
     assert_eq!(run(11), run(11));
+}
+
+#[test]
+fn priorities_break_no_promise() {
+    let class = |priority: Priority, group: &str| {
+        let groups = Pattern::parse(group).into_iter().collect();
+        Class { priority, groups, ..Class::named(priority.name()) }
+    };
+    let classes = Arc::new(Classes::new(vec![
+        class(Priority::Realtime, "group-0"),
+        class(Priority::Bulk, "group-1"),
+    ]));
+    let seeds = number("FANFARE_SEEDS").unwrap_or(15);
+    let range = number("FANFARE_SEED").map_or(1..=seeds, |seed| seed..=seed);
+    for seed in range {
+        for profile in [Profile::Unsteady, Profile::All] {
+            let mut config = profile.config(seed);
+            config.shard.classes = classes.clone();
+            World::new(seed, config).run();
+        }
+    }
 }

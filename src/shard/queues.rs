@@ -6,6 +6,7 @@ use super::Shard;
 use super::conn::{Conn, Membership};
 use crate::config::Priority;
 use crate::limits::SENDS_PER_TURN;
+use crate::position::Nanos;
 
 /// Of a slice, what realtime leaves to the others when they wait: an eighth.
 const OTHERS_SHARE: usize = 8;
@@ -17,6 +18,12 @@ const SLICE_BYTES: usize = 1024 * 1024;
 /// Bytes of these that ride along in writes that were started for realtime, so that a
 /// connection with realtime always waiting gets the rest of its groups too.
 const RIDE_BYTES: usize = 64 * 1024;
+
+/// While realtime messages come, what is not realtime gets this part of a slice: a message
+/// waits for the rest of a slice when it comes and for another one beside its commit.
+const BRISK_PART: usize = 4;
+/// How long after a realtime message the next one is expected.
+const BRISK_MS: u64 = 1_000;
 
 /// One priority's queues.
 #[derive(Debug, Default)]
@@ -33,9 +40,19 @@ struct Lane {
 #[derive(Debug, Default)]
 pub struct Queues {
     lanes: [Lane; Priority::COUNT],
+    /// Realtime messages came lately; until then slices are short.
+    brisk_until: Nanos,
 }
 
 impl Queues {
+    /// Whether realtime messages come, as seen by who waits now and lately.
+    fn is_brisk(&mut self, now: Nanos) -> bool {
+        if self.waits(Priority::Realtime) {
+            self.brisk_until = now.plus_ms(BRISK_MS);
+        }
+        now < self.brisk_until
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         Priority::ALL.into_iter().all(|lane| !self.waits(lane))
@@ -185,15 +202,19 @@ impl Shard {
     }
 
     /// One slice of writes. Realtime goes first; what it leaves, at least an eighth, normal
-    /// and bulk share by 8 to 1, and what one of them does not use the other may.
+    /// and bulk share by 8 to 1, and what one of them does not use the other may. While
+    /// realtime messages come they have a quarter of a slice at most.
     pub(super) fn write(&mut self, io: &mut impl super::Io) {
-        let bytes = if self.config.classes.are_mixed() { SLICE_BYTES } else { usize::MAX };
+        let part = if self.queues.is_brisk(io.now()) { BRISK_PART } else { 1 };
+        let mixed = self.config.classes.are_mixed();
+        let bytes = if mixed { SLICE_BYTES / part } else { usize::MAX };
         let others = self.queues.waits(Priority::Normal) || self.queues.waits(Priority::Bulk);
         let kept = if others { SENDS_PER_TURN / OTHERS_SHARE } else { 0 };
         let ride = bytes.min(RIDE_BYTES);
         let slice = Slice { sends: SENDS_PER_TURN - kept, bytes: ride };
         let left = self.write_lane(Priority::Realtime, slice, io);
-        let (mut sends, mut bytes) = (left.sends + kept, bytes - (ride - left.bytes));
+        let mut sends = (left.sends + kept).min(SENDS_PER_TURN / part);
+        let mut bytes = bytes - (ride - left.bytes);
         let part =
             |all: usize, share: bool| if share { (all / BULK_SHARE).max(1).min(all) } else { 0 };
         let shared = self.queues.waits(Priority::Bulk);
