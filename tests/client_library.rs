@@ -543,3 +543,36 @@ fn history_state_and_rosters_are_answered() {
     names.sort_unstable();
     assert_eq!((names, roster.members, roster.online), (vec![&b"ann"[..], b"bob"], 2, 2));
 }
+#[test]
+fn a_receipt_comes_when_the_members_have_acknowledged() {
+    let server = Server::start(Settings::shards(2).set("ack_interval_ms", 20));
+    let mut members: Vec<_> = ["ann", "bob"]
+        .map(|name| {
+            let how = options(name).acks(AckMode::Explicit);
+            let mut client = Client::connect(server.addr(), how).unwrap();
+            client.join("g", Membership::durable()).unwrap();
+            joined(&mut client);
+            client
+        })
+        .into();
+    let mut pam = Client::connect(server.addr(), options("pam")).unwrap();
+    let how = Publishing { receipt_percent: 100, ..Publishing::default() };
+    pam.publish_with("g", "x", how).unwrap();
+    published(&mut pam);
+    for (n, member) in members.iter_mut().enumerate() {
+        assert_eq!(pam.next(Duration::from_millis(100)).unwrap(), None, "{n} of 2 is not all");
+        let m = until(member, "a message", |e| match e {
+            Event::Message(m) => Some(m),
+            _ => None,
+        });
+        member.ack(&m).unwrap();
+        // Sent when its time has come.
+        member.next(Duration::from_millis(100)).unwrap();
+    }
+    let receipt = until(&mut pam, "a receipt", |e| match e {
+        Event::Receipt(r) => Some(r),
+        _ => None,
+    });
+    assert_eq!(receipt.group.as_deref(), Some(&b"g"[..]));
+    assert_eq!((receipt.seq, receipt.acked, receipt.members), (Seq(1), 2, 2));
+}

@@ -50,6 +50,8 @@ pub struct Client {
     started: Instant,
     connect_timeout: Duration,
     read_timeout: Duration,
+    /// The last write did not take everything, so the next one may wait.
+    full: bool,
     buffer: Box<[u8]>,
 }
 
@@ -84,6 +86,7 @@ impl Client {
             started: Instant::now(),
             connect_timeout: Duration::from_millis(timeout_ms.max(1)),
             read_timeout: Duration::ZERO,
+            full: false,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
         };
         let stream = client.open()?;
@@ -104,6 +107,7 @@ impl Client {
                     stream.set_nodelay(true)?;
                     stream.set_write_timeout(Some(TURN))?;
                     self.read_timeout = Duration::ZERO;
+                    self.full = false;
                     return Ok(stream);
                 }
                 Err(e) => last = e,
@@ -165,7 +169,8 @@ impl Client {
                 // What came before is still to be read; the end of it shows there.
                 Err(_) => {}
             }
-            if !self.core.output().is_empty() {
+            self.full = !self.core.output().is_empty();
+            if self.full {
                 wait = wait.min(TURN);
             }
         }
@@ -193,16 +198,18 @@ impl Client {
         self.core.disconnected(self.now());
     }
 
-    /// Sends what is queued without waiting for events.
+    /// Sends what is queued, if that does not have to wait.
     fn push(&mut self) {
         let now = self.now();
         self.core.advance(now);
-        if let Some(stream) = &mut self.stream
-            && !self.core.output().is_empty()
-            && let Ok(len) = stream.write(self.core.output())
-        {
+        let Some(stream) = &mut self.stream else { return };
+        if self.full || self.core.output().is_empty() {
+            return;
+        }
+        if let Ok(len) = stream.write(self.core.output()) {
             self.core.sent(len);
         }
+        self.full = !self.core.output().is_empty();
     }
 
     /// Joins a group; see [`Core::join`].
