@@ -19,6 +19,8 @@ pub const CLASSES_MAX: usize = 64;
 pub const CLASS_PATTERNS_MAX: usize = 256;
 /// Shards of one node; bounded by the 12 bits a [`crate::position::Handle`] has for it.
 pub const SHARDS_MAX: usize = 64;
+/// Generations of logs: each change of the number of shards begins one.
+pub const GENERATIONS_MAX: u16 = 1_000;
 /// Most staged message bytes in one commit before sequencing waits.
 pub const COMMIT_STAGED_MAX: usize = 1024 * 1024;
 /// What realtime groups may have of it, if there are groups of several priorities.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::limits::SHARDS_MAX;
+
 macro_rules! newtype {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -55,6 +57,51 @@ newtype!(
     /// Monotonic time in nanoseconds; only differences mean anything.
     Nanos(u64)
 );
+
+impl SegmentNumber {
+    /// The same number in the log of a generation that was sealed when the number of shards
+    /// changed. Such numbers are below those of later generations, and exist in memory alone.
+    #[must_use]
+    pub fn sealed(self, log: LogId) -> Self {
+        let tag = 1 + u64::from(log.generation) * SHARDS_MAX as u64 + u64::from(log.shard.0);
+        Self(self.0 | tag << Self::TAG_SHIFT)
+    }
+
+    /// The same number in the log that is written to, in this generation of logs.
+    #[must_use]
+    pub fn current(self, generation: u16) -> Self {
+        match generation {
+            0 => self,
+            _ => self.sealed(LogId { generation, shard: ShardId(0) }),
+        }
+    }
+
+    /// Its log, if it is not that of the first generation.
+    #[must_use]
+    pub fn log(self) -> Option<LogId> {
+        let tag = (self.0 >> Self::TAG_SHIFT).checked_sub(1)?;
+        let (generation, shard) = (tag / SHARDS_MAX as u64, tag % SHARDS_MAX as u64);
+        Some(LogId { generation: generation as u16, shard: ShardId(shard as u16) })
+    }
+
+    /// The number as the files have it.
+    #[must_use]
+    pub fn on_disk(self) -> Self {
+        Self(self.0 & ((1 << Self::TAG_SHIFT) - 1))
+    }
+
+    const TAG_SHIFT: u32 = 48;
+}
+
+/// One log of a data directory: a shard of a generation. A generation ends when the number of
+/// shards changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// The generation, from 0.
+    pub generation: u16,
+    /// The shard that wrote it.
+    pub shard: ShardId,
+}
 
 impl Seq {
     /// The sequence number after this one.

@@ -245,7 +245,6 @@ fn a_data_directory_of_another_kind_is_refused() {
     let address = free_address().to_string();
     let start =
         |shards| run(serve(&["--shards", shards, "--listen", &address, "--data-dir"]).arg(&dir));
-    assert_refused(&start("2"), 1, &["made for 1 shards and 2 are asked for"]);
     let path = dir.join("manifest.toml");
     let manifest = fs::read_to_string(&path).unwrap();
     let found = manifest.lines().find(|line| line.starts_with("format_version")).unwrap();

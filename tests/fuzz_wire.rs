@@ -20,6 +20,7 @@ fn encode_client(frame: &ClientFrame<'_>) -> Option<Vec<u8>> {
         ClientFrame::Publish(publish) => publish.encode(&mut out),
         ClientFrame::Ack(acks) => Acks::encode(&mut out, &acks.entries().collect::<Vec<_>>()),
         ClientFrame::Ping { token } => ClientFrame::encode_ping(&mut out, *token),
+        ClientFrame::QuietPing { token } => ClientFrame::encode_quiet_ping(&mut out, *token),
         ClientFrame::Fetch(fetch) => fetch.encode(&mut out),
         ClientFrame::SetState(set) => set.encode(&mut out),
         ClientFrame::Sync(sync) => sync.encode(&mut out),

@@ -296,6 +296,42 @@ fn numbers_of_level_memory_that_a_crash_took_are_expected_again() {
     assert_eq!(head, (1..=head.len() as u64).map(payload).collect::<Vec<_>>());
 }
 
+#[test]
+fn retention_takes_messages_and_no_memory_of_who_sent_them() {
+    let settings = Settings::shards(1).set("retention_bytes", 16 << 20);
+    let mut server = Server::start(settings);
+    let early = new_producer();
+    let mut client = Client::open_as(&server, "early", early);
+    let places: Vec<_> = (1..=5).map(|n| client.publish_as("g", n, &payload(n)).unwrap()).collect();
+    let mut flooder = Client::open(&server, "flooder");
+    for _ in 0..40 {
+        // Together more than the log may hold.
+        let requests: Vec<_> = (0..30).map(|_| flooder.send_publish("g", &[7; 60_000])).collect();
+        requests.into_iter().for_each(|request| _ = flooder.published(request));
+    }
+    let mut reader = Client::open(&server, "reader");
+    reader.join_from("g", 1);
+    let gap = reader.expect("GAP", |got| match got {
+        Got::Gap { from, to, .. } => Some((from.0, to.0)),
+        _ => None,
+    });
+    assert!(gap.0 == 1 && gap.1 >= 5, "retention passed the first messages: {gap:?}");
+    for crash in [true, false, true] {
+        if crash {
+            server.kill();
+        } else {
+            server.stop();
+        }
+        server.restart();
+        let mut client = Client::open_as(&server, "early", early);
+        for place in &places {
+            let again = client.publish_as("g", place.producer_seq, b"x").unwrap();
+            assert_eq!((again.seq, again.epoch), (place.seq, place.epoch));
+        }
+        assert_eq!(client.publish_as("g", 7, b"x"), Err((ErrorCode::ProducerGap, 6)));
+    }
+}
+
 /// Publishes with a window and resends what has no answer after each crash, as PROTOCOL.md
 /// asks it to; returns the place that each message was answered to have.
 struct Publisher {

@@ -258,7 +258,7 @@ fn a_start_from_any_snapshot_with_any_indices_finds_what_the_whole_log_says() {
                     }
                     let r = recovered(whole.path());
                     let what = format!("seed {seed}, from {covered} to {ended}, {with_indices}");
-                    assert_eq!(r.snapshot.0, covered, "{what}");
+                    assert_eq!(r.snapshot, Some(CommitNumber(covered)), "{what}");
                     assert!(essence(&r) == expected, "{what}");
                     assert_eq!((r.next_commit, r.max_stamp), (full.next_commit, full.max_stamp));
                     assert_eq!(r.segments, full.segments);
@@ -303,7 +303,7 @@ fn a_damaged_snapshot_is_told_of_and_the_one_before_it_says_the_same() {
         }
         fs::write(&path, bad).unwrap();
         let r = recovered(dir.path());
-        assert_eq!((r.snapshot.0, essence(&r)), (older, expected.clone()), "{damage}");
+        assert_eq!((r.snapshot.unwrap().0, essence(&r)), (older, expected.clone()), "{damage}");
         let [(covered, fault)] = r.bad_snapshots[..] else { panic!("{:?}", r.bad_snapshots) };
         assert_eq!(covered.0, newer);
         assert_eq!(matches!(fault, SnapshotFault::Rotten { .. }), damage == "rotten");
@@ -311,7 +311,7 @@ fn a_damaged_snapshot_is_told_of_and_the_one_before_it_says_the_same() {
     }
     fs::write(snapshot_path(dir.path(), CommitNumber(older)), b"x").unwrap();
     let r = recovered(dir.path());
-    assert_eq!((r.snapshot.0, r.bad_snapshots.len()), (0, 2));
+    assert_eq!((r.snapshot, r.bad_snapshots.len()), (None, 2));
     assert_eq!(essence(&r), expected, "the whole log is read");
 }
 
@@ -325,7 +325,7 @@ fn without_any_snapshot_of_what_retention_took_it_is_damage() {
     for covered in [newer, older] {
         let r = recovered(dir.path());
         assert!(r.damage.is_empty(), "{:?}", r.damage);
-        assert_eq!(r.snapshot.0, covered);
+        assert_eq!(r.snapshot, Some(CommitNumber(covered)));
         for group in &r.groups {
             let (_, _, head, _, state, _) = &expected[&group.handle.0];
             assert_eq!((group.head.0, &group.state), (*head, state));
@@ -335,7 +335,7 @@ fn without_any_snapshot_of_what_retention_took_it_is_damage() {
     }
     let r = recovered(dir.path());
     assert_eq!(r.damage[0].kind, DamageKind::NoSnapshot);
-    assert_eq!(r.snapshot.0, 0);
+    assert_eq!(r.snapshot, None);
 }
 
 #[test]

@@ -168,7 +168,14 @@ fn client(frame: ClientFrame<'_>) -> (&'static str, String, Vec<u8>) {
         }
         ClientFrame::Ping { token } => {
             f.add("token", token);
+            f.add("answer", yes(true));
             ClientFrame::encode_ping(&mut out, token);
+            "PING"
+        }
+        ClientFrame::QuietPing { token } => {
+            f.add("token", token);
+            f.add("answer", yes(false));
+            ClientFrame::encode_quiet_ping(&mut out, token);
             "PING"
         }
         ClientFrame::Fetch(fetch) => {
@@ -540,7 +547,7 @@ fn unknown_flags_and_bytes_after_the_last_field_are_ignored() {
     for vector in vectors() {
         let kind = vector.name.split('-').next().unwrap();
         let mut bytes = vector.bytes.clone();
-        bytes[5] = 0xFF;
+        bytes[5] |= 0xFE;
         bytes[6..8].fill(0xFF);
         if !["PUBLISH", "DELIVER", "SET_STATE", "CONFLICT"].contains(&kind) {
             bytes.extend([0xAB; 13]);

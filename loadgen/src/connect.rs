@@ -43,6 +43,7 @@ pub fn client(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Result<Co
         Role::Reader | Role::Stalled => Plan::member_name(number),
     };
     let mut options = Options::new(member).acks(AckMode::Explicit);
+    options.quiet_pings = true;
     // The limits of the run are the window and the slots of a channel; and how long to wait for
     // an answer is judged at its end.
     (options.publishes_max, options.publish_bytes_max) = (usize::MAX, usize::MAX);

@@ -79,6 +79,9 @@ impl Session {
         if self.acked_at.is_some_and(|acked| at.since(acked) < every / 2) {
             return;
         }
+        if self.options.quiet_pings {
+            return ClientFrame::encode_quiet_ping(&mut self.out, now.0);
+        }
         ClientFrame::encode_ping(&mut self.out, now.0);
         let silent_at = now.plus_ms(self.options.answer_timeout_ms);
         self.silent_at.get_or_insert(silent_at);

@@ -42,6 +42,9 @@ pub struct Options {
     pub backoff_min_ms: u64,
     /// Longest wait before a reconnect.
     pub backoff_max_ms: u64,
+    /// Sends PINGs that want no answer: half of a heartbeat's packets, and less than half of its
+    /// cost. An idle client then learns from TCP alone that the server is gone.
+    pub quiet_pings: bool,
     /// Sends JOINs right behind HELLO, for one round trip less. Only for servers whose
     /// `frame_max` is known to be large enough for them.
     pub eager: bool,
@@ -63,6 +66,7 @@ impl Options {
             answer_timeout_ms: 10_000,
             backoff_min_ms: 1_000,
             backoff_max_ms: 30_000,
+            quiet_pings: false,
             eager: false,
         }
     }

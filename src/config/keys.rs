@@ -87,7 +87,7 @@ macro_rules! keys {
 pub const NODE_KEYS: &[Key] = keys! {
     listen: Kind::Address, "Address that every shard listens on.";
     data_dir: Kind::Text, "Where the logs are. Made if it is not there.";
-    shards: Kind::Int(1, SHARDS_MAX as u64), "Number of shards. A data directory keeps the number it was made with.";
+    shards: Kind::Int(1, SHARDS_MAX as u64), "Number of shards. A data directory keeps its number unless another one is given.";
     cores: Kind::Cores, "Cores for the shards, in their order. With fewer cores than shards they share.";
     log: Kind::Text, "What is logged: error, warn, info, debug, trace, or a filter such as info,fanfare::shard=debug.";
     stats_interval: Kind::Interval, "A line of figures this often.";

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::config::Priority;
 use crate::group::RosterKey;
-use crate::position::{Epoch, Handle, Level, MemberId, ProducerId, Seq};
+use crate::position::{Epoch, Handle, Level, MemberId, ProducerId, SegmentNumber, Seq};
 use crate::shard::{Accepted, Answer, Asked, ConnId, Wanted};
 use crate::wire::{ErrorCode, GapReason, Published, Receipt};
 
@@ -86,6 +86,10 @@ pub struct History {
 /// One thing to tell.
 #[derive(Debug)]
 pub enum Message {
+    /// The sender's log is beyond its bounds: segments of earlier generations are to go.
+    ExpireSealed,
+    /// The sender removes this segment of an earlier generation.
+    SealedRemoved(SegmentNumber),
     /// To the owner: a member on this shard wants to join.
     Join {
         /// Its connection.

@@ -5,6 +5,7 @@ mod control;
 mod error;
 mod nofile;
 pub(crate) mod recover;
+mod reshard;
 mod shards;
 pub mod top;
 

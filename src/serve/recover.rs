@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::ServeError;
+use super::reshard::{read_sealed, reshard};
 use crate::config::ShardConfig;
 use crate::limits::SEGMENT_BYTES_MIN;
 use crate::position::{Epoch, NodeId, SegmentNumber, ShardId};
@@ -51,7 +52,7 @@ fn recover(
             covered = covered.0,
             %fault,
             kept = %kept.display(),
-            used = recovered.snapshot.0,
+            used = recovered.snapshot.unwrap_or_default().0,
             "a snapshot is damaged; the one before it and the log are used"
         );
     }
@@ -74,11 +75,29 @@ pub(crate) fn recover_all<F: Files>(
     data: &mut DataDir<F>,
     manifest: Manifest,
 ) -> Result<(Manifest, Vec<Recovered>), ServeError> {
+    let (manifest, recovered) = recover_generation(files, data, manifest)?;
+    if data.asked() == manifest.shards {
+        return Ok((manifest, recovered));
+    }
+    let manifest = reshard(files, data, manifest, recovered)?;
+    recover_generation(files, data, manifest)
+}
+
+fn recover_generation<F: Files>(
+    files: &mut F,
+    data: &mut DataDir<F>,
+    mut manifest: Manifest,
+) -> Result<(Manifest, Vec<Recovered>), ServeError> {
+    let sealed = read_sealed(files, data, &mut manifest)?;
     let mut recovered = Vec::new();
     for id in (0..manifest.shards).map(ShardId) {
-        recovered.push(recover(files, &data.shard_dir(id), &manifest, id)?);
+        let mut log = recover(files, &data.shard_dir(id), &manifest, id)?;
+        if !sealed.segments.is_empty() {
+            log.follow(manifest.generation, &sealed.segments, &sealed.places);
+        }
+        recovered.push(log);
     }
-    Ok((raise_epochs(data, manifest, &recovered)?, recovered))
+    Ok((raise_epochs(data, manifest, &recovered, sealed.damaged)?, recovered))
 }
 
 /// New epochs for whoever may have lost messages, durable before anyone is told.
@@ -86,8 +105,9 @@ fn raise_epochs<F: Files>(
     data: &mut DataDir<F>,
     mut manifest: Manifest,
     recovered: &[Recovered],
+    sealed_damaged: bool,
 ) -> Result<Manifest, ServeError> {
-    let damaged = recovered.iter().any(|log| !log.damage.is_empty());
+    let damaged = sealed_damaged || recovered.iter().any(|log| !log.damage.is_empty());
     let highest = recovered.iter().map(|log| log.max_epoch).max().unwrap_or_default();
     let epoch = manifest.starts.max(Epoch(highest.0 + u32::from(highest >= manifest.starts)));
     let all = if damaged { epoch } else { manifest.epoch_floor };

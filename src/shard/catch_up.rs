@@ -16,7 +16,7 @@ use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
 use crate::mesh::{Announced, History, Message};
 use crate::position::{Epoch, Handle, SegmentNumber, Seq, ShardId};
 use crate::ring::LogBuf;
-use crate::wal::{self, Resume};
+use crate::wal::{self, LogPos, Resume};
 use crate::wire::GapReason;
 
 /// Bytes read at once.
@@ -139,6 +139,7 @@ impl Shard {
         let key = self.by_handle.get(&handle).copied();
         let sequencer = key.and_then(|key| self.groups[key as usize].sequencer());
         let Some(sequencer) = sequencer else { return self.group_is_gone(who, handle) };
+        super::retention::forget_removed(&self.log, sequencer);
         let (first, synced) = (sequencer.first_kept, sequencer.synced);
         if let For::Members(shard) = who
             && from > synced
@@ -158,6 +159,12 @@ impl Shard {
         self.submit_read(read, CHUNK_BYTES, io);
     }
 
+    /// Where the group goes on after the segment of a read.
+    fn next_place(&mut self, read: &Read) -> Option<LogPos> {
+        let key = *self.by_handle.get(&read.handle)?;
+        self.groups[key as usize].sequencer()?.index.after_segment(read.segment)
+    }
+
     /// Reads on, in the next segment if this one has ended.
     fn submit_read(&mut self, mut read: Read, len: usize, io: &mut impl Io) {
         loop {
@@ -172,8 +179,8 @@ impl Shard {
                 self.reads.in_flight.push((token, read));
                 return;
             }
-            match self.log.segment_after(read.segment) {
-                Some(next) => (read.segment, read.offset) = (next, LOG_BLOCK as u64),
+            match self.next_place(&read) {
+                Some(next) => (read.segment, read.offset) = (next.segment, next.offset),
                 None => return self.missing(read),
             }
         }
@@ -236,9 +243,9 @@ impl Shard {
     }
 
     fn skip_segment(&mut self, mut read: Read, io: &mut impl Io) {
-        match self.log.segment_after(read.segment) {
+        match self.next_place(&read) {
             Some(next) => {
-                (read.segment, read.offset) = (next, LOG_BLOCK as u64);
+                (read.segment, read.offset) = (next.segment, next.offset);
                 self.submit_read(read, CHUNK_BYTES, io);
             }
             None => self.missing(read),

@@ -76,7 +76,7 @@ pub use inbox::Origin;
 pub use io::{ConnId, Event, Io, Job, RecvBuf, RecvEnd};
 pub use joins::Accepted;
 pub use queries::{Answer, Asked, Question};
-pub use start::{Active, ShardParts};
+pub use start::{Active, ShardParts, owner_of};
 pub use state::OwnedState;
 
 /// Whether a shard wants another turn.
@@ -159,6 +159,8 @@ pub struct Shard {
     /// The largest epoch that the log held at the start.
     max_epoch: Epoch,
     retention_pass: Option<retention::Pass>,
+    /// Another shard wants segments of earlier generations to go.
+    expire_sealed: bool,
 
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
@@ -216,6 +218,9 @@ impl Shard {
             debug_assert!(self.log.synced() <= self.log.appended());
             for (_, group) in &self.groups {
                 group.invariants();
+            }
+            for conn in self.conns.iter().flatten() {
+                debug_assert_eq!(conn.drainage.behind(), self.behind(conn));
             }
         }
     }

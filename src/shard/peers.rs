@@ -116,6 +116,8 @@ impl Shard {
                 Message::Roster { handle, frame } => self.roster_announced(handle, frame),
                 Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
+                Message::ExpireSealed => self.expire_sealed_asked(),
+                Message::SealedRemoved(number) => self.sealed_was_removed(number),
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
                 }

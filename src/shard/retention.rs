@@ -1,8 +1,13 @@
 //! Retention: each group keeps what its class says, at the grain of its index; the log as a
 //! whole keeps what the shard says. Segments that nobody needs any more are removed.
 
+use tracing::info;
+
 use super::{Io, Job, Shard};
-use crate::position::{Nanos, SegmentNumber, Seq};
+use crate::group::Sequencer;
+use crate::mesh::Message;
+use crate::position::{Nanos, SegmentNumber, Seq, ShardId};
+use crate::wal::Log;
 
 /// How often groups and sealed segments are looked at.
 const RETENTION_MS: u64 = 10_000;
@@ -56,12 +61,53 @@ impl Shard {
 
     fn begin_pass(&mut self, io: &mut impl Io) -> Pass {
         self.prepare_segment(io);
+        self.retain_sealed(io);
         let (config, wall_ms) = (&self.config, io.wall_ms());
         let limit = self.log.expirable(config.retention_bytes, config.retention_age_ms, wall_ms);
-        let uncovered = self.log.uncovered(self.snapshots.covered());
+        let mut uncovered = self.log.uncovered(self.snapshots.covered());
+        if self.log.has_sealed() {
+            // The oldest go first, whoever has them.
+            uncovered = self.log.oldest();
+        }
         let limit = limit.min(uncovered);
         // What is written from now on is in the active segment or after it.
         Pass { next: 0, limit, uncovered, needed: self.log.active(), wall_ms }
+    }
+
+    /// Removes the oldest segment of earlier generations if this log with its share of them is
+    /// beyond its bounds, or another shard's is; if others have to remove it, asks them.
+    fn retain_sealed(&mut self, io: &mut impl Io) {
+        let config = &self.config;
+        let (bytes, age) = (config.retention_bytes, config.retention_age_ms);
+        let exceeds = self.log.exceeds(self.shards, bytes, age, io.wall_ms());
+        if !exceeds && !std::mem::take(&mut self.expire_sealed) {
+            return;
+        }
+        let others: Vec<_> = (0..self.shards).map(ShardId).filter(|id| *id != self.id).collect();
+        let Some(number) = self.log.oldest_sealed(self.id) else {
+            if exceeds {
+                others.into_iter().for_each(|other| self.tell(other, Message::ExpireSealed));
+            }
+            return;
+        };
+        info!(shard = self.id.0, path = %crate::wal::paths::segment_path("".as_ref(), number).display(), "retention removes a segment of a sealed generation");
+        self.log.sealed_removed(&[number]);
+        others.into_iter().for_each(|other| self.tell(other, Message::SealedRemoved(number)));
+        io.start_job(Job::RemoveSegments { numbers: vec![number] });
+        if exceeds {
+            self.expire_sealed = true;
+        }
+    }
+
+    /// Another shard's log is beyond its bounds.
+    pub(super) fn expire_sealed_asked(&mut self) {
+        self.expire_sealed = true;
+        self.retention_at = Some(Nanos(0));
+    }
+
+    /// Another shard removes a segment of an earlier generation.
+    pub(super) fn sealed_was_removed(&mut self, number: SegmentNumber) {
+        self.log.sealed_removed(&[number]);
     }
 
     /// Looks at some groups; whether it has seen all.
@@ -74,12 +120,16 @@ impl Shard {
             let class = self.config.classes.get(group.class);
             let Some(sequencer) = group.sequencer() else { continue };
             let index = &mut sequencer.index;
-            index.forget_before(pass.limit);
+            if !self.log.has_sealed() {
+                index.forget_before(pass.limit);
+            }
             if class.retention_bytes.is_some() || class.retention_age_ms.is_some() {
                 let oldest_ms = class.retention_age_ms.map(|age| pass.wall_ms.saturating_sub(age));
                 index.trim(class.retention_bytes, oldest_ms);
             }
             pass.needed = pass.needed.min(index.oldest_segment().unwrap_or(pass.needed));
+            forget_removed(&self.log, sequencer);
+            let index = &mut sequencer.index;
             let first = index.first().unwrap_or(Seq(sequencer.synced.0 + 1));
             sequencer.first_kept = sequencer.first_kept.max(first);
             let oldest = sequencer.roster.as_ref().and_then(|roster| roster.receipts.oldest());
@@ -92,5 +142,18 @@ impl Shard {
         }
         pass.next = end;
         end == self.groups.capacity()
+    }
+}
+
+/// Forgets places in segments of earlier generations that another shard has removed.
+pub(super) fn forget_removed(log: &Log, sequencer: &mut Sequencer) {
+    let index = &mut sequencer.index;
+    while let Some(segment) = index.oldest_segment()
+        && segment.log().is_some()
+        && log.readable(segment).is_none()
+    {
+        index.forget_before(SegmentNumber(segment.0 + 1));
+        let first = index.first().unwrap_or(Seq(sequencer.synced.0 + 1));
+        sequencer.first_kept = sequencer.first_kept.max(first);
     }
 }

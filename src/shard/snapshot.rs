@@ -65,7 +65,7 @@ pub struct Snapshots {
 impl Snapshots {
     /// After a start: one is wanted if the log had to be read.
     pub fn after(recovered: &Recovered) -> Self {
-        let wanted = recovered.next_commit.0 > recovered.snapshot.0 + 1;
+        let wanted = recovered.next_commit.0 > recovered.snapshot.unwrap_or_default().0 + 1;
         Self { on_disk: recovered.snapshots.clone(), wanted, ..Self::default() }
     }
 

@@ -79,7 +79,9 @@ impl Shard {
             recovered.segments.iter().map(|s| (s.number, s.info())).collect();
         let last_commit = CommitNumber(recovered.next_commit.0.saturating_sub(1));
         let active = parts.active;
-        let log = Log::new(segments, active.number, active.salt, last_commit, config.segment_bytes);
+        let mut log =
+            Log::new(segments, active.number, active.salt, last_commit, config.segment_bytes);
+        log.adopt(&recovered.sealed);
         let mut shard = Self {
             id: parts.id,
             node: parts.node,
@@ -129,6 +131,7 @@ impl Shard {
             snapshots: super::snapshot::Snapshots::after(&recovered),
             max_epoch: recovered.max_epoch,
             retention_pass: None,
+            expire_sealed: false,
             control: parts.control,
             drain: None,
             normal: super::isolate::Normal::new(parts.now),

@@ -169,6 +169,8 @@ impl Shard {
             ClientFrame::Leave(leave) => self.leave(id, &leave),
             ClientFrame::Publish(publish) => self.enqueue(id, &publish),
             ClientFrame::Ack(acks) => self.ack(id, &acks),
+            // That it was heard is all it is for.
+            ClientFrame::QuietPing { .. } => {}
             ClientFrame::Ping { token } => {
                 self.control(id, |out| ServerFrame::encode_pong(out, token));
             }

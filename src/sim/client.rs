@@ -91,6 +91,8 @@ pub(super) struct Client {
     pub joins: Vec<(u32, usize)>,
     pub leaves: Vec<(u32, usize)>,
     pub pings: VecDeque<u64>,
+    /// Publishes that it sent for a second time at once, and their numbers.
+    pub second: BTreeMap<u32, (Pending, u64)>,
     /// What it publishes, per group.
     pub lines: Vec<Line>,
     /// It has time to send everything that was not accepted again.
@@ -135,6 +137,7 @@ impl Client {
             joins: Vec::new(),
             leaves: Vec::new(),
             pings: VecDeque::new(),
+            second: BTreeMap::new(),
             lines: vec![Line::default(); groups],
             finishing: false,
             views: (0..groups).map(view).collect(),

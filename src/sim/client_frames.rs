@@ -163,6 +163,9 @@ impl Client {
     }
 
     fn published(&mut self, p: &wire::Published, oracle: &mut Oracle) -> Result<(), Violation> {
+        if self.second_answered(p, oracle)? {
+            return Ok(());
+        }
         let Some(Pending { group, id }) = self.publishes.remove(&p.request) else {
             return Err("nobody waits for this answer".to_owned());
         };
@@ -187,6 +190,9 @@ impl Client {
         use wire::ErrorCode as E;
         oracle.note(Note::Refused { client: self.index, request: e.request, code: e.code });
         let code = E::from_number(e.code).ok_or("an unknown code")?;
+        if self.second.remove(&e.request).is_some() {
+            return Ok(());
+        }
         if let Some(pending) = self.publishes.remove(&e.request) {
             if self.profile.reader {
                 return Err("a probe was refused".to_owned());

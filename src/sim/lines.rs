@@ -14,6 +14,8 @@ use crate::wire::{ErrorCode, ErrorFrame, Publish, Published};
 
 /// Refused messages that the client gives up instead of sending them again, in a million.
 const GIVEN_UP_PPM: u32 = 300_000;
+/// Messages that an impatient client sends twice at once, in a million.
+const TWICE_PPM: u32 = 100_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Item {
@@ -76,6 +78,7 @@ impl Client {
             let request = self.request();
             let line = &mut self.lines[group];
             let producer_seq = line.answered + 1 + n as u64;
+            let twice = !self.profile.reader && rng.chance(TWICE_PPM);
             let item = &mut line.items[n];
             if item.unsure || item.refused {
                 oracle.fault(Fault::Republished);
@@ -83,22 +86,60 @@ impl Client {
             }
             item.request = Some(request);
             item.refused = false;
+            // Whatever becomes of the first one, the second one may be taken.
+            item.unsure |= twice;
             line.under_way += 1;
             let id = item.id;
             oracle.sending(id);
-            let sent = oracle.message(id);
-            Publish {
-                request,
-                level: Some(sent.level),
-                receipt: 0,
-                producer_seq,
-                group: &group_name(group),
-                payload: &sent.payload,
+            self.send_one(request, group, producer_seq, id, oracle);
+            if twice {
+                oracle.fault(Fault::SentTwice);
+                let request = self.request();
+                self.send_one(request, group, producer_seq, id, oracle);
+                self.second.insert(request, (Pending { group, id }, producer_seq));
             }
-            .encode(&mut self.out);
             self.publishes.insert(request, Pending { group, id });
             oracle.note(Note::Publish { client: self.index, group, request, id });
         }
+    }
+
+    fn send_one(
+        &mut self,
+        request: u32,
+        group: usize,
+        producer_seq: u64,
+        id: u64,
+        oracle: &Oracle,
+    ) {
+        let sent = oracle.message(id);
+        let (level, payload) = (Some(sent.level), &sent.payload);
+        Publish { request, level, receipt: 0, producer_seq, group: &group_name(group), payload }
+            .encode(&mut self.out);
+    }
+
+    /// Takes the answer to what was sent for a second time at once; whether it is one.
+    pub(super) fn second_answered(
+        &mut self,
+        p: &Published,
+        oracle: &mut Oracle,
+    ) -> Result<bool, Violation> {
+        let Some((Pending { group, id }, producer_seq)) = self.second.remove(&p.request) else {
+            return Ok(false);
+        };
+        if p.producer_seq != producer_seq {
+            return Err(format!("number {producer_seq} was asked for"));
+        }
+        let line = &mut self.lines[group];
+        if line.answered + 1 == producer_seq && line.items.front().is_some_and(|i| i.refused) {
+            // The first one was refused, and then there was room.
+            line.items.pop_front();
+            line.answered += 1;
+            if p.level == Level::Durable {
+                line.durable = line.answered;
+            }
+        }
+        oracle.answered((group, p.epoch.0, p.seq.0), p.handle, id, p.level)?;
+        Ok(true)
     }
 
     /// Perhaps another message takes the number of one that was refused for certain.
@@ -116,6 +157,7 @@ impl Client {
     /// The connection is gone; what had no answer never gets one.
     pub(super) fn lines_cut(&mut self) {
         self.publishes.clear();
+        self.second.clear();
         for line in &mut self.lines {
             for item in &mut line.items {
                 item.unsure |= item.request.take().is_some();

@@ -84,7 +84,11 @@ impl Node {
     }
 
     pub fn shard_dir(&self, shard: usize) -> PathBuf {
-        crate::wal::paths::shard_dir(Path::new(DATA), ShardId(shard as u16))
+        let shard = ShardId(shard as u16);
+        match &self.data {
+            Some(data) => data.shard_dir(shard),
+            None => crate::wal::paths::shard_dir(Path::new(DATA), shard),
+        }
     }
 
     pub fn node_id(&self) -> NodeId {

@@ -122,6 +122,8 @@ faults! {
     RefusedGap,
     /// A client gave up a message that was refused, and used its number for another.
     GivenUp,
+    /// A client sent a publish twice at once.
+    SentTwice,
     /// A publish was answered that was in the group before it was sent again.
     AnsweredAgain,
     /// A client said something that no client should.

@@ -61,10 +61,12 @@ pub fn steps_to_remove(shard_dir: &Path, numbers: &[SegmentNumber]) -> Vec<Step>
     let paths_of = |number: &SegmentNumber| {
         [paths::index_path(shard_dir, *number), paths::segment_path(shard_dir, *number)]
     };
-    let mut steps: Vec<_> =
-        numbers.iter().flat_map(paths_of).map(|path| Step::Remove { path }).collect();
-    steps.push(Step::SyncDir { dir: shard_dir.to_owned() });
-    steps
+    let paths: Vec<_> = numbers.iter().flat_map(paths_of).collect();
+    let mut dirs: Vec<_> = paths.iter().filter_map(|path| path.parent()).collect();
+    dirs.dedup();
+    let synced = dirs.into_iter().map(|dir| Step::SyncDir { dir: dir.to_owned() }).collect();
+    let removed = paths.iter().map(|path| Step::Remove { path: path.clone() });
+    [removed.collect::<Vec<_>>(), synced].concat()
 }
 
 /// The steps that add a piece to the snapshot that is being written.

@@ -9,7 +9,7 @@ use super::recovered::RecoveredGroup;
 use super::run::{Run, RunKind};
 use super::segment_index::IndexedGroup;
 use super::snapshot::{Snapshot, SnapshotGroup};
-use crate::position::{CommitNumber, Handle, Seq};
+use crate::position::{CommitNumber, Epoch, Handle, Seq};
 use crate::wire::{self, ServerFrame};
 
 /// The groups of a log that is being read.
@@ -18,6 +18,8 @@ pub(super) struct Fold {
     groups: HashMap<Handle, RecoveredGroup>,
     /// What a snapshot knows up to: of commits up to here only the places of messages are new.
     covered: CommitNumber,
+    /// Only places of messages are wanted, of all groups.
+    places_only: bool,
     /// Messages whose producer seq came before.
     pub repeated: u64,
 }
@@ -34,6 +36,7 @@ impl Fold {
                 epoch,
                 first: first_kept,
                 head,
+                first_kept,
                 used_memory,
                 index: GroupIndex::default(),
                 state,
@@ -43,12 +46,22 @@ impl Fold {
             };
             (handle, group)
         });
-        Self { groups: groups.collect(), covered, repeated: 0 }
+        Self { groups: groups.collect(), covered, ..Self::default() }
+    }
+
+    /// Finds the places of all messages, and nothing else.
+    pub fn places() -> Self {
+        Self { covered: CommitNumber(u64::MAX), places_only: true, ..Self::default() }
     }
 
     /// The commit up to which a snapshot covers the log; 0 without one.
     pub fn covered(&self) -> CommitNumber {
-        self.covered
+        if self.places_only { CommitNumber(0) } else { self.covered }
+    }
+
+    /// Whether of this commit only the places of messages are wanted.
+    pub fn covers(&self, commit: CommitNumber) -> bool {
+        commit <= self.covered
     }
 
     /// Takes a run in. False if it contradicts what came before it. Where damage is known a
@@ -63,22 +76,11 @@ impl Fold {
 
     /// The group of a run; `None` if a snapshot left it out because nothing of it is kept.
     fn group(&mut self, number: CommitNumber, run: &Run<'_>) -> Option<&mut RecoveredGroup> {
-        if number <= self.covered {
+        if number <= self.covered && !self.places_only {
             return self.groups.get_mut(&run.handle);
         }
-        let group = self.groups.entry(run.handle).or_insert_with(|| RecoveredGroup {
-            handle: run.handle,
-            name: run.group.into(),
-            epoch: run.epoch,
-            first: Seq(0),
-            head: Seq(0),
-            used_memory: false,
-            index: GroupIndex::default(),
-            state: GroupState::default(),
-            head_known: false,
-            log_last: Seq(0),
-            last_commit: number,
-        });
+        let new = || empty(run.handle, run.group, run.epoch);
+        let group = self.groups.entry(run.handle).or_insert_with(new);
         group.last_commit = number;
         Some(group)
     }
@@ -97,7 +99,9 @@ impl Fold {
         }
         let overlaps = run.first <= group.log_last;
         let jumps = run.first > group.log_last.next() && !damaged;
-        let holds = !overlaps && !jumps && *group.name == *run.group;
+        // An index knows no names.
+        let named = group.name.is_empty() || *group.name == *run.group;
+        let holds = !overlaps && !jumps && named;
         if !overlaps {
             let bytes = (run.metas.len() + run.frames.len()) as u64;
             group.index.note(run.first, pos, bytes, commit.max_stamp.millis());
@@ -154,6 +158,9 @@ impl Fold {
             }
         }
         for one in indexed {
+            if self.places_only {
+                self.groups.entry(one.handle).or_insert_with(|| empty(one.handle, &[], Epoch(0)));
+            }
             let Some(group) = self.groups.get_mut(&one.handle) else { continue };
             one.entries.iter().for_each(|entry| group.index.add(*entry));
             group.log_last = one.last;
@@ -173,15 +180,33 @@ impl Fold {
     pub fn finish(self) -> Vec<RecoveredGroup> {
         let mut groups: Vec<_> = self.groups.into_values().collect();
         for group in &mut groups {
-            if !group.head_known {
+            if self.places_only {
+                group.head = group.log_last;
+            } else if !group.head_known {
                 group.head = group.state.last_known();
             }
-            let first = group.index.first().unwrap_or(group.head.next());
-            // Retention may have passed messages whose segment is still there.
-            group.first = group.first.max(first).min(group.head.next());
+            group.settle_first();
             group.state.cut_after(group.head);
         }
         groups.sort_by_key(|group| (group.last_commit, group.handle));
         groups
+    }
+}
+
+/// A group of which nothing is known yet.
+fn empty(handle: Handle, name: &[u8], epoch: Epoch) -> RecoveredGroup {
+    RecoveredGroup {
+        handle,
+        name: name.into(),
+        epoch,
+        first: Seq(0),
+        head: Seq(0),
+        first_kept: Seq(0),
+        used_memory: false,
+        index: GroupIndex::default(),
+        state: GroupState::default(),
+        head_known: false,
+        log_last: Seq(0),
+        last_commit: CommitNumber(0),
     }
 }

@@ -99,6 +99,13 @@ impl GroupIndex {
         &self.entries
     }
 
+    /// Where the group goes on after a segment.
+    #[must_use]
+    pub fn after_segment(&self, segment: SegmentNumber) -> Option<LogPos> {
+        let next = self.entries.partition_point(|entry| entry.pos.segment <= segment);
+        self.entries.get(next).map(|entry| entry.pos)
+    }
+
     /// What is known of one segment, and the group's last message in it when its last one of
     /// all is `head`.
     #[must_use]

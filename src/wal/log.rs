@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::LogPos;
+use super::recovered::SealedSegment;
 use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
-use crate::position::{CommitNumber, SegmentNumber};
+use crate::position::{CommitNumber, SegmentNumber, ShardId};
 use crate::ring::LogBuf;
 
 /// What is known of a segment file.
@@ -50,6 +51,8 @@ pub struct Log {
     /// End of what is on disk in the active segment.
     synced_end: u64,
     segments: BTreeMap<SegmentNumber, SegmentInfo>,
+    /// Segments of earlier generations of logs, whoever removes them.
+    sealed: BTreeMap<SegmentNumber, SealedSegment>,
     next_segment: SegmentNumber,
     spare: Option<(SegmentNumber, u64)>,
     creating: bool,
@@ -79,6 +82,7 @@ impl Log {
             offset: header,
             synced_end: header,
             segments,
+            sealed: BTreeMap::new(),
             next_segment: SegmentNumber(active.0 + 1),
             spare: None,
             creating: false,
@@ -112,8 +116,48 @@ impl Log {
     /// Salt of a segment, and the end of what is on disk in it; a write in flight lies after.
     #[must_use]
     pub fn readable(&self, number: SegmentNumber) -> Option<(u64, u64)> {
+        if let Some(sealed) = self.sealed.get(&number) {
+            return Some((sealed.info.salt, sealed.info.used));
+        }
         let segment = self.segments.get(&number)?;
         Some((segment.salt, if number == self.active { self.synced_end } else { segment.used }))
+    }
+
+    /// Takes over segments of earlier generations.
+    pub fn adopt(&mut self, sealed: &[SealedSegment]) {
+        self.sealed = sealed.iter().map(|segment| (segment.number, *segment)).collect();
+    }
+
+    /// Whether a segment of an earlier generation is left, anywhere on the node.
+    #[must_use]
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
+    /// Segments of earlier generations were removed.
+    pub fn sealed_removed(&mut self, numbers: &[SegmentNumber]) {
+        for number in numbers {
+            self.sealed.remove(number);
+        }
+    }
+
+    /// Whether this log with its share of earlier generations is larger or older than the
+    /// bounds allow.
+    #[must_use]
+    pub fn exceeds(&self, shards: u16, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> bool {
+        let own: u64 = self.segments.values().map(|segment| segment.used).sum();
+        let sealed: u64 = self.sealed.values().map(|segment| segment.info.used).sum();
+        let old = |segment: &SealedSegment| {
+            age_max_ms > 0 && segment.info.newest_ms.saturating_add(age_max_ms) < wall_ms
+        };
+        self.has_sealed()
+            && (own + sealed / u64::from(shards) > bytes_max || self.sealed.values().all(old))
+    }
+
+    /// The oldest segment of an earlier generation that this shard removes.
+    #[must_use]
+    pub fn oldest_sealed(&self, keeper: ShardId) -> Option<SegmentNumber> {
+        self.sealed.values().find(|segment| segment.keeper == keeper).map(|segment| segment.number)
     }
 
     /// What is known of a segment.

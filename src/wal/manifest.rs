@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::files::{Files, RealFiles, temporary_of};
 use super::{FORMAT_VERSION, paths};
-use crate::limits::SHARDS_MAX;
-use crate::position::{Epoch, NodeId, ShardId};
+use crate::limits::{GENERATIONS_MAX, SHARDS_MAX};
+use crate::position::{Epoch, LogId, NodeId, ShardId};
 
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 
@@ -34,6 +34,11 @@ pub struct Manifest {
     pub epoch_floor: Epoch,
     /// The same for groups that used level `memory`; raised after an unclean stop.
     pub memory_epoch_floor: Epoch,
+    /// The generation of logs that is written to; each change of the number of shards begins
+    /// a new one.
+    pub generation: u16,
+    /// Earlier generations of which something is left, oldest first, with their shard counts.
+    pub sealed: Vec<(u16, u16)>,
 }
 
 /// An opened data directory. Its lock is held as long as this lives.
@@ -41,6 +46,8 @@ pub struct Manifest {
 pub struct DataDir<F = RealFiles> {
     path: PathBuf,
     manifest: Manifest,
+    /// The number of shards that is asked for.
+    asked: u16,
     files: F,
     /// A simulated one needs none.
     _lock: Option<File>,
@@ -105,19 +112,15 @@ pub enum ManifestError {
         /// The version there is.
         found: u64,
     },
-    /// Another shard count.
+    /// The shard count was changed too often.
     #[error(
-        "the data directory {} was made for {found} shards and {asked} are asked for; the \
-         number cannot be changed yet, start with {found} or use another directory",
+        "the number of shards of {} was changed {GENERATIONS_MAX} times, which is the most; start \
+         with the number it has",
         path.display()
     )]
-    Shards {
+    Generations {
         /// The directory.
         path: PathBuf,
-        /// The count there is.
-        found: u16,
-        /// The count asked for.
-        asked: u16,
     },
     /// A shard count that cannot be.
     #[error("{asked} shards are asked for; choose a number from 1 to {SHARDS_MAX}")]
@@ -148,6 +151,10 @@ struct ManifestFile {
     clean: bool,
     epoch_floor: u32,
     memory_epoch_floor: u32,
+    #[serde(default)]
+    generation: u16,
+    #[serde(default)]
+    sealed: Vec<(u16, u16)>,
 }
 
 /// The one field that every version of the format has in the same place.
@@ -189,16 +196,16 @@ impl Manifest {
             Some(manifest) => manifest,
             None => Self::fresh(&mut files, path, shards, random)?,
         };
-        if let Some(asked) = shards.filter(|asked| *asked != manifest.shards) {
-            let found = manifest.shards;
-            return Err(ManifestError::Shards { path: path.to_owned(), found, asked });
+        let asked = shards.unwrap_or(manifest.shards);
+        if asked != manifest.shards && manifest.generation >= GENERATIONS_MAX {
+            return Err(ManifestError::Generations { path: path.to_owned() });
         }
-        for shard in 0..manifest.shards {
-            create_dir(&mut files, &paths::shard_dir(path, ShardId(shard)))?;
+        for log in manifest.logs() {
+            create_dir(&mut files, &paths::log_dir(path, log))?;
         }
         let started = Self { starts: Epoch(manifest.starts.0 + 1), ..manifest };
         let mut data =
-            DataDir { path: path.to_owned(), manifest: started.clone(), files, _lock: lock };
+            DataDir { path: path.to_owned(), manifest: started.clone(), asked, files, _lock: lock };
         data.manifest.clean = false;
         data.store()?;
         Ok((data, started))
@@ -231,6 +238,12 @@ impl Manifest {
         if file.node_id == 0 || !(1..=SHARDS_MAX).contains(&usize::from(file.shards)) {
             return Err(damaged("node_id or shards is out of range".to_owned()));
         }
+        let generations = file.sealed.iter().map(|(generation, _)| *generation);
+        let ordered = generations.chain([file.generation]).is_sorted_by(|a, b| a < b);
+        let counts = file.sealed.iter().all(|(_, n)| (1..=SHARDS_MAX).contains(&usize::from(*n)));
+        if !ordered || !counts || file.generation > GENERATIONS_MAX {
+            return Err(damaged("generation or sealed is out of range".to_owned()));
+        }
         if file.starts == u32::MAX {
             return Err(damaged("the counter of starts is used up".to_owned()));
         }
@@ -243,6 +256,8 @@ impl Manifest {
             clean: file.clean,
             epoch_floor: Epoch(file.epoch_floor),
             memory_epoch_floor: Epoch(file.memory_epoch_floor),
+            generation: file.generation,
+            sealed: file.sealed,
         }))
     }
 
@@ -268,14 +283,20 @@ impl Manifest {
             clean: true,
             epoch_floor: Epoch(0),
             memory_epoch_floor: Epoch(0),
+            generation: 0,
+            sealed: Vec::new(),
         })
     }
 
     fn to_toml(&self) -> String {
+        let sealed =
+            self.sealed.iter().map(|(generation, shards)| format!("[{generation}, {shards}]"));
+        let sealed: Vec<_> = sealed.collect();
         format!(
             "# Written by the server. See WAL_FORMAT.md.\n\
              format_version = {}\nnode_id = {}\nshards = {}\nhash_seed = \"{:016x}\"\n\
-             starts = {}\nclean = {}\nepoch_floor = {}\nmemory_epoch_floor = {}\n",
+             starts = {}\nclean = {}\nepoch_floor = {}\nmemory_epoch_floor = {}\n\
+             generation = {}\nsealed = [{}]\n",
             self.format_version,
             self.node,
             self.shards,
@@ -284,7 +305,27 @@ impl Manifest {
             self.clean,
             self.epoch_floor,
             self.memory_epoch_floor,
+            self.generation,
+            sealed.join(", "),
         )
+    }
+
+    /// The log of a shard in the generation that is written to.
+    #[must_use]
+    pub fn log(&self, shard: ShardId) -> LogId {
+        LogId { generation: self.generation, shard }
+    }
+
+    /// The logs of earlier generations, oldest first.
+    pub fn sealed_logs(&self) -> impl Iterator<Item = LogId> {
+        self.sealed.iter().flat_map(|&(generation, shards)| {
+            (0..shards).map(move |shard| LogId { generation, shard: ShardId(shard) })
+        })
+    }
+
+    /// All logs, those that are written to last.
+    pub fn logs(&self) -> impl Iterator<Item = LogId> {
+        self.sealed_logs().chain((0..self.shards).map(|shard| self.log(ShardId(shard))))
     }
 }
 
@@ -298,7 +339,46 @@ impl<F: Files> DataDir<F> {
     /// The folder of a shard's log; it exists.
     #[must_use]
     pub fn shard_dir(&self, shard: ShardId) -> PathBuf {
-        paths::shard_dir(&self.path, shard)
+        paths::log_dir(&self.path, self.manifest.log(shard))
+    }
+
+    /// Creates a folder and makes its name durable.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`].
+    pub fn create_dir(&mut self, dir: &Path) -> Result<(), ManifestError> {
+        create_dir(&mut self.files, dir)
+    }
+
+    /// The number of shards that is asked for.
+    #[must_use]
+    pub fn asked(&self) -> u16 {
+        self.asked
+    }
+
+    /// Seals the logs that were written to so far: from now on there are `shards` shards, with
+    /// logs of a new generation, whose folders hold all they start from.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`]; then everything is as before.
+    pub fn begin_generation(&mut self, shards: u16) -> Result<(), ManifestError> {
+        let before = self.manifest.clone();
+        self.manifest.sealed.push((before.generation, before.shards));
+        self.manifest.generation += 1;
+        self.manifest.shards = shards;
+        self.store().inspect_err(|_| self.manifest = before)
+    }
+
+    /// Forgets sealed generations of which nothing is left.
+    ///
+    /// # Errors
+    /// [`ManifestError::Io`].
+    pub fn forget_generations(&mut self, gone: &[u16]) -> Result<(), ManifestError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.manifest.sealed.retain(|(generation, _)| !gone.contains(generation));
+        self.store()
     }
 
     /// Says durably that all logs ended in good order.

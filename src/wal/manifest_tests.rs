@@ -62,11 +62,23 @@ fn a_directory_in_use_is_refused_and_names_the_process() {
 }
 
 #[test]
-fn another_shard_count_is_refused_with_both_numbers() {
+fn another_shard_count_waits_for_its_logs_and_then_seals_the_old_ones() {
     let dir = tempfile::tempdir().unwrap();
     drop(Manifest::open(dir.path(), Some(2)).unwrap());
-    let error = Manifest::open(dir.path(), Some(3)).unwrap_err();
-    assert!(matches!(error, ManifestError::Shards { found: 2, asked: 3, .. }), "{error}");
+    let (mut data, manifest) = Manifest::open(dir.path(), Some(3)).unwrap();
+    assert_eq!((manifest.shards, manifest.generation, data.asked()), (2, 0, 3));
+    assert_eq!(data.shard_dir(ShardId(1)), dir.path().join("shard-001"));
+    data.begin_generation(3).unwrap();
+    assert_eq!(data.shard_dir(ShardId(2)), dir.path().join("gen-001/shard-002"));
+    drop(data);
+    let (mut data, manifest) = Manifest::open(dir.path(), None).unwrap();
+    assert_eq!((manifest.shards, manifest.generation, data.asked()), (3, 1, 3));
+    assert_eq!(manifest.sealed, [(0, 2)]);
+    let logs: Vec<_> = manifest.logs().map(|log| (log.generation, log.shard.0)).collect();
+    assert_eq!(logs, [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]);
+    data.forget_generations(&[0]).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap().unwrap().sealed, []);
+    drop(data);
     for asked in [0, SHARDS_MAX as u16 + 1] {
         let error = Manifest::open(dir.path(), Some(asked)).unwrap_err();
         assert!(matches!(error, ManifestError::ShardsOutOfRange { .. }), "{error}");

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::position::{CommitNumber, SegmentNumber, ShardId};
+use crate::position::{CommitNumber, LogId, SegmentNumber, ShardId};
 
 /// The manifest.
 pub const MANIFEST: &str = "manifest.toml";
@@ -14,10 +14,24 @@ pub const SNAPSHOT_TEMPORARY: &str = "snapshot.tmp";
 /// The folder of a shard that keeps damaged segments for the operator.
 pub const QUARANTINE: &str = "quarantine";
 
-/// The folder of a shard's log.
+/// The folder of a shard's log in the first generation.
 #[must_use]
 pub fn shard_dir(data: &Path, shard: ShardId) -> PathBuf {
-    data.join(format!("shard-{:03}", shard.0))
+    log_dir(data, LogId { generation: 0, shard })
+}
+
+/// The folder of a log of any generation.
+#[must_use]
+pub fn log_dir(data: &Path, log: LogId) -> PathBuf {
+    let shard = format!("shard-{:03}", log.shard.0);
+    match log.generation {
+        0 => data.join(shard),
+        generation => data.join(generation_name(generation)).join(shard),
+    }
+}
+
+fn generation_name(generation: u16) -> String {
+    format!("gen-{generation:03}")
 }
 
 /// The file name of a segment.
@@ -26,10 +40,19 @@ pub fn segment_name(number: SegmentNumber) -> String {
     format!("seg-{:010}.wal", number.0)
 }
 
-/// The file of a segment in a shard's folder.
+/// The file of a segment: in a shard's folder, or of a sealed log if the number says so.
 #[must_use]
 pub fn segment_path(shard_dir: &Path, number: SegmentNumber) -> PathBuf {
-    shard_dir.join(segment_name(number))
+    let name = segment_name(number.on_disk());
+    let Some(log) = number.log() else { return shard_dir.join(name) };
+    let generation = generation_name(log.generation);
+    match shard_dir.parent() {
+        // A number of another log: its folder is beside this one's, in its own generation.
+        Some(parent) if parent.file_name().is_none_or(|name| name != generation.as_str()) => {
+            log_dir(parent.parent().unwrap_or(parent), log).join(name)
+        }
+        _ => shard_dir.join(name),
+    }
 }
 
 /// The number in a segment's file name; `None` for any other name.
@@ -86,6 +109,24 @@ mod tests {
         {
             assert_eq!(segment_number(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_number_of_another_log_is_a_file_in_that_logs_folder() {
+        let data = Path::new("/d");
+        let log = |generation, shard| LogId { generation, shard: ShardId(shard) };
+        let here = log_dir(data, log(3, 1));
+        let name = "seg-0000000007.wal";
+        let number = SegmentNumber(7);
+        assert_eq!(segment_path(&here, number), here.join(name));
+        assert_eq!(segment_path(&here, number.current(3)), here.join(name));
+        for other in [log(0, 0), log(0, 5), log(1, 0), log(2, 63)] {
+            let sealed = number.sealed(other);
+            assert_eq!((sealed.log(), sealed.on_disk()), (Some(other), number));
+            assert_eq!(segment_path(&here, sealed), log_dir(data, other).join(name));
+            assert!(sealed < SegmentNumber(1).current(3), "older logs come first");
+        }
+        assert_eq!(number.current(0), number);
     }
 
     #[test]

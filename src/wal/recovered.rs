@@ -1,11 +1,13 @@
 //! What recovery hands to the shard.
 
+use std::collections::HashMap;
+
 use super::damage::{Damage, Torn};
 use super::group_state::GroupState;
-use super::index::GroupIndex;
+use super::index::{GroupIndex, IndexEntry, LogPos};
 use super::log::SegmentInfo;
 use super::snapshot::SnapshotFault;
-use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, Stamp};
+use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, ShardId, Stamp};
 
 /// What a shard's log holds.
 #[derive(Debug, Default)]
@@ -40,10 +42,12 @@ pub struct Recovered {
     /// Segments that were read whole and hold nothing but commits that are used: their index
     /// can be written. Their messages are in the groups' indices.
     pub to_index: Vec<SegmentNumber>,
-    /// The snapshot that was used covers the log up to this commit; 0 if none was.
-    pub snapshot: CommitNumber,
+    /// The snapshot that was used covers the log up to this commit.
+    pub snapshot: Option<CommitNumber>,
     /// What that one and those before it cover, oldest first.
     pub snapshots: Vec<CommitNumber>,
+    /// Segments of earlier generations of logs that groups have messages in.
+    pub sealed: Vec<SealedSegment>,
     /// Snapshots that are damaged.
     pub bad_snapshots: Vec<(CommitNumber, SnapshotFault)>,
     /// Messages whose producer seq has an earlier place in their group. The first one counts.
@@ -63,6 +67,8 @@ pub struct RecoveredGroup {
     pub first: Seq,
     /// Its last message, kept or not.
     pub head: Seq,
+    /// Retention has passed what is before this one.
+    pub(super) first_kept: Seq,
     /// Whether a message of level `memory` is in the log.
     pub used_memory: bool,
     /// Where its messages are.
@@ -92,6 +98,52 @@ pub struct RecoveredSegment {
     pub first_commit: CommitNumber,
     /// Its last commit that is used; 0 if there is none.
     pub last_commit: CommitNumber,
+}
+
+/// A segment of an earlier generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Its number, with its log.
+    pub number: SegmentNumber,
+    /// What is known of it.
+    pub info: SegmentInfo,
+    /// The shard that removes it when retention has passed it.
+    pub keeper: ShardId,
+}
+
+impl Recovered {
+    /// Gives all numbers of segments their place after those of `sealed` ones, of which each
+    /// group gets its entries.
+    pub fn follow(
+        &mut self,
+        generation: u16,
+        sealed: &[SealedSegment],
+        places: &HashMap<Handle, Vec<IndexEntry>>,
+    ) {
+        let own = |number: SegmentNumber| number.current(generation);
+        self.segments.iter_mut().for_each(|segment| segment.number = own(segment.number));
+        self.next_segment = own(SegmentNumber(self.next_segment.0.max(1)));
+        self.sealed = sealed.to_vec();
+        for group in &mut self.groups {
+            let mut index = GroupIndex::default();
+            let earlier = places.get(&group.handle).into_iter().flatten();
+            earlier.for_each(|entry| index.add(*entry));
+            for entry in group.index.entries() {
+                let segment = own(entry.pos.segment);
+                index.add(IndexEntry { pos: LogPos { segment, ..entry.pos }, ..*entry });
+            }
+            group.index = index;
+            group.settle_first();
+        }
+    }
+}
+
+impl RecoveredGroup {
+    /// The oldest message is the first in the log, unless retention has passed that one.
+    pub(super) fn settle_first(&mut self) {
+        let first = self.index.first().unwrap_or(self.head.next());
+        self.first = self.first_kept.max(first).min(self.head.next());
+    }
 }
 
 impl RecoveredSegment {

@@ -66,6 +66,25 @@ pub fn recover(
     read(source, node, shard, true, &mut |_, _, _| {})
 }
 
+/// Reads where messages are in a log that was sealed when the number of shards changed; with
+/// `by_index` by its indices, as far as they can be used. What else its groups have is in the logs after it.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_places(
+    source: &mut impl LogSource,
+    node: NodeId,
+    shard: ShardId,
+    by_index: bool,
+) -> Result<Recovered, RecoveryError> {
+    let mut numbers = source.segments().map_err(RecoveryError::List)?;
+    numbers.sort_unstable();
+    let visit = &mut |_: LogPos, _: &Commit<'_>, _: &Run<'_>| {};
+    let mut recovery = Recovery::new(node, shard, visit);
+    recovery.fold = Fold::places();
+    recovery.segments(source, numbers, by_index)
+}
+
 /// As [`recover`], but reads every byte of the log, and shows every commit that is used with
 /// its place and runs to `visit`.
 ///
@@ -91,31 +110,16 @@ fn read(
     numbers.sort_unstable();
     let mut recovery = Recovery::new(node, shard, visit);
     recovery.snapshot(source)?;
-    let mut window = Window::new();
     // The first segment of all starts with the first commit of all.
     if numbers.first() == Some(&SegmentNumber(1)) {
         recovery.last = Some(CommitNumber(0));
     } else if let Some(first) = numbers.first()
         && source.keeps_snapshots()
-        && recovery.out.snapshot.0 == 0
+        && recovery.out.snapshot.is_none()
     {
         recovery.damage(*first, 0, 0, DamageKind::NoSnapshot);
     }
-    let mut before: Option<SegmentNumber> = None;
-    for segment in numbers {
-        if let Some(before) = before {
-            for missing in (before.0 + 1..segment.0).take(MISSING_REPORTED_MAX) {
-                recovery.damage(SegmentNumber(missing), 0, 0, DamageKind::Missing);
-            }
-        }
-        before = Some(segment);
-        let read = |source| RecoveryError::Read { segment, source };
-        if by_index && recovery.indexed(source, &mut window, segment).map_err(read)? {
-            continue;
-        }
-        recovery.segment(source, &mut window, segment).map_err(read)?;
-    }
-    Ok(recovery.finish(before))
+    recovery.segments(source, numbers, by_index)
 }
 
 /// A file with a senseless number must not make recovery count to it.
@@ -153,6 +157,30 @@ impl<'v> Recovery<'v> {
         }
     }
 
+    fn segments(
+        mut self,
+        source: &mut impl LogSource,
+        numbers: Vec<SegmentNumber>,
+        by_index: bool,
+    ) -> Result<Recovered, RecoveryError> {
+        let mut window = Window::new();
+        let mut before: Option<SegmentNumber> = None;
+        for segment in numbers {
+            if let Some(before) = before {
+                for missing in (before.0 + 1..segment.0).take(MISSING_REPORTED_MAX) {
+                    self.damage(SegmentNumber(missing), 0, 0, DamageKind::Missing);
+                }
+            }
+            before = Some(segment);
+            let read = |source| RecoveryError::Read { segment, source };
+            if by_index && self.indexed(source, &mut window, segment).map_err(read)? {
+                continue;
+            }
+            self.segment(source, &mut window, segment).map_err(read)?;
+        }
+        Ok(self.finish(before))
+    }
+
     /// Begins with the newest snapshot that can be used. One that cannot is told of and passed
     /// over: the log since the one before it says the same.
     fn snapshot(&mut self, source: &mut impl LogSource) -> Result<(), RecoveryError> {
@@ -163,7 +191,7 @@ impl<'v> Recovery<'v> {
             let bytes = source.snapshot(covered).map_err(read)?;
             match decode_snapshot(&bytes, self.node, self.shard, covered) {
                 Ok(snapshot) => {
-                    self.out.snapshot = covered;
+                    self.out.snapshot = Some(covered);
                     self.out.snapshots = all[..=older].to_vec();
                     self.out.max_stamp = snapshot.header.max_stamp;
                     self.out.max_epoch = snapshot.header.max_epoch;
@@ -188,7 +216,8 @@ impl<'v> Recovery<'v> {
         let Some((index, groups)) = decode_index(&bytes) else { return Ok(false) };
         let IndexHeader { node, shard, number, info } = index;
         let ours = (node, shard, number) == (self.node, self.shard, segment)
-            && (1..=self.fold.covered().0).contains(&info.last_commit.0)
+            && info.last_commit.0 > 0
+            && self.fold.covers(info.last_commit)
             && self.last.is_none_or(|last| info.first_commit > last)
             && source.len(segment)? >= info.used;
         if !ours {

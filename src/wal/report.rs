@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::damage::Damage;
 use super::manifest::Manifest;
 use super::recovered::{Recovered, RecoveredGroup, RecoveredSegment};
-use crate::position::SegmentNumber;
+use crate::position::{LogId, SegmentNumber};
 
 #[derive(Serialize)]
 pub(super) struct Report {
@@ -25,6 +25,8 @@ pub(super) struct Report {
 #[derive(Serialize)]
 pub(super) struct ShardReport {
     shard: u16,
+    /// The generation of logs; the highest is written to, the others are sealed.
+    generation: u16,
     commits: u64,
     messages: u64,
     next_commit: u64,
@@ -130,7 +132,7 @@ impl Report {
 
 impl ShardReport {
     pub(super) fn of(
-        shard: u16,
+        log: LogId,
         r: &Recovered,
         without_index: &[SegmentNumber],
         with_groups: bool,
@@ -152,7 +154,8 @@ impl ShardReport {
             newest_ms: s.newest_ms,
         };
         Self {
-            shard,
+            shard: log.shard.0,
+            generation: log.generation,
             commits: r.commits,
             messages: r.messages,
             next_commit: r.next_commit.0,
@@ -166,7 +169,7 @@ impl ShardReport {
                 end: t.end,
                 commit: t.number.0,
             }),
-            snapshot: r.snapshot.0,
+            snapshot: r.snapshot.unwrap_or_default().0,
             damaged_snapshots: r
                 .bad_snapshots
                 .iter()
@@ -185,10 +188,14 @@ impl ShardReport {
     }
 
     fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
+        let generation = match self.generation {
+            0 => String::new(),
+            generation => format!("generation {generation}, "),
+        };
         writeln!(
             out,
-            "shard {}: {} commits, {} messages, next commit {}",
-            self.shard, self.commits, self.messages, self.next_commit
+            "{}shard {}: {} commits, {} messages, next commit {}",
+            generation, self.shard, self.commits, self.messages, self.next_commit
         )?;
         for s in &self.segments {
             writeln!(

@@ -66,7 +66,7 @@ impl SegmentHeader {
         out.put_u16_le(self.node.0);
         out.put_u16_le(self.shard.0);
         out.put_u16_le(0);
-        out.put_u64_le(self.number.0);
+        out.put_u64_le(self.number.on_disk().0);
         out.put_u64_le(self.salt);
         out.put_u64_le(self.bytes);
         out.put_u64_le(self.created_ms);

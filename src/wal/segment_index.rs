@@ -58,7 +58,7 @@ impl SegmentIndexBuilder {
         bytes.put_u16_le(header.node.0);
         bytes.put_u16_le(header.shard.0);
         bytes.put_u16_le(0);
-        bytes.put_u64_le(header.number.0);
+        bytes.put_u64_le(header.number.on_disk().0);
         bytes.put_u64_le(header.info.salt);
         bytes.put_u64_le(header.info.used);
         bytes.put_u64_le(header.info.newest_ms);

@@ -14,13 +14,13 @@ use super::commit::Commit;
 use super::index::LogPos;
 use super::manifest::{Manifest, ManifestError};
 use super::recovered::Recovered;
-use super::recovery::{RecoveryError, recover_with};
+use super::recovery::{RecoveryError, recover_places, recover_with};
 use super::report::{Report, ShardReport, hex, text_or_hex};
 use super::run::Run;
 use super::segment_index::decode_index;
 use super::source::{DirSource, LogSource};
 use super::{Damage, paths};
-use crate::position::{Level, SegmentNumber, ShardId};
+use crate::position::{Level, LogId, SegmentNumber, ShardId};
 use crate::wire::{self, ServerFrame};
 
 /// A running server writes while this reads, which can look like damage. Real damage is still
@@ -133,8 +133,9 @@ pub fn verify(dir: &Path, json: bool, out: &mut impl Write) -> Result<bool, Tool
 pub fn messages(dir: &Path, group: &[u8], out: &mut impl Write) -> Result<(), ToolError> {
     let manifest = manifest(dir)?;
     let mut written = Ok(());
-    for shard in (0..manifest.shards).map(ShardId) {
-        let mut source = DirSource::new(&paths::shard_dir(dir, shard));
+    for log in manifest.logs() {
+        let shard = log.shard;
+        let mut source = DirSource::new(&paths::log_dir(dir, log));
         let mut show = |_: LogPos, _: &Commit<'_>, run: &Run<'_>| {
             if run.has_messages() && run.group == group && written.is_ok() {
                 written = write_messages(run, out);
@@ -152,14 +153,15 @@ fn manifest(dir: &Path) -> Result<Manifest, ToolError> {
 
 fn report(dir: &Path, with_groups: bool) -> Result<Report, ToolError> {
     let manifest = manifest(dir)?;
-    let shards = (0..manifest.shards)
-        .map(|shard| {
-            let recovered = look(dir, &manifest, ShardId(shard))?;
-            let mut source = DirSource::new(&paths::shard_dir(dir, ShardId(shard)));
+    let shards = manifest
+        .logs()
+        .map(|log| {
+            let recovered = look(dir, &manifest, log)?;
+            let mut source = DirSource::new(&paths::log_dir(dir, log));
             let without_index = recovered.segments.iter().map(|segment| segment.number);
             let without_index: Vec<_> =
                 without_index.filter(|number| !has_index(&mut source, *number)).collect();
-            Ok(ShardReport::of(shard, &recovered, &without_index, with_groups))
+            Ok(ShardReport::of(log, &recovered, &without_index, with_groups))
         })
         .collect::<Result<Vec<_>, ToolError>>()?;
     Ok(Report::new(dir, &manifest, shards))
@@ -171,9 +173,17 @@ fn has_index(source: &mut DirSource, number: SegmentNumber) -> bool {
 }
 
 /// Reads every byte of the log of a shard; only damage that every look finds is reported.
-fn look(dir: &Path, manifest: &Manifest, shard: ShardId) -> Result<Recovered, ToolError> {
-    let mut source = DirSource::new(&paths::shard_dir(dir, shard));
-    let mut found = recover_with(&mut source, manifest.node, shard, &mut |_, _, _| {});
+fn look(dir: &Path, manifest: &Manifest, log: LogId) -> Result<Recovered, ToolError> {
+    let shard = log.shard;
+    let read = || {
+        let mut source = DirSource::new(&paths::log_dir(dir, log));
+        if log.generation == manifest.generation {
+            recover_with(&mut source, manifest.node, shard, &mut |_, _, _| {})
+        } else {
+            recover_places(&mut source, manifest.node, shard, false)
+        }
+    };
+    let mut found = read();
     for _ in 1..LOOKS {
         let before: Vec<Damage> = match &found {
             Ok(recovered) if recovered.damage.is_empty() => break,
@@ -185,9 +195,8 @@ fn look(dir: &Path, manifest: &Manifest, shard: ShardId) -> Result<Recovered, To
             Err(_) => break,
         };
         thread::sleep(LOOK_AGAIN);
-        let mut source = DirSource::new(&paths::shard_dir(dir, shard));
         let first_look = found.is_err();
-        found = recover_with(&mut source, manifest.node, shard, &mut |_, _, _| {});
+        found = read();
         if let Ok(recovered) = &mut found
             && !first_look
         {

@@ -109,9 +109,14 @@ pub fn split(bytes: &[u8], max: usize) -> Result<Option<(Frame<'_>, usize)>, Wir
 
 /// Writes the header of a frame whose body has `body_len` bytes.
 pub(super) fn put_header(out: &mut impl BufMut, kind: u8, body_len: usize) {
+    put_header_with(out, kind, 0, body_len);
+}
+
+/// The same with flags.
+pub(super) fn put_header_with(out: &mut impl BufMut, kind: u8, flags: u8, body_len: usize) {
     out.put_u32_le((body_len + FRAME_HEADER - 4) as u32);
     out.put_u8(kind);
-    out.put_u8(0);
+    out.put_u8(flags);
     out.put_u16_le(0);
 }
 

@@ -6,7 +6,7 @@ mod queries;
 
 use bytes::BufMut;
 
-use super::frame::{Fields, Frame, WireError, kind, put_header};
+use super::frame::{Fields, Frame, WireError, kind, put_header, put_header_with};
 use crate::limits::{FRAME_ENTRIES_MAX, MEMBER_ID_MAX};
 use crate::position::ProducerId;
 
@@ -30,6 +30,11 @@ pub enum ClientFrame<'a> {
     /// Asks for a PONG with the same token.
     Ping {
         /// Any number; comes back in PONG.
+        token: u64,
+    },
+    /// Says that the client is there, and wants no answer.
+    QuietPing {
+        /// Any number.
         token: u64,
     },
     /// Messages of a group that are kept, once, without being a member.
@@ -69,6 +74,9 @@ pub struct Hello<'a> {
     pub member: &'a [u8],
 }
 
+/// Flag of PING: no PONG is wanted.
+const FLAG_QUIET: u8 = 1;
+
 impl Frame<'_> {
     /// The request number of a frame that carries one and whose body may be malformed after
     /// it; 0 for other kinds and bodies that are too short. For the ERROR that answers them.
@@ -106,7 +114,9 @@ impl<'a> ClientFrame<'a> {
             kind::ACK => Acks::decode(f).map(Self::Ack),
             kind::PING => {
                 let mut f = f;
-                Ok(Self::Ping { token: f.u64("token")? })
+                let token = f.u64("token")?;
+                let quiet = frame.flags & FLAG_QUIET != 0;
+                Ok(if quiet { Self::QuietPing { token } } else { Self::Ping { token } })
             }
             kind::FETCH => Fetch::decode(f).map(Self::Fetch),
             kind::SET_STATE => SetState::decode(f).map(Self::SetState),
@@ -160,6 +170,12 @@ impl ClientFrame<'_> {
     /// Appends a PING to `out`.
     pub fn encode_ping(out: &mut impl BufMut, token: u64) {
         put_header(out, kind::PING, 8);
+        out.put_u64_le(token);
+    }
+
+    /// Appends a PING that wants no answer to `out`.
+    pub fn encode_quiet_ping(out: &mut impl BufMut, token: u64) {
+        put_header_with(out, kind::PING, FLAG_QUIET, 8);
         out.put_u64_le(token);
     }
 
