@@ -56,7 +56,7 @@ fn recover(
             "a snapshot is damaged; the one before it and the log are used"
         );
     }
-    wal::create::remove_segments(files, log_dir, &recovered.unused).map_err(log)?;
+    wal::create::remove_unused(files, log_dir, &recovered.unused).map_err(log)?;
     // Files that cannot be used go when retention has passed them; quarantine keeps a link.
     let oldest = recovered.segments.first().map_or(recovered.next_segment, |s| s.number);
     let passed: Vec<_> = recovered.unusable.iter().copied().filter(|n| *n < oldest).collect();

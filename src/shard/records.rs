@@ -124,7 +124,11 @@ impl Shard {
     /// Whether the log takes records. A full disk does not hinder it as long as the segment
     /// that is written has room.
     pub(super) fn may_record(&self) -> Result<(), (ErrorCode, u64)> {
-        if self.log.is_poisoned() {
+        if self.snapshots.stops() {
+            // The index of the segment and the last snapshot are being made: what came into the
+            // log now would be in neither, and the next start would pass it over.
+            Err((ErrorCode::Draining, 0))
+        } else if self.log.is_poisoned() {
             Err((ErrorCode::StorageFailed, 0))
         } else if self.filling.records.bytes.len() > STAGED_MAX {
             Err((ErrorCode::StorageFull, 0))

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::durable::{Belongs, Durable};
 use super::lines::Line;
 use super::oracle::{Name, Oracle, member_name};
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
-use crate::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Leave, Start};
+use crate::wire::{self, ClientFrame, Hello, Join, JoinEntry, Leave, Mode, Start};
 
 /// What a client is like.
 #[derive(Clone, Debug)]
@@ -23,6 +24,10 @@ pub(super) struct Habits {
     pub churn_ppm: u32,
     /// Reads slowly.
     pub slow: bool,
+    /// Is a durable member wherever it is one.
+    pub durable: bool,
+    /// Share of publishes that ask for a receipt, in a million.
+    pub receipt_ppm: u32,
     /// Reads every group from its first message and keeps what it gets.
     pub reader: bool,
     /// Publishes one message to every group, which must be accepted.
@@ -63,6 +68,7 @@ pub(super) struct View {
     /// Where JOINED said the group ends; 0 outside of it.
     pub head: Seq,
     pub joined_at: Nanos,
+    pub durable: Durable,
 }
 
 /// A publish that waits for its answer.
@@ -91,6 +97,10 @@ pub(super) struct Client {
     pub joins: Vec<(u32, usize)>,
     pub leaves: Vec<(u32, usize)>,
     pub pings: VecDeque<u64>,
+    /// Probes that it answered on this connection.
+    pub probed: u32,
+    /// It acknowledges nothing before.
+    pub lazy_until: Nanos,
     /// Publishes that it sent for a second time at once, and their numbers.
     pub second: BTreeMap<u32, (Pending, u64)>,
     /// What it publishes, per group.
@@ -123,6 +133,7 @@ impl Client {
             start: Start::Tail,
             head: Seq(0),
             joined_at: Nanos(0),
+            durable: Durable::default(),
         };
         Self {
             index,
@@ -137,6 +148,8 @@ impl Client {
             joins: Vec::new(),
             leaves: Vec::new(),
             pings: VecDeque::new(),
+            probed: 0,
+            lazy_until: Nanos(0),
             second: BTreeMap::new(),
             lines: vec![Line::default(); groups],
             finishing: false,
@@ -179,6 +192,7 @@ impl Client {
         self.joins.clear();
         self.leaves.clear();
         self.pings.clear();
+        self.probed = 0;
         self.answered.clear();
         self.garbage_sent = false;
         for view in &mut self.views {
@@ -234,7 +248,7 @@ impl Client {
         self.join_and_leave(rng, oracle);
         if std::mem::take(&mut self.profile.probe) {
             for group in 0..self.views.len() {
-                self.new_publish(group, Level::Durable, oracle);
+                self.new_publish(group, Level::Durable, rng, oracle);
                 self.send_line(group, rng, oracle);
             }
         }
@@ -245,7 +259,7 @@ impl Client {
                     let group = rng.index(self.views.len());
                     let memory = rng.chance(self.profile.memory_ppm);
                     let level = if memory { Level::Memory } else { Level::Durable };
-                    self.new_publish(group, level, oracle);
+                    self.new_publish(group, level, rng, oracle);
                     self.send_line(group, rng, oracle);
                 }
             }
@@ -257,7 +271,7 @@ impl Client {
         if !calm && rng.chance(20_000) {
             self.ping(rng);
         }
-        self.ack(rng);
+        self.ack(now, calm, rng, oracle);
         if self.out.len() > before {
             self.said_at = now;
         } else if now >= self.said_at.plus_ms(self.heartbeat_ms * 3 / 4) {
@@ -281,17 +295,28 @@ impl Client {
             let mut entries = Vec::new();
             for (&group, name) in groups.iter().zip(&names) {
                 let view = &mut self.views[group];
-                let start = if view.last > Seq(0) {
+                let start = if self.profile.durable {
+                    match view.durable.belongs {
+                        Belongs::No if rng.flip() => Start::Seq(Seq(1)),
+                        Belongs::No if rng.flip() => Start::Tail,
+                        _ => Start::Cursor,
+                    }
+                } else if view.last > Seq(0) {
                     Start::Seq(view.last.next())
                 } else if self.profile.reader || rng.flip() {
                     Start::Seq(Seq(1))
                 } else {
                     Start::Tail
                 };
+                if self.profile.durable && view.durable.belongs == Belongs::No {
+                    view.durable.belongs = Belongs::Perhaps;
+                    oracle.rosters.unsure(group, self.index);
+                }
                 view.place = Place::Joining;
                 view.start = start;
                 self.joins.push((request, group));
-                entries.push(JoinEntry::live(name, start));
+                let mode = if self.profile.durable { Mode::Durable } else { Mode::Live };
+                entries.push(JoinEntry { mode, ..JoinEntry::live(name, start) });
                 let from = if let Start::Seq(seq) = start { seq.0 } else { 0 };
                 oracle.note(Note::Joining { client: self.index, group, from });
             }
@@ -301,26 +326,14 @@ impl Client {
             let view = &mut self.views[group];
             if !view.wanted && view.place == Place::In {
                 view.place = Place::Leaving;
+                if self.profile.durable {
+                    view.durable.belongs = Belongs::Perhaps;
+                    oracle.rosters.unsure(group, self.index);
+                }
                 let request = self.request();
                 self.leaves.push((request, group));
                 Leave::encode(&mut self.out, request, &[&group_name(group)]);
             }
-        }
-    }
-
-    fn ack(&mut self, rng: &mut Rng) {
-        let acks: Vec<_> = self
-            .views
-            .iter_mut()
-            .filter(|view| view.place == Place::In && view.unacked > 0)
-            .filter(|view| view.unacked > 16 || rng.chance(30_000))
-            .map(|view| {
-                view.unacked = 0;
-                Ack { handle: view.handle, seq: Seq(view.expect.0 - 1), epoch: view.epoch }
-            })
-            .collect();
-        if !acks.is_empty() {
-            Acks::encode(&mut self.out, &acks);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a simulated client is told, and whether it may be told that.
 
 use super::client::{Client, Pending, Place, State, View};
+use super::durable::Belongs;
 use super::oracle::{Oracle, Violation};
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Seq, Stamp};
@@ -55,6 +56,9 @@ impl Client {
             F::Error(error) => self.error(&error, oracle),
             F::Gap(gap) => self.gap(&gap, oracle),
             F::Drain(_) => Ok(()),
+            F::Receipt(receipt) => oracle.receipt(self.index, &receipt),
+            F::Probe { token } => self.probe(token, oracle),
+            F::Redeliver(redeliver) => self.redeliver(&redeliver, oracle),
             other => Err(format!("nobody asked for {other:?}")),
         }
     }
@@ -70,15 +74,27 @@ impl Client {
         view.epoch = Epoch(0);
         view.stamp = Stamp(0);
         view.unacked = 0;
-        view.expect = match view.start {
+        view.expect = joined.first;
+        let first = match view.start {
+            // It begins where the group was when its join was taken, not when it was on disk.
+            Start::Tail | Start::Cursor if self.profile.durable => joined.first,
             Start::Tail | Start::Cursor => joined.head.next(),
             Start::Seq(seq) => seq.min(joined.head.next()),
         };
+        if joined.first != first {
+            return Err(format!("message {first} should be the first"));
+        }
+        oracle.rosters.group_has(joined.handle, group);
+        oracle.group_is_in(group, joined.handle, joined.epoch.0)?;
+        let view = &self.views[group];
         if joined.head < view.last && joined.epoch <= view.last_epoch {
             return Err(format!(
                 "the group ends at {} in epoch {}, the member has {} of epoch {}",
                 joined.head, joined.epoch, view.last, view.last_epoch
             ));
+        }
+        if self.profile.durable {
+            self.joined_durable(group, joined, oracle)?;
         }
         let (epoch, head) = (joined.epoch.0, joined.head.0);
         oracle.note(Note::Joined { client: self.index, group, epoch, head });
@@ -90,12 +106,16 @@ impl Client {
         take_request(&mut self.leaves, left.request, group)?;
         self.views[group].place = Place::Out;
         self.views[group].head = Seq(0);
+        if self.profile.durable {
+            self.views[group].durable.belongs = Belongs::No;
+            oracle.rosters.left(group, self.index);
+        }
         oracle.note(Note::Left { client: self.index, group });
         Ok(())
     }
 
     /// The group with this handle, if frames about it may come now.
-    fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
+    pub(super) fn member_of(&self, handle: Handle) -> Result<usize, Violation> {
         let inside = |v: &View| matches!(v.place, Place::In | Place::Leaving);
         let found = self.views.iter().position(|v| inside(v) && v.handle == handle);
         found.ok_or_else(|| "the client is not in this group".to_owned())
@@ -104,16 +124,18 @@ impl Client {
     fn epoch(&mut self, epoch: &wire::EpochStart, oracle: &mut Oracle) -> Result<(), Violation> {
         let group = self.member_of(epoch.handle)?;
         let view = &mut self.views[group];
+        view.step_over_acked(epoch.first);
         if epoch.first != view.expect {
             return Err(format!("message {} is next", view.expect));
         }
-        if epoch.epoch <= view.epoch {
+        if epoch.epoch <= view.epoch && view.durable.rewound != Some(epoch.epoch) {
             return Err(format!("epoch {} has begun before", view.epoch));
         }
         if view.last_epoch != Epoch(0) && view.last_epoch != epoch.epoch {
             oracle.fault(Fault::EpochChanged);
         }
         view.epoch = epoch.epoch;
+        oracle.group_is_in(group, epoch.handle, epoch.epoch.0)?;
         let (epoch, first) = (epoch.epoch.0, epoch.first.0);
         oracle.note(Note::Epoch { client: self.index, group, epoch, first });
         Ok(())
@@ -125,20 +147,25 @@ impl Client {
         if view.epoch == Epoch(0) {
             return Err("no EPOCH came before".to_owned());
         }
+        view.step_over_acked(d.seq);
         if d.seq != view.expect {
             return Err(format!("message {} is next", view.expect));
         }
         if d.stamp <= view.stamp {
             return Err(format!("its stamp is not above {:?}", view.stamp));
         }
+        if let Some(epoch) = view.durable.rewound.take()
+            && epoch != view.epoch
+        {
+            return Err(format!("REDELIVER said epoch {epoch}, this is {}", view.epoch));
+        }
         view.expect = d.seq.next();
         view.stamp = d.stamp;
-        view.last = d.seq;
-        view.last_epoch = view.epoch;
         view.unacked += 1;
+        let is_new = view.handle_message(d.seq);
         let name = (group, view.epoch.0, d.seq.0);
         let id = oracle.delivered(name, d.handle, d.stamp, d.sender, d.payload)?;
-        if view.joined_at < oracle.message(id).sent_at {
+        if is_new && view.joined_at < oracle.message(id).sent_at {
             oracle.in_time(id)?;
         }
         if self.profile.reader {
@@ -151,12 +178,14 @@ impl Client {
     fn gap(&mut self, gap: &wire::Gap, oracle: &mut Oracle) -> Result<(), Violation> {
         let group = self.member_of(gap.handle)?;
         let view = &mut self.views[group];
+        view.step_over_acked(gap.from);
         if gap.from != view.expect || gap.to < gap.from {
             return Err(format!("message {} is next", view.expect));
         }
         oracle.gap(gap)?;
         view.expect = gap.to.next();
-        view.last = gap.to;
+        view.last = gap.to.max(view.last);
+        view.missed(gap.from, gap.to);
         let (from, to) = (gap.from.0, gap.to.0);
         oracle.note(Note::Gap { client: self.index, group, from, to });
         Ok(())
@@ -199,15 +228,38 @@ impl Client {
             }
             return self.line_refused(pending, e, oracle);
         }
+        if self.refused_place(e, code) {
+            return Ok(());
+        }
         match code {
             E::UnknownFrame | E::Malformed | E::FrameTooLong | E::FrameTooShort
                 if self.garbage_sent =>
             {
                 Ok(())
             }
+            // Its own connection before this one may join later than this one.
+            E::Replaced if self.profile.durable => Ok(()),
             E::HeartbeatTimeout | E::HandshakeTimeout | E::ShuttingDown if e.request == 0 => Ok(()),
             _ => Err(format!("an unexpected refusal with {code:?}")),
         }
+    }
+}
+
+impl Client {
+    /// A join or a leave was refused because the log takes nothing.
+    fn refused_place(&mut self, e: &wire::ErrorFrame<'_>, code: wire::ErrorCode) -> bool {
+        use wire::ErrorCode as E;
+        let Some(group) = group_of(e.field) else { return false };
+        let no_log =
+            matches!(code, E::StorageFull | E::StorageFailed | E::Indeterminate | E::Draining);
+        if !self.profile.durable || !no_log {
+            return false;
+        }
+        let joins = take_request(&mut self.joins, e.request, group).is_ok();
+        let leaves = take_request(&mut self.leaves, e.request, group).is_ok();
+        self.views[group].place = Place::Out;
+        self.views[group].head = Seq(0);
+        joins || leaves
     }
 }
 

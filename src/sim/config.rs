@@ -20,6 +20,10 @@ pub struct WorldConfig {
     pub memory_ppm: u32,
     /// Share of clients that read slowly.
     pub slow_ppm: u32,
+    /// Share of clients that are durable members.
+    pub durable_ppm: u32,
+    /// Share of publishes that ask for a receipt.
+    pub receipt_ppm: u32,
     /// Clients leave and join groups.
     pub churn_ppm: u32,
     /// Entries of each ring between two shards.
@@ -61,6 +65,8 @@ pub struct Trouble {
     pub file_write_error_ppm: u32,
     /// The same for syncs.
     pub file_sync_error_ppm: u32,
+    /// Mean time between two bits that flip on a disk; 0 is never.
+    pub rot_every_ms: u64,
     /// A log write fails.
     pub write_error_ppm: u32,
     /// A log read fails.
@@ -79,6 +85,8 @@ impl WorldConfig {
             tick_ms: 40,
             memory_ppm: 0,
             slow_ppm: 0,
+            durable_ppm: 500_000,
+            receipt_ppm: 0,
             churn_ppm: 10_000,
             mesh_entries: 64,
             late_ms: 0,
@@ -92,6 +100,8 @@ impl WorldConfig {
                 recv_buffer_bytes: 2048,
                 segment_bytes: 512 * 1024,
                 level: Level::Durable,
+                ack_timeout_ms: 600,
+                cursor_flush_ms: 100,
                 ..ShardConfig::default()
             },
             trouble: Trouble::default(),

@@ -120,6 +120,9 @@ impl World {
             }
         }
         self.file_faults();
+        if result.is_ok() && matches!(running.job, Job::EndSnapshot { .. }) {
+            self.oracle.fault(Fault::SnapshotWritten);
+        }
         self.note(Note::Job { shard, ok: result.is_ok() });
         self.tell(shard, Event::JobDone { job: running.job, result });
     }

@@ -57,8 +57,18 @@ impl Line {
 
 impl Client {
     /// Puts a new message at the end of a line.
-    pub(super) fn new_publish(&mut self, group: usize, level: Level, oracle: &mut Oracle) {
+    pub(super) fn new_publish(
+        &mut self,
+        group: usize,
+        level: Level,
+        rng: &mut Rng,
+        oracle: &mut Oracle,
+    ) {
         let id = oracle.new_message(self.index, group, level);
+        if rng.chance(self.profile.receipt_ppm) {
+            let percent = if rng.flip() { 100 } else { [1, 50, 75, 99][rng.index(4)] };
+            oracle.wants_receipt(id, percent);
+        }
         let item = Item { id, request: None, unsure: false, refused: false, known: false };
         self.lines[group].items.push_back(item);
     }
@@ -113,8 +123,15 @@ impl Client {
     ) {
         let sent = oracle.message(id);
         let (level, payload) = (Some(sent.level), &sent.payload);
-        Publish { request, level, receipt: 0, producer_seq, group: &group_name(group), payload }
-            .encode(&mut self.out);
+        Publish {
+            request,
+            level,
+            receipt: sent.receipt,
+            producer_seq,
+            group: &group_name(group),
+            payload,
+        }
+        .encode(&mut self.out);
     }
 
     /// Takes the answer to what was sent for a second time at once; whether it is one.
@@ -219,7 +236,7 @@ impl Client {
         match ErrorCode::from_number(e.code) {
             Some(ErrorCode::StorageFull) => oracle.fault(Fault::RefusedFull),
             Some(ErrorCode::StorageFailed) => oracle.fault(Fault::RefusedFailed),
-            Some(ErrorCode::Draining) => {}
+            Some(ErrorCode::Draining | ErrorCode::ReceiptsRefused) => {}
             Some(ErrorCode::Indeterminate) => {
                 oracle.fault(Fault::Indeterminate);
                 item.unsure = true;
@@ -228,7 +245,8 @@ impl Client {
             Some(ErrorCode::ProducerGap | ErrorCode::UnknownProducer) => {
                 oracle.fault(Fault::RefusedGap);
                 line.forgotten |= e.code == ErrorCode::UnknownProducer as u16;
-                if e.limit >= number || e.limit <= line.durable {
+                let forgotten = oracle.rotten;
+                if e.limit >= number || (e.limit <= line.durable && !forgotten) {
                     return Err(format!("number {} is on disk, this is {number}", line.durable));
                 }
                 // What was answered at level memory was lost: its numbers are free again.

@@ -166,6 +166,23 @@ impl World {
     ) -> Result<(Manifest, Vec<(Recovered, Active)>), String> {
         let all = recover::recover_all(files, data, manifest);
         let (manifest, recovered) = all.map_err(|e| e.to_string())?;
+        for (shard, log) in recovered.iter().enumerate() {
+            self.oracle.note(Note::Recovered {
+                shard,
+                commits: log.commits,
+                torn: log.torn.is_some(),
+                damage: log.damage.len(),
+                snapshot: log.snapshot.unwrap_or_default().0,
+                next: log.next_segment.0,
+            });
+            if let Some(damage) = log.damage.first() {
+                self.oracle.note(Note::Damage {
+                    shard,
+                    segment: damage.segment.0,
+                    start: damage.start,
+                });
+            }
+        }
         let mut logs = Vec::new();
         for (id, log) in (0..).map(ShardId).zip(recovered) {
             let made = recover::Made {
@@ -176,13 +193,6 @@ impl World {
             let dir = data.shard_dir(id);
             let active = recover::first_segment(files, &dir, &manifest, id, &log, made)
                 .map_err(|e| e.to_string())?;
-            self.oracle.note(Note::Recovered {
-                shard: usize::from(id.0),
-                commits: log.commits,
-                torn: log.torn.is_some(),
-                damage: log.damage.len(),
-                active: active.number.0,
-            });
             logs.push((log, active));
         }
         Ok((manifest, logs))
@@ -268,6 +278,7 @@ impl World {
             let figures = running.counters.load();
             self.oracle.faults.count_many(Fault::CatchUp, figures.catch_up_reads);
             self.oracle.faults.count_many(Fault::MeshFull, figures.mesh_full);
+            self.oracle.faults.count_many(Fault::Takeover, figures.takeovers);
             let torn = self.node.files.tear_write(index, &mut self.rng);
             if let Some((_, there, sectors)) = torn {
                 if there > 0 && there < sectors {
@@ -275,8 +286,15 @@ impl World {
                 }
                 self.oracle.note(Note::Torn { shard: index, there, sectors });
             }
-            let jobs = running.jobs.len() as u64;
-            self.oracle.faults.count_many(Fault::InterruptedJob, jobs);
+            for job in running.jobs {
+                self.oracle.fault(match job.job {
+                    Job::WriteSnapshot { .. } | Job::EndSnapshot { .. } => {
+                        Fault::InterruptedSnapshot
+                    }
+                    Job::RemoveSegments { .. } => Fault::InterruptedRetention,
+                    _ => Fault::InterruptedJob,
+                });
+            }
         }
         self.node.data = None;
         self.node.files.power_cut();

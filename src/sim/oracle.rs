@@ -1,8 +1,9 @@
 //! What must be true, seen from the clients' side only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rng::{Rng, mix};
+use super::rosters::Rosters;
 use super::trace::{Fault, Faults, Note, Trace};
 use crate::position::{Handle, Level, Nanos, Seq, Stamp};
 use crate::wire::{Gap, GapReason};
@@ -22,6 +23,11 @@ pub(super) struct Sent {
     pub payload: Vec<u8>,
     /// When it was sent last.
     pub sent_at: Nanos,
+    /// Share of members that a receipt is asked for; 0 asks for none.
+    pub receipt: u8,
+    pub first_sent: Nanos,
+    /// Its publisher was told its place.
+    pub answered: bool,
     /// It was refused for certain and not sent again.
     given_up: bool,
     /// Under what name it was seen.
@@ -46,10 +52,19 @@ pub(super) struct Oracle {
     pub late_ms: u64,
     pub trace: Trace,
     pub faults: Faults,
+    pub rosters: Rosters,
     sent: Vec<Sent>,
     pub known: BTreeMap<Name, Known>,
     /// Last message of each group that retention took.
     removed: BTreeMap<Handle, Seq>,
+    /// Highest epoch of each group.
+    epochs: BTreeMap<Handle, u32>,
+    /// Groups to which someone published at level memory.
+    memory_groups: BTreeSet<usize>,
+    /// What lies where a bit flipped.
+    damaged: Vec<(Handle, Seq, Seq)>,
+    /// A bit flipped: what the log says of members, producers and state may be missing too.
+    pub rotten: bool,
     pub deliveries: u64,
     pub acknowledged: u64,
     /// Changes with everything that clients see.
@@ -68,6 +83,9 @@ impl Oracle {
     /// A new message; its payload follows from the number returned.
     pub fn new_message(&mut self, client: usize, group: usize, level: Level) -> u64 {
         let id = self.sent.len() as u64;
+        if level == Level::Memory {
+            self.memory_groups.insert(group);
+        }
         let payload = payload_of(id);
         self.sent.push(Sent {
             client,
@@ -75,6 +93,9 @@ impl Oracle {
             level,
             payload,
             sent_at: Nanos(0),
+            receipt: 0,
+            first_sent: Nanos(0),
+            answered: false,
             given_up: false,
             name: None,
         });
@@ -87,7 +108,11 @@ impl Oracle {
 
     /// The message goes to the server, perhaps again.
     pub fn sending(&mut self, id: u64) {
-        self.sent[id as usize].sent_at = self.now;
+        let sent = &mut self.sent[id as usize];
+        sent.sent_at = self.now;
+        if sent.first_sent == Nanos(0) {
+            sent.first_sent = self.now;
+        }
     }
 
     /// A message came, or the answer to it: not later than it may.
@@ -104,6 +129,11 @@ impl Oracle {
         self.sent[id as usize].given_up = true;
     }
 
+    /// Its publisher wants to know when so many percent of the members have it.
+    pub fn wants_receipt(&mut self, id: u64, percent: u8) {
+        self.sent[id as usize].receipt = percent;
+    }
+
     /// Whether someone has the message.
     pub fn is_known(&self, id: u64) -> bool {
         self.sent[id as usize].name.is_some()
@@ -118,6 +148,7 @@ impl Oracle {
         level: Level,
     ) -> Result<(), Violation> {
         self.acknowledged += 1;
+        self.sent[id as usize].answered = true;
         if level == Level::Memory {
             self.fault(Fault::AnsweredEarly);
             if self.message(id).level == Level::Durable {
@@ -181,15 +212,17 @@ impl Oracle {
         if sent.given_up {
             return Err(format!("message {id} at {name:?} was refused"));
         }
-        // A message has one place, unless a crash took it at level memory and it was sent again.
+        // A message has one place, unless a crash took it at level memory and it was sent
+        // again.
         if let Some(other) = sent.name.replace(name) {
             let older = other.min(name);
             let lost = older == other && !self.known[&other].durable || older == name && !durable;
-            if other.1 == name.1 || !lost {
+            if !self.rotten && (other.1 == name.1 || !lost) {
                 return Err(format!("message {id} is {other:?} and {name:?}"));
             }
         }
         self.known.insert(name, Known { id, handle, durable, stamp });
+        self.rosters.group_has(handle, name.0);
         Ok(())
     }
 
@@ -199,7 +232,34 @@ impl Oracle {
         *before = last.max(*before);
     }
 
-    fn removed(&self, handle: Handle) -> Seq {
+    /// A group is in this epoch now. It begins a new one only if something may be lost.
+    pub fn group_is_in(
+        &mut self,
+        group: usize,
+        handle: Handle,
+        epoch: u32,
+    ) -> Result<(), Violation> {
+        let before = self.epochs.entry(handle).or_insert(epoch);
+        let rises = epoch > *before;
+        *before = epoch.max(*before);
+        let cause = self.rotten || self.memory_groups.contains(&group);
+        if rises && !cause {
+            return Err("a new epoch, but nothing can be lost".to_owned());
+        }
+        Ok(())
+    }
+
+    /// A disk may have lost these.
+    pub fn damages(&mut self, handle: Handle, first: Seq, last: Seq) {
+        self.damaged.push((handle, first, last));
+    }
+
+    fn is_damaged(&self, handle: Handle, seq: Seq) -> bool {
+        let inside = |d: &&(Handle, Seq, Seq)| d.0 == handle && (d.1..=d.2).contains(&seq);
+        self.damaged.iter().any(|damaged| inside(&damaged))
+    }
+
+    pub fn removed(&self, handle: Handle) -> Seq {
         self.removed.get(&handle).copied().unwrap_or_default()
     }
 
@@ -209,6 +269,19 @@ impl Oracle {
         match gap.reason {
             GapReason::Retention if gap.to <= self.removed(gap.handle) => Ok(()),
             GapReason::Damaged if self.faults.of(Fault::ReadError) > 0 => Ok(()),
+            // What is gone from the start of a group looks like retention.
+            _ if self.rotten => {
+                self.fault(Fault::DamageTold);
+                let inside = |seq| gap.from <= seq && seq <= gap.to;
+                let sound = self.known.iter().find(|((.., seq), known)| {
+                    known.handle == gap.handle
+                        && known.durable
+                        && inside(Seq(*seq))
+                        && Seq(*seq) > self.removed(gap.handle)
+                        && !self.is_damaged(gap.handle, Seq(*seq))
+                });
+                sound.map_or(Ok(()), |(name, _)| Err(format!("{name:?} is sound on disk")))
+            }
             _ => Err(format!("retention went up to {}", self.removed(gap.handle))),
         }
     }
@@ -222,12 +295,17 @@ impl Oracle {
     ) -> Result<(), Violation> {
         let mut ids: Vec<_> = found.iter().map(|(name, id)| (id, name)).collect();
         ids.sort_unstable();
-        if let Some(copy) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        if !self.rotten
+            && let Some(copy) = ids.windows(2).find(|pair| pair[0].0 == pair[1].0)
+        {
             return Err(format!("a message is in the group twice: {copy:?}"));
         }
         let mut lost = 0;
         for (name, known) in &self.known {
             if found.get(name) == Some(&known.id) || Seq(name.2) <= self.removed(known.handle) {
+                continue;
+            }
+            if self.is_damaged(known.handle, Seq(name.2)) {
                 continue;
             }
             if known.durable || !crashed {

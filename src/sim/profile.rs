@@ -20,19 +20,22 @@ pub enum Profile {
     Memory,
     /// Full and failing disks.
     Disk,
+    /// Bits flip on the disks.
+    Rot,
     /// Everything at once, each at a strength of its own.
     All,
 }
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
         ("crashing", Self::Crashing),
         ("memory", Self::Memory),
         ("disk", Self::Disk),
+        ("rot", Self::Rot),
         ("all", Self::All),
     ];
 
@@ -53,6 +56,7 @@ impl Profile {
             Self::Crashing => crashing(shards),
             Self::Memory => memory(seed, shards),
             Self::Disk => disk(seed, shards),
+            Self::Rot => rot(shards),
             Self::All => all(seed, shards),
         }
     }
@@ -88,6 +92,8 @@ impl Profile {
                 F::CrashAtStart,
                 F::TornWrite,
                 F::InterruptedJob,
+                F::InterruptedSnapshot,
+                F::SnapshotWritten,
                 F::UnsyncedLost,
                 F::NameLost,
                 F::RenameLost,
@@ -107,6 +113,9 @@ impl Profile {
                 F::ReadError,
                 F::Crash,
             ],
+            Self::Rot => {
+                &[F::RottenHeader, F::RottenCommit, F::RottenTail, F::DamageTold, F::EpochChanged]
+            }
             Self::All => &Fault::ALL,
         }
     }
@@ -201,6 +210,14 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
     WorldConfig { memory_ppm, trouble, ..config }
 }
 
+/// Segments are small, so that there are several, and old ones are kept.
+fn rot(shards: u16) -> WorldConfig {
+    let config = crashing(shards);
+    let trouble = Trouble { rot_every_ms: 800, crash_every_ms: 1_000, ..config.trouble.clone() };
+    let shard = ShardConfig { segment_bytes: 96 * 1024, ..config.shard.clone() };
+    WorldConfig { memory_ppm: 50_000, shard, trouble, ..config }
+}
+
 /// Every chance is above 0, and how high follows from the seed: where everything is frequent,
 /// nothing runs long enough to go wrong in other ways.
 fn all(seed: u64, shards: u16) -> WorldConfig {
@@ -222,6 +239,8 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         crash_at_start_ppm: some(200_000),
         drain_ppm: some(200_000),
         disk_full_ppm: some(200_000),
+        // Where something rots, less can be asked of what stays.
+        rot_every_ms: if seed.is_multiple_of(4) { 1_500 } else { 0 },
         write_error_ppm: some(3_000),
         read_error_ppm: some(20_000),
         file_read_error_ppm: some(3_000),

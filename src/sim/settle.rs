@@ -1,6 +1,6 @@
 //! The end of a world: no more trouble, everyone finishes, and everything is read back.
 
-use super::client::{Client, Habits};
+use super::client::{Client, Habits, Place};
 use super::net::End;
 use super::oracle::Violation;
 use super::trace::Note;
@@ -11,6 +11,7 @@ use crate::position::Nanos;
 const SETTLE_MS: u64 = 20_000;
 const STEP_MS: u64 = 50;
 const PROBE_AFTER_MS: u64 = 1_500;
+const CURSORS_ON_DISK_MS: u64 = 1_000;
 
 impl World {
     pub(super) fn settle(&mut self) -> Result<(), Violation> {
@@ -19,11 +20,12 @@ impl World {
         for client in &mut self.clients {
             client.sleeps_until = Nanos(0);
         }
-        if self.node.is_up() && !self.node.draining {
+        // A failed log stays so until the node is started again.
+        let may_have_failed = self.config.trouble.write_error_ppm > 0;
+        if self.node.is_up() && !self.node.draining && !may_have_failed {
             self.rest()?;
         }
-        // A failed log stays so until the node is started again.
-        if self.config.trouble.write_error_ppm > 0 && self.node.is_up() {
+        if may_have_failed && self.node.is_up() {
             self.crash();
         }
         if !self.node.is_up() {
@@ -38,6 +40,9 @@ impl World {
         self.run_until(self.now.plus_ms(PROBE_AFTER_MS));
         self.rest()?;
         self.read_back("reading back", self.config.trouble.crash_every_ms > 0)?;
+        // Longer than cursors may take to the disk.
+        self.clients.iter_mut().for_each(Client::confirm_cursors);
+        self.run_until(self.now.plus_ms(CURSORS_ON_DISK_MS));
         self.crash();
         self.after(0, Due::Start);
         self.rest()?;
@@ -70,6 +75,8 @@ impl World {
             memory_ppm: 0,
             churn_ppm: 0,
             slow: false,
+            durable: false,
+            receipt_ppm: 0,
             reader: true,
             probe: true,
         };
@@ -104,6 +111,11 @@ impl World {
                 ));
             }
         }
+        self.run_until(self.now.plus_ms(STEP_MS));
+        for client in self.clients.iter().filter(|client| client.profile.durable) {
+            client.has_all(self.clients[index].found.keys())?;
+        }
+        self.receipts_come()?;
         let found = std::mem::take(&mut self.clients[index].found);
         self.oracle.read_back(&found, crashed)?;
         // It leaves for good.
@@ -118,5 +130,22 @@ impl World {
             self.at(self.now, Due::UpEnds { link, end: End::Fin });
         }
         Ok(())
+    }
+
+    /// Everyone has acknowledged everything, so every receipt is due to whoever listens.
+    fn receipts_come(&mut self) -> Result<(), Violation> {
+        let end = self.now.plus_ms(SETTLE_MS);
+        loop {
+            let listens =
+                |client: usize, group: usize| self.clients[client].views[group].place == Place::In;
+            let Some(id) = self.oracle.receipt_is_missing(listens) else { return Ok(()) };
+            if self.now >= end {
+                return Err(format!("the receipt of message {id} never came"));
+            }
+            if self.is_violated() {
+                return Ok(());
+            }
+            self.run_until(self.now.plus_ms(STEP_MS));
+        }
     }
 }

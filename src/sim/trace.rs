@@ -29,7 +29,8 @@ impl Default for Trace {
 #[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
 pub(super) enum Note {
     Start { start: u32 },
-    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, active: u64 },
+    Recovered { shard: usize, commits: u64, torn: bool, damage: usize, snapshot: u64, next: u64 },
+    Damage { shard: usize, segment: u64, start: u64 },
     Crash,
     Connect { client: usize, link: u32, shard: usize },
     ClientLeaves { client: usize, how: Fault },
@@ -45,6 +46,9 @@ pub(super) enum Note {
     Left { client: usize, group: usize },
     Epoch { client: usize, group: usize, epoch: u32, first: u64 },
     Deliver { client: usize, group: usize, seq: u64, id: u64 },
+    Ack { client: usize, group: usize, seq: u64 },
+    Redeliver { client: usize, group: usize, from: u64, attempt: u32 },
+    Receipt { client: usize, group: u64, seq: u64, acked: u32, members: u32 },
     Gap { client: usize, group: usize, from: u64, to: u64 },
     Publish { client: usize, group: usize, request: u32, id: u64 },
     Published { client: usize, group: usize, request: u32, seq: u64, id: u64 },
@@ -140,10 +144,22 @@ faults! {
     ClockJumped,
     /// A member was told of a gap.
     Gap,
+    /// A member was told of a gap that damage made.
+    DamageTold,
     /// A member was served from the log.
     CatchUp,
     /// A member saw an epoch change.
     EpochChanged,
+    /// A durable member came back and went on after its cursor.
+    Resumed,
+    /// A durable member was asked whether it has read everything.
+    Probed,
+    /// A durable member got messages again.
+    Redelivered,
+    /// A second connection of a member took over.
+    Takeover,
+    /// A publisher learned who has its message.
+    Receipt,
     /// The node stopped at once.
     Crash,
     /// The node stopped in good order.
@@ -162,8 +178,24 @@ faults! {
     RenameLost,
     /// A sync failed.
     SyncError,
+    /// A snapshot was finished.
+    SnapshotWritten,
+    /// A crash met a snapshot that was being written.
+    InterruptedSnapshot,
+    /// A crash met segments that were being removed.
+    InterruptedRetention,
     /// A crash met a job that was under way.
     InterruptedJob,
+    /// A bit flipped in the header of a segment.
+    RottenHeader,
+    /// A bit flipped in a commit.
+    RottenCommit,
+    /// A bit flipped in the last commit of a segment.
+    RottenTail,
+    /// A bit flipped in a snapshot.
+    RottenSnapshot,
+    /// A bit flipped in the index of a segment.
+    RottenIndex,
     /// There was no room for a segment.
     DiskFull,
     /// A publish was refused because there was no room.

@@ -34,6 +34,7 @@ pub(super) enum Due {
     Tick { client: usize },
     Stop,
     Start,
+    Rot,
 }
 
 #[derive(Debug)]
@@ -131,6 +132,8 @@ impl World {
                 memory_ppm: config.memory_ppm,
                 churn_ppm: config.churn_ppm,
                 slow: rng.chance(config.slow_ppm),
+                durable: rng.chance(config.durable_ppm),
+                receipt_ppm: config.receipt_ppm,
                 reader: false,
                 probe: false,
             };
@@ -203,6 +206,7 @@ impl World {
         if self.config.trouble.crash_every_ms > 0 {
             self.plan_stop();
         }
+        self.plan_rot();
         let end = start.plus_ms(self.config.active_ms);
         self.run_until(end);
         self.settle()?;
@@ -270,6 +274,7 @@ impl World {
             Due::ClientReads { link } => self.client_reads(link),
             Due::Tick { client } => self.tick(client),
             Due::Start => self.start_node(),
+            Due::Rot if !self.calm => self.rot(),
             Due::Stop if alive => self.stop(),
             Due::Turn { shard } if alive => self.turn(shard),
             Due::TurnEnds { shard } if alive => self.turn_ends(shard),

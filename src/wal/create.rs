@@ -150,6 +150,24 @@ pub fn remove_segments(
     steps_to_remove(shard_dir, numbers).iter().try_for_each(|step| step.run(files))
 }
 
+/// Removes segments at the end of a log that hold nothing, newest first: if it is interrupted, no
+/// hole stays behind that looks as if a segment were missing.
+///
+/// # Errors
+/// The system refused.
+pub fn remove_unused(
+    files: &mut impl Files,
+    shard_dir: &Path,
+    numbers: &[SegmentNumber],
+) -> io::Result<()> {
+    let mut numbers = numbers.to_vec();
+    numbers.sort_unstable();
+    for number in numbers.iter().rev() {
+        remove_segments(files, shard_dir, &[*number])?;
+    }
+    Ok(())
+}
+
 /// Removes what an interrupted creation of a file or removal of a segment left.
 ///
 /// # Errors

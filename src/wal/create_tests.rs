@@ -79,6 +79,22 @@ fn removing_passes_over_files_that_are_gone() {
 }
 
 #[test]
+fn unused_segments_go_newest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = RealFiles::default();
+    for number in [1, 2, 3] {
+        create_segment_blocking(&mut files, dir.path(), &header(number), 8192).unwrap();
+    }
+    // What cannot be removed stops it, as a crash does.
+    fs::remove_file(paths::segment_path(dir.path(), SegmentNumber(2))).unwrap();
+    fs::create_dir(paths::segment_path(dir.path(), SegmentNumber(2))).unwrap();
+    let numbers = [1, 2, 3].map(SegmentNumber);
+    assert!(remove_unused(&mut files, dir.path(), &numbers).is_err());
+    let there = |number| paths::segment_path(dir.path(), SegmentNumber(number)).exists();
+    assert!(there(1) && !there(3));
+}
+
+#[test]
 fn truncating_cuts_zeros_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     create_segment_blocking(&mut RealFiles::default(), dir.path(), &header(1), BYTES).unwrap();
