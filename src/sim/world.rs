@@ -134,6 +134,7 @@ impl World {
                 slow: rng.chance(config.slow_ppm),
                 durable: rng.chance(config.durable_ppm),
                 receipt_ppm: config.receipt_ppm,
+                query_ppm: config.query_ppm,
                 reader: false,
                 probe: false,
             };
