@@ -297,6 +297,30 @@ fn numbers_of_level_memory_that_a_crash_took_are_expected_again() {
 }
 
 #[test]
+fn another_shard_count_forgets_no_producer() {
+    let mut server = Server::start(Settings::shards(2));
+    let producer = new_producer();
+    let mut places = BTreeMap::new();
+    for (round, shards) in (1..).zip([2, 3, 1, 2]) {
+        if round > 1 {
+            server.kill();
+            server.restart_with(Settings::shards(shards));
+        }
+        let mut client = Client::open_as(&server, "member", producer);
+        for n in 1..=10 * round {
+            for group in GROUPS {
+                let published = client.publish_as(group, n, &payload(n)).unwrap();
+                let place = (published.seq, published.epoch);
+                assert_eq!(*places.entry((group, n)).or_insert(place), place, "{shards} shards");
+            }
+        }
+    }
+    for group in GROUPS {
+        assert_eq!(history(&server, group), (1..=40).map(payload).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn retention_takes_messages_and_no_memory_of_who_sent_them() {
     let settings = Settings::shards(1).set("retention_bytes", 16 << 20);
     let mut server = Server::start(settings);

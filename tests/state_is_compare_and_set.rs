@@ -239,3 +239,65 @@ fn a_connection_may_have_eight_questions_under_way() {
         }
     });
 }
+
+/// State outlives the log files that its changes were written to.
+#[test]
+fn retention_takes_no_state() {
+    any_shards(|shards| {
+        let settings =
+            Settings::shards(shards).set("retention_bytes", 8 << 20).set("tail_bytes_max", 1 << 20);
+        let mut server = Server::start(settings);
+        let groups = ["one", "two", "three", "four"];
+        let mut truth = groups.map(|_| Mirror::default());
+        let mut client = Client::open(&server, "setter");
+        for (group, truth) in groups.iter().zip(&mut truth) {
+            for n in 0..50 {
+                let data = format!("{group} {n}");
+                client.set(group, &format!("k{n}"), Expected::Any, Some(data.as_bytes())).unwrap();
+            }
+            for n in 0..10 {
+                client.set(group, &format!("k{n}"), Expected::Any, None).unwrap();
+            }
+            client.sync(group, truth);
+            assert_eq!((truth.values.len(), truth.version), (40, 60));
+        }
+        for stop in [true, false] {
+            let mut client = Client::open(&server, &format!("filler{stop}"));
+            let big = vec![7; 60_000];
+            // Groups on every shard, until retention has taken what was written before.
+            let fillers: Vec<String> = (0..8).map(|n| format!("filler {n}")).collect();
+            let first: Vec<u64> =
+                fillers.iter().map(|g| client.fetch(g, 1, 0, 1, 0).head).collect();
+            let mut rounds = 0;
+            while fillers.iter().zip(&first).any(|(group, head)| {
+                client.fetch(group, 1, 0, 1, 0).gap.is_none_or(|(_, to, _)| to <= *head)
+            }) {
+                rounds += 1;
+                assert!(rounds < 400, "retention takes nothing");
+                for group in &fillers {
+                    client.publish(group, &big);
+                }
+            }
+            drop(client);
+            if stop {
+                server.stop();
+            } else {
+                server.kill();
+            }
+            server.restart();
+            let mut client = Client::open(&server, "reader");
+            for (group, truth) in groups.iter().zip(&mut truth) {
+                let mut fresh = Mirror::default();
+                client.sync(group, &mut fresh);
+                assert_eq!((fresh.version, &fresh.values), (truth.version, &truth.values));
+                client.sync(group, truth);
+                assert_eq!(truth.form, Some(StateForm::UpToDate));
+                let known = truth.values[&b"k20"[..]].0;
+                let set = client.set(group, "k20", Expected::Version(known), Some(b"new"));
+                assert_eq!(set.unwrap().version, truth.version + 1);
+                client.sync(group, truth);
+                assert_eq!(truth.form, Some(StateForm::Deltas));
+            }
+        }
+    });
+}

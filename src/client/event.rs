@@ -406,11 +406,9 @@ pub enum PublishError {
     /// It is in the group, but it was taken so long ago that the server does not know its place.
     #[error("in the group already; its place is not known any more")]
     PlaceUnknown,
-    /// The server has forgotten this producer since the publish was sent: it may be in the group
-    /// or not.
-    #[error(
-        "the server does not know this producer any more; the message may be in the group or not"
-    )]
+    /// It was sent without an answer, and now the server has forgotten this producer or refuses
+    /// the publish: it may be in the group or not.
+    #[error("sent once without an answer and now not taken; it may be in the group or not")]
     InDoubt,
 }
 

@@ -170,13 +170,19 @@ impl Producer {
         Some(len)
     }
 
-    /// The server will never take publish `id`; the next one gets its number. Returns the
-    /// length of its payload.
-    pub fn refused(&mut self, id: PublishId) -> Option<usize> {
-        let entry = self.queue.remove(self.index(id)?)?;
+    /// The server will never take publish `id`; the next one gets its number, unless an earlier
+    /// sending had no answer and may have been taken: then the number stays used, and if it is
+    /// not, the server says so to the next publish. Returns the length of its payload, and
+    /// whether it is certain that it was not taken.
+    pub fn refused(&mut self, id: PublishId) -> Option<(usize, bool)> {
+        let index = self.index(id)?;
+        if self.queue.get(index)?.doubtful {
+            return Some((self.taken(id)?, false));
+        }
+        let entry = self.queue.remove(index)?;
         self.in_flight -= 1;
         self.sent -= 1;
-        Some(entry.payload.len())
+        Some((entry.payload.len(), true))
     }
 
     /// The server did not take publish `id`, which is to be sent again.
@@ -291,13 +297,34 @@ mod tests {
         let mut p = with(4);
         send(&mut p, 9);
         assert_eq!(p.taken(PublishId(1)), Some(1));
-        assert_eq!(p.refused(PublishId(2)), Some(1));
+        assert_eq!(p.refused(PublishId(2)), Some((1, true)));
         p.returned(PublishId(3), Returned::Expected(2));
         assert_eq!(send(&mut p, 9), [], "4 has no answer yet");
         assert_eq!(p.settle(), Settled::default());
         p.returned(PublishId(4), Returned::Expected(2));
         assert!(p.settle().in_doubt.is_empty());
         assert_eq!(send(&mut p, 9), [(2, 3), (3, 4)]);
+    }
+
+    #[test]
+    fn a_refused_publish_that_may_be_in_the_group_keeps_its_number() {
+        // Taken on the connection before, refused on this one: the next number is free.
+        let mut p = with(2);
+        send(&mut p, 1);
+        p.disconnected();
+        assert_eq!(send(&mut p, 9), [(1, 1), (2, 2)]);
+        assert_eq!(p.refused(PublishId(1)), Some((1, false)));
+        assert_eq!(p.taken(PublishId(2)), Some(1));
+        assert_eq!(p.numbers(), (3, 3));
+        // Not taken: the server asks for its number.
+        let mut p = with(2);
+        send(&mut p, 1);
+        p.disconnected();
+        send(&mut p, 9);
+        p.refused(PublishId(1));
+        p.returned(PublishId(2), Returned::Expected(1));
+        assert_eq!(p.settle(), Settled::default());
+        assert_eq!(send(&mut p, 9), [(1, 2)]);
     }
 
     #[test]

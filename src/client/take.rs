@@ -359,7 +359,10 @@ impl Session {
             (Some(E::ProducerSeqTooOld), _) => {
                 (group.producer.taken(id)?, PublishError::PlaceUnknown)
             }
-            _ => (group.producer.refused(id)?, PublishError::Refused(refusal)),
+            _ => match group.producer.refused(id)? {
+                (len, true) => (len, PublishError::Refused(refusal)),
+                (len, false) => (len, PublishError::InDoubt),
+            },
         };
         self.publish_is_over(len);
         self.settle(index, now);

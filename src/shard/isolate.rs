@@ -5,7 +5,8 @@
 //! from a bounded sample, so that a shard on which everyone is slow calls nobody slow.
 
 use super::Shard;
-use super::conn::Conn;
+use super::conn::{Conn, Membership};
+use crate::group::Lag;
 use crate::position::Nanos;
 
 /// How often the medians are taken, at most.
@@ -104,9 +105,19 @@ impl Drainage {
         }
     }
 
+    /// Memberships that are not served from the tail.
+    pub fn behind(&self) -> u32 {
+        self.behind
+    }
+
+    /// A membership is not served from the tail.
+    pub fn begins_behind(&mut self) {
+        self.behind += 1;
+    }
+
     /// A membership fell off the tail.
     pub fn fell(&mut self) {
-        self.behind += 1;
+        self.begins_behind();
         self.strike(2);
     }
 
@@ -171,6 +182,14 @@ impl Shard {
         }
     }
 
+    /// Memberships of a connection that are not served from the tail, counted anew.
+    pub(super) fn behind(&self, conn: &Conn) -> u32 {
+        let member =
+            |m: &Membership| self.groups.get(m.group as usize)?.members.get(m.member as usize);
+        let behind = |m: &&Membership| member(m).is_some_and(|m| !matches!(m.lag, Lag::Live));
+        conn.memberships.iter().filter(behind).count() as u32
+    }
+
     /// A write of the connection ended.
     pub(super) fn drained(&mut self, slot: u32, now: Nanos) {
         let slow_ns = self.normal.slow_ns();
@@ -183,7 +202,7 @@ impl Shard {
     /// A membership of the connection begins behind the tail.
     pub(super) fn begins_behind(&mut self, slot: u32) {
         if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
-            conn.drainage.behind += 1;
+            conn.drainage.begins_behind();
             self.judge(slot);
         }
     }

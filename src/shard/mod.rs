@@ -219,6 +219,9 @@ impl Shard {
             for (_, group) in &self.groups {
                 group.invariants();
             }
+            for conn in self.conns.iter().flatten() {
+                debug_assert_eq!(conn.drainage.behind(), self.behind(conn));
+            }
         }
     }
 

@@ -213,8 +213,14 @@ impl Shard {
         };
         let slot = member.conn;
         match (was_live, attached.is_some()) {
-            (true, false) => self.figures.catch_up_members += 1,
-            (false, true) => self.figures.catch_up_members -= 1,
+            (true, false) => {
+                self.figures.catch_up_members += 1;
+                self.begins_behind(slot);
+            }
+            (false, true) => {
+                self.figures.catch_up_members -= 1;
+                self.ends_behind(slot);
+            }
             _ => {}
         }
         if more {

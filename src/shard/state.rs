@@ -10,7 +10,7 @@ use super::replies::{Refusal, refusal_text};
 use crate::group::state::{Change, Entry, Form, Limit, State, Verdict};
 use crate::limits::STATE_KEYS_MAX;
 use crate::position::{Epoch, Handle, Stamp};
-use crate::wal::{GroupState, Record, StateEntry};
+use crate::wal::{GroupState, Record};
 use crate::wire::{
     self, Conflict, ErrorCode, Expected, STATE_FIXED, StateForm, StateHead, StateSet,
 };
@@ -27,7 +27,8 @@ pub struct OwnedState {
 impl OwnedState {
     /// The state as recovery found it, if there is any. `lost_below` is the lowest epoch of a
     /// group whose log lost nothing: versions of a group with an older one may have been given
-    /// to changes that are gone, so they are not used again, and clients get snapshots.
+    /// to changes that are gone, so they are not used again, and clients get snapshots. An entry
+    /// without a key says how far deletions are forgotten.
     pub(super) fn recovered(
         durable: &GroupState,
         epoch: Epoch,
@@ -49,23 +50,6 @@ impl OwnedState {
             owned.state.raise(u64::from(lost_below.0) << 32);
         }
         changed.then_some(owned)
-    }
-
-    /// Puts the state into what a snapshot holds. How far deletions are forgotten goes into an
-    /// entry without a key.
-    pub fn capture(&self, durable: &mut GroupState) {
-        durable.state_version = self.state.version();
-        let keep = |entry: Entry<'_>| {
-            let (version, stamp, deleted) = (entry.version, entry.stamp, entry.data.is_none());
-            let data = entry.data.unwrap_or_default().into();
-            (entry.key.into(), StateEntry { version, stamp, deleted, data })
-        };
-        durable.entries = self.state.after(0).map(keep).collect();
-        if self.state.horizon() > 0 {
-            let (version, deleted) = (self.state.horizon(), true);
-            let forgotten = StateEntry { version, deleted, ..StateEntry::default() };
-            durable.entries.insert(Box::default(), forgotten);
-        }
     }
 }
 
@@ -220,6 +204,7 @@ fn first_page(state: &State, known: u64) -> SyncPage {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::wal::StateEntry;
 
     fn changed() -> OwnedState {
         let mut owned = OwnedState::default();
@@ -230,11 +215,26 @@ mod tests {
         owned
     }
 
+    /// What a snapshot has of it.
+    fn captured(owned: &OwnedState) -> GroupState {
+        let mut durable =
+            GroupState { state_version: owned.state.version(), ..GroupState::default() };
+        let keep = |entry: Entry<'_>| {
+            let (version, stamp, deleted) = (entry.version, entry.stamp, entry.data.is_none());
+            let data = entry.data.unwrap_or_default().into();
+            (entry.key.into(), StateEntry { version, stamp, deleted, data })
+        };
+        durable.entries = owned.state.after(0).map(keep).collect();
+        let (version, deleted) = (owned.state.horizon(), true);
+        let forgotten = StateEntry { version, deleted, ..StateEntry::default() };
+        durable.entries.insert(Box::default(), forgotten);
+        durable
+    }
+
     #[test]
     fn what_is_captured_comes_back_as_it_was() {
         let owned = changed();
-        let mut durable = GroupState::default();
-        owned.capture(&mut durable);
+        let durable = captured(&owned);
         let back = OwnedState::recovered(&durable, Epoch(2), Epoch(2)).unwrap().state;
         assert_eq!(back.version(), owned.state.version());
         assert_eq!(back.horizon(), owned.state.horizon());
@@ -247,8 +247,7 @@ mod tests {
     #[test]
     fn a_log_that_lost_something_makes_every_client_start_over() {
         let owned = changed();
-        let mut durable = GroupState::default();
-        owned.capture(&mut durable);
+        let durable = captured(&owned);
         let mut back = OwnedState::recovered(&durable, Epoch(2), Epoch(3)).unwrap().state;
         for known in [1, owned.state.version(), owned.state.version() + 77] {
             assert_eq!(back.form(known), Form::Snapshot);

@@ -26,8 +26,10 @@ struct Taken {
     ask: bool,
     /// It came back from history to the tail.
     caught_up: bool,
-    /// It fell off the tail.
+    /// It is no longer served from the tail ...
     fell_behind: bool,
+    /// ... but because it has to acknowledge first, not because it was too slow.
+    held: bool,
     /// Its cursor moved over a gap.
     stepped: bool,
 }
@@ -144,7 +146,9 @@ impl Shard {
             self.figures.gaps += taken.gaps;
             self.figures.catch_up_members += u64::from(taken.fell_behind);
             self.figures.catch_up_members -= u64::from(taken.caught_up);
-            if taken.fell_behind {
+            if taken.held {
+                conn.drainage.begins_behind();
+            } else if taken.fell_behind {
                 conn.drainage.fell();
             } else if taken.caught_up {
                 conn.drainage.caught_up();
@@ -347,6 +351,7 @@ fn take(
         if hold_at.is_some_and(|last| member.sent >= last) {
             member.lag = Lag::Held;
             taken.fell_behind = true;
+            taken.held = true;
             return taken;
         }
     }

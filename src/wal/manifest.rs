@@ -329,6 +329,22 @@ impl Manifest {
     }
 }
 
+impl DataDir {
+    /// Takes the lock of a data directory without counting a start, for whoever repairs it.
+    ///
+    /// # Errors
+    /// A [`ManifestError`]: a server runs on it, or it has no manifest.
+    pub fn lock(path: &Path) -> Result<Self, ManifestError> {
+        let lock = take_lock(path)?;
+        let manifest = Manifest::read(path)?.ok_or_else(|| ManifestError::Damaged {
+            path: path.join(paths::MANIFEST),
+            why: "it is missing".to_owned(),
+        })?;
+        let (asked, files) = (manifest.shards, RealFiles::default());
+        Ok(Self { path: path.to_owned(), manifest, asked, files, _lock: Some(lock) })
+    }
+}
+
 impl<F: Files> DataDir<F> {
     /// The directory.
     #[must_use]

@@ -22,6 +22,7 @@ pub mod read;
 pub mod record;
 mod recovered;
 pub mod recovery;
+pub mod repair;
 mod report;
 mod run;
 mod scan;

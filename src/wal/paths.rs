@@ -9,6 +9,8 @@ use crate::position::{CommitNumber, LogId, SegmentNumber, ShardId};
 pub const MANIFEST: &str = "manifest.toml";
 /// The file whose lock says that a server uses the directory.
 pub const LOCK: &str = "LOCK";
+/// Damage of a log that `fanfare wal repair` has noted: one line each, as `verify` says it.
+pub const KNOWN_DAMAGE: &str = "known-damage.txt";
 /// A snapshot of a shard that is being written.
 pub const SNAPSHOT_TEMPORARY: &str = "snapshot.tmp";
 /// The folder of a shard that keeps damaged segments for the operator.

@@ -29,6 +29,8 @@ pub struct Recovered {
     /// What an interrupted write cannot explain. Unless it is empty, every group of this log
     /// must get a new epoch.
     pub damage: Vec<Damage>,
+    /// Damage that a repair has noted: it was told of, and new epochs began then.
+    pub known_damage: Vec<Damage>,
     /// Segments at the end of the log that hold no commit: written ahead, or torn in their
     /// first commit. The caller removes them before it creates [`Recovered::next_segment`].
     pub unused: Vec<SegmentNumber>,

@@ -178,7 +178,12 @@ impl<'v> Recovery<'v> {
             }
             self.segment(source, &mut window, segment).map_err(read)?;
         }
-        Ok(self.finish(before))
+        let known = source.known_damage().map_err(RecoveryError::List)?;
+        let mut out = self.finish(before);
+        let (known, news) =
+            out.damage.into_iter().partition(|damage| known.contains(&damage.to_string()));
+        (out.known_damage, out.damage) = (known, news);
+        Ok(out)
     }
 
     /// Begins with the newest snapshot that can be used. One that cannot is told of and passed

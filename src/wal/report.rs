@@ -42,6 +42,7 @@ pub(super) struct ShardReport {
     damaged_snapshots: Vec<SnapshotReport>,
     /// Segments without a valid index: the next start reads them.
     without_index: Vec<u64>,
+    known_damage: Vec<DamageReport>,
     damage: Vec<DamageReport>,
 }
 
@@ -179,6 +180,7 @@ impl ShardReport {
                 })
                 .collect(),
             without_index: without_index.iter().map(|n| n.0).collect(),
+            known_damage: r.known_damage.iter().map(DamageReport::of).collect(),
             damage: r.damage.iter().map(DamageReport::of).collect(),
         }
     }
@@ -243,6 +245,9 @@ impl ShardReport {
         }
         for number in &self.without_index {
             writeln!(out, "  segment {number}: no valid index, the next start reads it")?;
+        }
+        for damage in &self.known_damage {
+            writeln!(out, "  known damage, noted by a repair: {}", damage.text)?;
         }
         for damage in &self.damage {
             writeln!(out, "  DAMAGE: {}", damage.text)?;

@@ -49,6 +49,14 @@ pub trait LogSource {
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no snapshot of commit {covered}")))
     }
 
+    /// Damage that was noted by a repair, as it is said.
+    ///
+    /// # Errors
+    /// The read failed.
+    fn known_damage(&mut self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// The bytes of a segment's index, if it has one.
     ///
     /// # Errors
@@ -57,6 +65,8 @@ pub trait LogSource {
         Ok(None)
     }
 }
+
+const KNOWN_DAMAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The directory of a shard.
 #[derive(Debug)]
@@ -105,6 +115,13 @@ impl<F: Files> LogSource for DirSource<F> {
 
     fn snapshot(&mut self, covered: CommitNumber) -> io::Result<Vec<u8>> {
         self.files.read_all(&paths::snapshot_path(&self.dir, covered), u64::MAX)
+    }
+
+    fn known_damage(&mut self) -> io::Result<Vec<String>> {
+        match self.files.read_all(&self.dir.join(paths::KNOWN_DAMAGE), KNOWN_DAMAGE_BYTES_MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => Ok(String::from_utf8_lossy(&read?).lines().map(str::to_owned).collect()),
+        }
     }
 
     fn index(&mut self, number: SegmentNumber) -> io::Result<Option<Vec<u8>>> {

@@ -15,6 +15,7 @@ use super::index::LogPos;
 use super::manifest::{Manifest, ManifestError};
 use super::recovered::Recovered;
 use super::recovery::{RecoveryError, recover_places, recover_with};
+use super::repair::repair;
 use super::report::{Report, ShardReport, hex, text_or_hex};
 use super::run::Run;
 use super::segment_index::decode_index;
@@ -59,6 +60,18 @@ enum WalCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Put misplaced files in their place, move unusable ones to quarantine, note damage
+    #[command(group = clap::ArgGroup::new("what").required(true))]
+    Repair {
+        /// The data directory; no server may run on it with --apply
+        dir: PathBuf,
+        /// Say what would be done, and change nothing
+        #[arg(long, group = "what")]
+        dry_run: bool,
+        /// Do it; nothing is ever deleted
+        #[arg(long, group = "what")]
+        apply: bool,
+    },
 }
 
 /// Why the tool could not do its work.
@@ -93,6 +106,9 @@ pub fn run(args: &WalArgs) -> ExitCode {
         }
         WalCommand::Inspect { dir, json, .. } => inspect(dir, *json, &mut out).map(|()| true),
         WalCommand::Verify { dir, json } => verify(dir, *json, &mut out),
+        WalCommand::Repair { dir, apply, .. } => {
+            repair(dir, *apply, &mut out).map(|nothing| nothing || *apply)
+        }
     };
     match done.and_then(|sound| Ok(out.flush().map(|()| sound)?)) {
         Ok(true) => ExitCode::SUCCESS,

@@ -142,6 +142,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, piece: usize) {
                     ServerFrame::encode_pong(&mut pong, token);
                     out.send(pong).unwrap();
                 }
+                ClientFrame::QuietPing { .. } => {}
                 ClientFrame::Ack(acks) => acks.entries().for_each(|ack| hub.ack(&member, &ack)),
                 other => panic!("{other:?}"),
             }
