@@ -284,7 +284,7 @@ impl Client {
         if !calm && rng.chance(20_000) {
             self.ping(rng);
         }
-        if !calm && rng.chance(self.profile.query_ppm) {
+        if !calm && self.profile.query_ppm > 0 && rng.chance(self.profile.query_ppm) {
             self.ask(rng, oracle);
         }
         self.ack(now, calm, rng, oracle);

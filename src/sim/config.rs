@@ -89,7 +89,7 @@ impl WorldConfig {
             slow_ppm: 0,
             durable_ppm: 500_000,
             receipt_ppm: 0,
-            query_ppm: 60_000,
+            query_ppm: 0,
             churn_ppm: 10_000,
             mesh_entries: 64,
             late_ms: 0,

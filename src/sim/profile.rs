@@ -66,14 +66,7 @@ impl Profile {
     pub fn expected(self) -> &'static [Fault] {
         use Fault as F;
         match self {
-            Self::Calm => &[
-                F::SplitReceive,
-                F::MergedReceive,
-                F::ShortWrite,
-                F::NoReceiveBuffer,
-                F::Fetched,
-                F::StateChanged,
-            ],
+            Self::Calm => &[F::SplitReceive, F::MergedReceive, F::ShortWrite, F::NoReceiveBuffer],
             Self::Quiet => &[F::MeshFull],
             Self::Unsteady => &[
                 F::AnsweredAgain,

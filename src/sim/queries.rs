@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use super::client::{Client, State, group_name};
 use super::oracle::{Oracle, Violation};
 use super::rng::Rng;
-use super::trace::Fault;
 use crate::position::{Epoch, Handle, Seq};
 use crate::wire::{
     Conflict, ErrorCode, ErrorFrame, Expected, Fetch, Fetched, Gap, SetState, StateForm, StateSet,
@@ -52,6 +51,8 @@ impl Questions {
 /// What all clients know of the states of groups.
 #[derive(Debug, Default)]
 pub(super) struct States {
+    /// Pages of history and changes of state that clients got.
+    pub answers: u64,
     /// What each version of a group's state changed.
     changes: BTreeMap<(usize, u64), (u8, Value)>,
     /// Changes that were compare-and-set: group, key, the version before.
@@ -224,7 +225,7 @@ impl Client {
         let Some(Asked::Fetch { group, from }) = self.questions.asked.remove(&page.request) else {
             return Err("nobody asked for this page".to_owned());
         };
-        oracle.fault(Fault::Fetched);
+        oracle.states.answers += 1;
         let mut next = from;
         if let Some((gap_from, gap_to, reason)) = page.gap {
             if gap_from != from {
@@ -267,7 +268,7 @@ impl Client {
                 Err("a value without version".to_owned())
             };
         }
-        oracle.fault(Fault::StateChanged);
+        oracle.states.answers += 1;
         oracle.saw_state(group, set.version, key, value)?;
         if let Expected::Version(before) = expected
             && !oracle.rotten

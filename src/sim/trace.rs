@@ -160,10 +160,6 @@ faults! {
     Takeover,
     /// A publisher learned who has its message.
     Receipt,
-    /// A client read a page of history.
-    Fetched,
-    /// A client changed the state of a group.
-    StateChanged,
     /// The node stopped at once.
     Crash,
     /// The node stopped in good order.

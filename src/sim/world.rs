@@ -73,6 +73,8 @@ pub struct Outcome {
     pub deliveries: u64,
     /// Publishes that were answered.
     pub acknowledged: u64,
+    /// Pages of history and changes of state that clients got.
+    pub answers: u64,
     /// Turns of all shards.
     pub turns: u64,
     /// The same for the same seed.
@@ -216,6 +218,7 @@ impl World {
             virtual_ms: self.now.since(start) / 1_000_000,
             deliveries: self.oracle.deliveries,
             acknowledged: self.oracle.acknowledged,
+            answers: self.oracle.states.answers,
             turns: self.turns,
             digest: self.oracle.digest,
         })
