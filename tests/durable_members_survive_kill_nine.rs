@@ -39,7 +39,7 @@ const WINDOW: usize = 24;
 const PACE: Duration = Duration::from_millis(8);
 /// Every so many publishes one asks for a receipt from all members.
 const RECEIPT_EVERY: u64 = 40;
-const RECEIPTS: bool = false;
+const RECEIPTS: bool = true;
 /// Longest time in which everybody must have everything once the load is over.
 const SETTLE: Duration = Duration::from_secs(120);
 
