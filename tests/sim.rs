@@ -105,3 +105,19 @@ fn priorities_break_no_promise() {
         }
     }
 }
+
+/// History and state, asked for through every kind of trouble but rot.
+#[test]
+fn what_clients_ask_is_answered_with_what_is_on_disk() {
+    let seeds = number("FANFARE_SEEDS").unwrap_or(12);
+    let range = number("FANFARE_SEED").map_or(1..=seeds, |seed| seed..=seed);
+    let mut answers = 0;
+    for seed in range {
+        for profile in [Profile::Unsteady, Profile::Crashing, Profile::Disk] {
+            let (query_ppm, durable_ppm) = (60_000, 0);
+            let config = WorldConfig { query_ppm, durable_ppm, ..profile.config(seed) };
+            answers += World::new(seed, config).run().answers;
+        }
+    }
+    assert!(answers > 1_000, "{answers}");
+}

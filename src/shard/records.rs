@@ -52,7 +52,6 @@ pub struct Taken {
     pub up_to: Ticket,
 }
 
-#[allow(dead_code, reason = "as below")]
 impl Records {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {

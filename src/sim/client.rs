@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::durable::{Belongs, Durable};
 use super::lines::Line;
 use super::oracle::{Name, Oracle, member_name};
+use super::queries::Questions;
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
@@ -28,6 +29,8 @@ pub(super) struct Habits {
     pub durable: bool,
     /// Share of publishes that ask for a receipt, in a million.
     pub receipt_ppm: u32,
+    /// Chance to ask something at a tick, in a million.
+    pub query_ppm: u32,
     /// Reads every group from its first message and keeps what it gets.
     pub reader: bool,
     /// Publishes one message to every group, which must be accepted.
@@ -97,6 +100,7 @@ pub(super) struct Client {
     pub joins: Vec<(u32, usize)>,
     pub leaves: Vec<(u32, usize)>,
     pub pings: VecDeque<u64>,
+    pub questions: Questions,
     /// Probes that it answered on this connection.
     pub probed: u32,
     /// It acknowledges nothing before.
@@ -148,6 +152,7 @@ impl Client {
             joins: Vec::new(),
             leaves: Vec::new(),
             pings: VecDeque::new(),
+            questions: Questions::default(),
             probed: 0,
             lazy_until: Nanos(0),
             second: BTreeMap::new(),
@@ -192,6 +197,7 @@ impl Client {
         self.joins.clear();
         self.leaves.clear();
         self.pings.clear();
+        self.questions.clear();
         self.probed = 0;
         self.answered.clear();
         self.garbage_sent = false;
@@ -211,6 +217,7 @@ impl Client {
                 && self.joins.is_empty()
                 && self.leaves.is_empty()
                 && self.pings.is_empty()
+                && self.questions.is_empty()
                 && self.views.iter().all(|view| view.wanted == (view.place == Place::In))
     }
 
@@ -223,8 +230,14 @@ impl Client {
     /// What it waits for, for a message about a world that stopped moving.
     pub fn waits_for(&self) -> String {
         format!(
-            "client {} is {:?}, waits for publishes {:?}, joins {:?}, leaves {:?}, pings {:?}",
-            self.index, self.state, self.publishes, self.joins, self.leaves, self.pings
+            "client {} is {:?}, waits for publishes {:?}, joins {:?}, leaves {:?}, pings {:?}, {:?}",
+            self.index,
+            self.state,
+            self.publishes,
+            self.joins,
+            self.leaves,
+            self.pings,
+            self.questions
         )
     }
 
@@ -270,6 +283,9 @@ impl Client {
         }
         if !calm && rng.chance(20_000) {
             self.ping(rng);
+        }
+        if !calm && self.profile.query_ppm > 0 && rng.chance(self.profile.query_ppm) {
+            self.ask(rng, oracle);
         }
         self.ack(now, calm, rng, oracle);
         if self.out.len() > before {

@@ -59,7 +59,12 @@ impl Client {
             F::Receipt(receipt) => oracle.receipt(self.index, &receipt),
             F::Probe { token } => self.probe(token, oracle),
             F::Redeliver(redeliver) => self.redeliver(&redeliver, oracle),
-            other => Err(format!("nobody asked for {other:?}")),
+            F::Fetched(page) => self.fetched(&page, oracle),
+            F::StateSet(set) => self.state_set(&set, oracle),
+            F::Conflict(conflict) => self.conflict(&conflict, oracle),
+            F::State(state) => self.synced(&state, oracle),
+            F::Roster(_) => Err("nobody asked for a roster".to_owned()),
+            F::Unknown { kind } => Err(format!("kind {kind} is not known")),
         }
     }
 
@@ -228,7 +233,7 @@ impl Client {
             }
             return self.line_refused(pending, e, oracle);
         }
-        if self.refused_place(e, code) {
+        if self.question_refused(e, code) || self.refused_place(e, code) {
             return Ok(());
         }
         match code {

@@ -24,6 +24,8 @@ pub struct WorldConfig {
     pub durable_ppm: u32,
     /// Share of publishes that ask for a receipt.
     pub receipt_ppm: u32,
+    /// Clients ask for history and state, and change state.
+    pub query_ppm: u32,
     /// Clients leave and join groups.
     pub churn_ppm: u32,
     /// Entries of each ring between two shards.
@@ -87,6 +89,7 @@ impl WorldConfig {
             slow_ppm: 0,
             durable_ppm: 500_000,
             receipt_ppm: 0,
+            query_ppm: 0,
             churn_ppm: 10_000,
             mesh_entries: 64,
             late_ms: 0,

@@ -26,6 +26,7 @@ mod node;
 mod oracle;
 mod power;
 mod profile;
+mod queries;
 mod rng;
 mod rosters;
 mod rot;

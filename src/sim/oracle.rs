@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::queries::States;
 use super::rng::{Rng, mix};
 use super::rosters::Rosters;
 use super::trace::{Fault, Faults, Note, Trace};
@@ -53,6 +54,7 @@ pub(super) struct Oracle {
     pub trace: Trace,
     pub faults: Faults,
     pub rosters: Rosters,
+    pub states: States,
     sent: Vec<Sent>,
     pub known: BTreeMap<Name, Known>,
     /// Last message of each group that retention took.

@@ -77,6 +77,7 @@ impl World {
             slow: false,
             durable: false,
             receipt_ppm: 0,
+            query_ppm: 0,
             reader: true,
             probe: true,
         };

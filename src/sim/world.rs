@@ -73,6 +73,8 @@ pub struct Outcome {
     pub deliveries: u64,
     /// Publishes that were answered.
     pub acknowledged: u64,
+    /// Pages of history and changes of state that clients got.
+    pub answers: u64,
     /// Turns of all shards.
     pub turns: u64,
     /// The same for the same seed.
@@ -134,6 +136,7 @@ impl World {
                 slow: rng.chance(config.slow_ppm),
                 durable: rng.chance(config.durable_ppm),
                 receipt_ppm: config.receipt_ppm,
+                query_ppm: config.query_ppm,
                 reader: false,
                 probe: false,
             };
@@ -215,6 +218,7 @@ impl World {
             virtual_ms: self.now.since(start) / 1_000_000,
             deliveries: self.oracle.deliveries,
             acknowledged: self.oracle.acknowledged,
+            answers: self.oracle.states.answers,
             turns: self.turns,
             digest: self.oracle.digest,
         })
