@@ -133,9 +133,9 @@ impl Client {
             acks.push(Ack { handle: view.handle, seq, epoch });
             if self.profile.durable {
                 let durable = &mut view.durable;
-                if (epoch, seq) > (durable.acked_epoch, durable.acked) {
+                if seq > durable.acked {
                     durable.acked_epoch = epoch;
-                    durable.acked = durable.acked.max(seq);
+                    durable.acked = seq;
                 }
                 oracle.rosters.acked(group, self.index, epoch, seq);
                 oracle.note(Note::Ack { client: self.index, group, seq: seq.0 });
