@@ -88,7 +88,7 @@ impl WorldConfig {
             memory_ppm: 0,
             slow_ppm: 0,
             durable_ppm: 500_000,
-            receipt_ppm: 0,
+            receipt_ppm: 200_000,
             query_ppm: 0,
             churn_ppm: 10_000,
             mesh_entries: 64,

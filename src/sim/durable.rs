@@ -78,7 +78,10 @@ impl Client {
             return Err("the cursor is above the head".to_owned());
         }
         if durable.belongs == Belongs::Yes && oracle.rotten {
-            durable.acked = durable.acked.max(cursor);
+            if cursor > durable.acked {
+                durable.gaps.push((durable.acked.next(), cursor));
+                durable.acked = cursor;
+            }
         } else if durable.belongs == Belongs::Yes {
             // Retention moves cursors that it passes, and so does what cannot be read.
             let unreadable = oracle.faults.of(Fault::ReadError) > 0;
@@ -145,8 +148,8 @@ impl Client {
 
     /// The server asks whether the member has read everything.
     pub(super) fn probe(&mut self, token: u64, oracle: &mut Oracle) -> Result<(), Violation> {
-        if !self.profile.durable {
-            return Err("a live member is asked".to_owned());
+        if !self.profile.durable && self.profile.receipt_ppm == 0 {
+            return Err("a live member that asked for no receipt is asked".to_owned());
         }
         oracle.fault(Fault::Probed);
         self.probed += 1;
