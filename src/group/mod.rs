@@ -164,7 +164,11 @@ impl Group {
         }
         for (_, member) in &self.members {
             debug_assert!(member.acked <= member.sent);
-            debug_assert!(member.sent <= self.published || self.published == Seq(0));
+            debug_assert!(
+                member.sent <= self.published || self.published == Seq(0),
+                "published up to {}, {member:?}",
+                self.published
+            );
         }
     }
 }

@@ -280,10 +280,13 @@ impl Shard {
 
     fn answer_with(&mut self, shard: ShardId, history: History) {
         if shard == self.id {
-            self.history_arrived(history);
-        } else {
-            self.tell(shard, Message::History(history));
+            return self.history_arrived(history);
         }
+        // A member must not be ahead of its shard's tail: what the log has is announced first.
+        if let Some(&key) = self.by_handle.get(&history.handle) {
+            self.announce(shard, key);
+        }
+        self.tell(shard, Message::History(history));
     }
 
     /// Answers with what was shown before it was on disk: the owner's tail keeps it as long as

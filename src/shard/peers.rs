@@ -97,6 +97,11 @@ impl Shard {
                         self.by_handle.insert(handle, key);
                     }
                     replica.pending_joins -= 1;
+                    // While the join waited for the owner's disk the last member here may have
+                    // left; the owner announced nothing from then on.
+                    if replica.published < accepted.head {
+                        self.tail_ends_before(key, accepted.head);
+                    }
                     self.add_member(conn, key, accepted);
                 }
                 Message::JoinRefused { conn, request, group, code, limit } => {
@@ -182,16 +187,21 @@ impl Shard {
         let group = &mut self.groups[key as usize];
         let before = segments.first().map_or(published, |first| Seq(first.first.0 - 1));
         if before != group.published {
-            // The owner's tail moved on before this shard was told; members get the rest
-            // from the log.
-            self.tail_bytes -= group.tail.break_off();
-            group.published = before;
-            self.queue_scan(key);
+            self.tail_ends_before(key, before);
         }
         for segment in segments {
             let segment = Segment::new(segment.bytes, segment.first, segment.last, &self.pins);
             self.push_tail(key, segment);
         }
+    }
+
+    /// The owner's tail moved on before this shard was told; members get what is missing up to
+    /// `published` from the log.
+    fn tail_ends_before(&mut self, key: u32, published: Seq) {
+        let group = &mut self.groups[key as usize];
+        self.tail_bytes -= group.tail.break_off();
+        group.published = published;
+        self.queue_scan(key);
     }
 
     /// Stage 6: for every peer with room in its ring, the segments since its cursor in every

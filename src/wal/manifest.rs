@@ -151,9 +151,7 @@ struct ManifestFile {
     clean: bool,
     epoch_floor: u32,
     memory_epoch_floor: u32,
-    #[serde(default)]
     generation: u16,
-    #[serde(default)]
     sealed: Vec<(u16, u16)>,
 }
 

@@ -57,12 +57,13 @@ pub fn segment_path(shard_dir: &Path, number: SegmentNumber) -> PathBuf {
     }
 }
 
-/// The number in a segment's file name; `None` for any other name.
+/// The number in a segment's file name; `None` for any other name, and for a number so large
+/// that it would name another log.
 #[must_use]
 pub fn segment_number(name: &str) -> Option<SegmentNumber> {
     let digits = name.strip_prefix("seg-")?.strip_suffix(".wal")?;
     let number = SegmentNumber(digits.parse().ok()?);
-    (segment_name(number) == name).then_some(number)
+    (segment_name(number) == name && number.on_disk() == number).then_some(number)
 }
 
 /// The index of a segment in a shard's folder.
@@ -100,12 +101,16 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// The largest number that a file of a segment can have.
+    const LARGEST: u64 = (1 << 48) - 1;
+
     #[test]
     fn only_the_exact_name_of_a_segment_is_one() {
         assert_eq!(segment_number("seg-0000000007.wal"), Some(SegmentNumber(7)));
+        assert_eq!(segment_number(&segment_name(SegmentNumber(LARGEST + 1))), None);
         assert_eq!(
-            segment_number(&segment_name(SegmentNumber(u64::MAX))),
-            Some(SegmentNumber(u64::MAX))
+            segment_number(&segment_name(SegmentNumber(LARGEST))),
+            Some(SegmentNumber(LARGEST))
         );
         for other in ["seg-7.wal", "seg-0000000007.wal.tmp", "seg-+000000007.wal", "seg-.wal", "x"]
         {
@@ -135,7 +140,7 @@ mod tests {
     fn only_the_exact_names_of_indices_and_snapshots_are_some() {
         let dir = Path::new("/d");
         let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        for number in [0, 7, u64::MAX] {
+        for number in [0, 7, LARGEST] {
             let index = name(index_path(dir, SegmentNumber(number)));
             assert_eq!(indexed_segment(&index), Some(SegmentNumber(number)));
             assert_eq!(segment_number(&index), None);
