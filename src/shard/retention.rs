@@ -30,6 +30,15 @@ pub struct Pass {
     wall_ms: u64,
 }
 
+/// Files that nobody needs any more.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// They are to be removed, or are being removed.
+    waiting: Vec<SegmentNumber>,
+    /// A job does it.
+    running: bool,
+}
+
 impl Shard {
     /// When retention wants a turn.
     pub(super) fn retention_deadline(&self) -> Option<Nanos> {
@@ -54,13 +63,36 @@ impl Shard {
         self.retention_at = Some(now.plus_ms(RETENTION_MS));
         let before = if self.config.classes.trim() { pass.needed } else { pass.limit };
         let numbers = self.log.remove_before(before.max(pass.limit).min(pass.uncovered));
-        if !numbers.is_empty() {
-            io.start_job(Job::RemoveSegments { numbers });
+        self.remove_files(&numbers, io);
+    }
+
+    /// Has files removed, oldest first: after those that could not be removed before, and never
+    /// beside a removal that is under way. Else a crash could leave an older file and not a newer
+    /// one, which the next start would take for damage.
+    fn remove_files(&mut self, numbers: &[SegmentNumber], io: &mut impl Io) {
+        let removal = &mut self.removal;
+        removal.waiting.extend_from_slice(numbers);
+        if !removal.running && !removal.waiting.is_empty() {
+            removal.running = true;
+            io.start_job(Job::RemoveSegments { numbers: removal.waiting.clone() });
+        }
+    }
+
+    /// A removal ended. What is left is tried again with the next pass, at once if it went well.
+    pub(super) fn files_removed(&mut self, numbers: &[SegmentNumber], ok: bool, now: Nanos) {
+        let removal = &mut self.removal;
+        removal.running = false;
+        if ok {
+            removal.waiting.retain(|number| !numbers.contains(number));
+            if !removal.waiting.is_empty() {
+                self.retention_at = Some(now);
+            }
         }
     }
 
     fn begin_pass(&mut self, io: &mut impl Io) -> Pass {
         self.prepare_segment(io);
+        self.remove_files(&[], io);
         self.retain_sealed(io);
         let (config, wall_ms) = (&self.config, io.wall_ms());
         let limit = self.log.expirable(config.retention_bytes, config.retention_age_ms, wall_ms);
@@ -93,7 +125,7 @@ impl Shard {
         info!(shard = self.id.0, path = %crate::wal::paths::segment_path("".as_ref(), number).display(), "retention removes a segment of a sealed generation");
         self.log.sealed_removed(&[number]);
         others.into_iter().for_each(|other| self.tell(other, Message::SealedRemoved(number)));
-        io.start_job(Job::RemoveSegments { numbers: vec![number] });
+        self.remove_files(&[number], io);
         if exceeds {
             self.expire_sealed = true;
         }

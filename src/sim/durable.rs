@@ -48,6 +48,11 @@ impl View {
         true
     }
 
+    /// Up to where it has messages: a redelivery may have ended before it came there again.
+    pub fn has(&self) -> Seq {
+        Seq(self.expect.0 - 1).max(self.durable.acked)
+    }
+
     /// An acknowledgement ends a redelivery; it goes on after what was acknowledged.
     pub fn step_over_acked(&mut self, to: Seq) {
         if to > self.expect && to <= self.durable.acked.next() {
