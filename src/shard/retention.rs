@@ -43,14 +43,20 @@ impl Shard {
     /// When retention wants a turn.
     pub(super) fn retention_deadline(&self) -> Option<Nanos> {
         let by_age = self.config.retention_age_ms > 0 || self.config.classes.trim();
-        self.retention_at.filter(|_| by_age || self.retention_pass.is_some())
+        let wants = by_age || self.retention_pass.is_some();
+        self.retention_at.filter(|_| wants && !self.removal.running)
     }
 
     /// Goes on with the pass, or begins one when it is time.
     pub(super) fn retain(&mut self, io: &mut impl Io) {
         let now = io.now();
-        if self.retention_at.is_none_or(|at| at > now) {
+        // What a pass takes from the log is removed at once.
+        if self.retention_at.is_none_or(|at| at > now) || self.removal.running {
             return;
+        }
+        if self.retention_pass.is_none() && !self.removal.waiting.is_empty() {
+            self.retention_at = Some(now.plus_ms(RETENTION_MS));
+            return self.remove_files(&[], io);
         }
         let mut pass = self.retention_pass.take().unwrap_or_else(|| self.begin_pass(io));
         // Without a class that keeps less there is nothing to do unless a segment goes.
@@ -78,21 +84,19 @@ impl Shard {
         }
     }
 
-    /// A removal ended. What is left is tried again with the next pass, at once if it went well.
+    /// A removal ended. The next pass comes at once if it went well; else what is left is tried
+    /// again before it.
     pub(super) fn files_removed(&mut self, numbers: &[SegmentNumber], ok: bool, now: Nanos) {
         let removal = &mut self.removal;
         removal.running = false;
         if ok {
             removal.waiting.retain(|number| !numbers.contains(number));
-            if !removal.waiting.is_empty() {
-                self.retention_at = Some(now);
-            }
+            self.retention_at = Some(now);
         }
     }
 
     fn begin_pass(&mut self, io: &mut impl Io) -> Pass {
         self.prepare_segment(io);
-        self.remove_files(&[], io);
         self.retain_sealed(io);
         let (config, wall_ms) = (&self.config, io.wall_ms());
         let limit = self.log.expirable(config.retention_bytes, config.retention_age_ms, wall_ms);
