@@ -17,7 +17,7 @@ struct Args {
     /// The first one
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// calm, quiet, unsteady, crashing, memory, disk or all; may be given several times, and
+    /// calm, quiet, unsteady, crashing, memory, disk, queries, rot or all; may be given several times, and
     /// then every seed is run with each
     #[arg(long, default_value = "all", value_parser = profile)]
     profile: Vec<Profile>,

@@ -73,6 +73,11 @@ fn a_full_or_failing_disk_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn rot_is_announced_and_takes_nothing_else() {
+    batch(Profile::Rot, 30);
+}
+
+#[test]
 fn all_faults_together_break_no_promise() {
     batch(Profile::All, 60);
 }

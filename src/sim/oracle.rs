@@ -251,10 +251,6 @@ impl Oracle {
         Ok(())
     }
 
-    pub fn epoch_of(&self, handle: Handle) -> u32 {
-        self.epochs.get(&handle).copied().unwrap_or_default()
-    }
-
     /// A disk may have lost these.
     pub fn damages(&mut self, handle: Handle, first: Seq, last: Seq) {
         self.damaged.push((handle, first, last));

@@ -20,6 +20,8 @@ pub enum Profile {
     Memory,
     /// Full and failing disks.
     Disk,
+    /// Clients ask for history and state, and change state, while the node crashes.
+    Queries,
     /// Bits flip on the disks.
     Rot,
     /// Everything at once, each at a strength of its own.
@@ -28,13 +30,14 @@ pub enum Profile {
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
         ("crashing", Self::Crashing),
         ("memory", Self::Memory),
         ("disk", Self::Disk),
+        ("queries", Self::Queries),
         ("rot", Self::Rot),
         ("all", Self::All),
     ];
@@ -56,6 +59,7 @@ impl Profile {
             Self::Crashing => crashing(shards),
             Self::Memory => memory(seed, shards),
             Self::Disk => disk(seed, shards),
+            Self::Queries => WorldConfig { query_ppm: 60_000, ..crashing(shards) },
             Self::Rot => rot(shards),
             Self::All => all(seed, shards),
         }
@@ -113,6 +117,7 @@ impl Profile {
                 F::ReadError,
                 F::Crash,
             ],
+            Self::Queries => &[F::Crash, F::SnapshotWritten],
             Self::Rot => {
                 &[F::RottenHeader, F::RottenCommit, F::RottenTail, F::DamageTold, F::EpochChanged]
             }
@@ -228,6 +233,7 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         _ => high,
     };
     let config = unsteady(shards);
+    let rots = seed.is_multiple_of(4);
     let trouble = Trouble {
         disconnect_ppm: some(8_000),
         garbage_ppm: some(1_500),
@@ -240,7 +246,7 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         drain_ppm: some(200_000),
         disk_full_ppm: some(200_000),
         // Where something rots, less can be asked of what stays.
-        rot_every_ms: if seed.is_multiple_of(4) { 1_500 } else { 0 },
+        rot_every_ms: if rots { 1_500 } else { 0 },
         write_error_ppm: some(3_000),
         read_error_ppm: some(20_000),
         file_read_error_ppm: some(3_000),
@@ -250,6 +256,7 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
     WorldConfig {
         clients: 10 + some(20) as usize,
         memory_ppm: some(400_000),
+        query_ppm: if rots { 0 } else { some(60_000) },
         slow_ppm: some(300_000),
         trouble,
         ..config

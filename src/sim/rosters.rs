@@ -135,14 +135,14 @@ impl Oracle {
             sent.receipt > 0
                 && known.durable
                 && sent.answered
-                && self.epoch_of(known.handle) == *epoch
                 && Seq(*seq) > self.removed(known.handle)
                 && !self.rosters.receipts.contains(&known.id)
                 && listens(sent.client, *group)
-                && self
-                    .rosters
-                    .of(*group)
-                    .all(|m| !m.perhaps && (m.since.is_none() || m.covers(*epoch, *seq)))
+                && self.rosters.members.range((*group, 0)..(*group + 1, 0)).all(|(of, m)| {
+                    // One that is away may have acknowledged what a crash took.
+                    let is_there = m.covers(*epoch, *seq) && listens(of.1, *group);
+                    !m.perhaps && (m.since.is_none() || is_there)
+                })
         });
         missing.map(|(_, known)| known.id)
     }
