@@ -261,8 +261,9 @@ impl Shard {
                 self.snapshot_job_done(&job, result, now);
             }
             Job::RemoveSegments { numbers } => {
+                self.files_removed(&numbers, failure.is_none(), now);
                 if let Some(error) = failure {
-                    warn!(shard = self.id.0, ?numbers, %error, "old segments could not be removed");
+                    warn!(shard = self.id.0, ?numbers, %error, "old segments could not be removed; it is tried again");
                 }
             }
         }

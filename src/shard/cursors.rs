@@ -77,7 +77,11 @@ impl Shard {
         let (batch, at) = durable.queued;
         match out.moves.get_mut(at as usize) {
             // Many acknowledgements of one member in one turn are one.
-            Some(earlier) if batch == out.batch && earlier.key == moved.key => *earlier = moved,
+            Some(earlier)
+                if batch == out.batch && (earlier.handle, earlier.key) == (handle, moved.key) =>
+            {
+                *earlier = moved;
+            }
             _ => {
                 durable.queued = (out.batch, out.moves.len() as u32);
                 out.moves.push(moved);

@@ -159,6 +159,7 @@ pub struct Shard {
     /// The largest epoch that the log held at the start.
     max_epoch: Epoch,
     retention_pass: Option<retention::Pass>,
+    removal: retention::Removal,
     /// Another shard wants segments of earlier generations to go.
     expire_sealed: bool,
 

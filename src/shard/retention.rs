@@ -30,18 +30,33 @@ pub struct Pass {
     wall_ms: u64,
 }
 
+/// Files that nobody needs any more.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// They are to be removed, or are being removed.
+    waiting: Vec<SegmentNumber>,
+    /// A job does it.
+    running: bool,
+}
+
 impl Shard {
     /// When retention wants a turn.
     pub(super) fn retention_deadline(&self) -> Option<Nanos> {
         let by_age = self.config.retention_age_ms > 0 || self.config.classes.trim();
-        self.retention_at.filter(|_| by_age || self.retention_pass.is_some())
+        let wants = by_age || self.retention_pass.is_some();
+        self.retention_at.filter(|_| wants && !self.removal.running)
     }
 
     /// Goes on with the pass, or begins one when it is time.
     pub(super) fn retain(&mut self, io: &mut impl Io) {
         let now = io.now();
-        if self.retention_at.is_none_or(|at| at > now) {
+        // What a pass takes from the log is removed at once.
+        if self.retention_at.is_none_or(|at| at > now) || self.removal.running {
             return;
+        }
+        if self.retention_pass.is_none() && !self.removal.waiting.is_empty() {
+            self.retention_at = Some(now.plus_ms(RETENTION_MS));
+            return self.remove_files(&[], io);
         }
         let mut pass = self.retention_pass.take().unwrap_or_else(|| self.begin_pass(io));
         // Without a class that keeps less there is nothing to do unless a segment goes.
@@ -54,8 +69,29 @@ impl Shard {
         self.retention_at = Some(now.plus_ms(RETENTION_MS));
         let before = if self.config.classes.trim() { pass.needed } else { pass.limit };
         let numbers = self.log.remove_before(before.max(pass.limit).min(pass.uncovered));
-        if !numbers.is_empty() {
-            io.start_job(Job::RemoveSegments { numbers });
+        self.remove_files(&numbers, io);
+    }
+
+    /// Has files removed, oldest first: after those that could not be removed before, and never
+    /// beside a removal that is under way. Else a crash could leave an older file and not a newer
+    /// one, which the next start would take for damage.
+    fn remove_files(&mut self, numbers: &[SegmentNumber], io: &mut impl Io) {
+        let removal = &mut self.removal;
+        removal.waiting.extend_from_slice(numbers);
+        if !removal.running && !removal.waiting.is_empty() {
+            removal.running = true;
+            io.start_job(Job::RemoveSegments { numbers: removal.waiting.clone() });
+        }
+    }
+
+    /// A removal ended. The next pass comes at once if it went well; else what is left is tried
+    /// again before it.
+    pub(super) fn files_removed(&mut self, numbers: &[SegmentNumber], ok: bool, now: Nanos) {
+        let removal = &mut self.removal;
+        removal.running = false;
+        if ok {
+            removal.waiting.retain(|number| !numbers.contains(number));
+            self.retention_at = Some(now);
         }
     }
 
@@ -93,7 +129,7 @@ impl Shard {
         info!(shard = self.id.0, path = %crate::wal::paths::segment_path("".as_ref(), number).display(), "retention removes a segment of a sealed generation");
         self.log.sealed_removed(&[number]);
         others.into_iter().for_each(|other| self.tell(other, Message::SealedRemoved(number)));
-        io.start_job(Job::RemoveSegments { numbers: vec![number] });
+        self.remove_files(&[number], io);
         if exceeds {
             self.expire_sealed = true;
         }

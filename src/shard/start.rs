@@ -131,6 +131,7 @@ impl Shard {
             snapshots: super::snapshot::Snapshots::after(&recovered),
             max_epoch: recovered.max_epoch,
             retention_pass: None,
+            removal: super::retention::Removal::default(),
             expire_sealed: false,
             control: parts.control,
             drain: None,

@@ -224,7 +224,7 @@ impl Client {
     /// The groups that it is in, and the last message it was told of in each.
     pub fn heads(&self) -> impl Iterator<Item = (usize, Seq)> {
         let views = self.views.iter().enumerate();
-        views.filter(|(_, v)| v.place == Place::In).map(|(g, v)| (g, Seq(v.expect.0 - 1)))
+        views.filter(|(_, v)| v.place == Place::In).map(|(g, v)| (g, v.has()))
     }
 
     /// What it waits for, for a message about a world that stopped moving.

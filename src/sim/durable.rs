@@ -48,6 +48,11 @@ impl View {
         true
     }
 
+    /// Up to where it has messages: a redelivery may have ended before it came there again.
+    pub fn has(&self) -> Seq {
+        Seq(self.expect.0 - 1).max(self.durable.acked)
+    }
+
     /// An acknowledgement ends a redelivery; it goes on after what was acknowledged.
     pub fn step_over_acked(&mut self, to: Seq) {
         if to > self.expect && to <= self.durable.acked.next() {
@@ -133,9 +138,9 @@ impl Client {
             acks.push(Ack { handle: view.handle, seq, epoch });
             if self.profile.durable {
                 let durable = &mut view.durable;
-                if (epoch, seq) > (durable.acked_epoch, durable.acked) {
+                if seq > durable.acked {
                     durable.acked_epoch = epoch;
-                    durable.acked = durable.acked.max(seq);
+                    durable.acked = seq;
                 }
                 oracle.rosters.acked(group, self.index, epoch, seq);
                 oracle.note(Note::Ack { client: self.index, group, seq: seq.0 });
