@@ -1,9 +1,9 @@
 //! The wake-up protocol under all interleavings that the memory model allows. Run with
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --test loom_wake
+//! RUSTFLAGS="--cfg fanfare_loom" cargo test --release --test loom_wake
 //! ```
-#![cfg(loom)]
+#![cfg(fanfare_loom)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
 #[path = "../src/mesh/wake.rs"]

@@ -73,13 +73,13 @@ fn a_full_or_failing_disk_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn rot_is_announced_and_takes_nothing_else() {
-    batch(Profile::Rot, 30);
+fn what_rots_on_a_disk_is_announced_and_nothing_else_is_lost() {
+    batch(Profile::Rot, 60);
 }
 
 #[test]
 fn all_faults_together_break_no_promise() {
-    batch(Profile::All, 60);
+    batch(Profile::All, 200);
 }
 
 #[test]

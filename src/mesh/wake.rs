@@ -15,9 +15,9 @@
 //!
 //! `tests/loom_wake.rs` includes this file and runs it through all interleavings.
 
-#[cfg(loom)]
+#[cfg(fanfare_loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(fanfare_loom))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether one shard is asleep. Shared by an `Arc` between it and the shards that push into
@@ -68,7 +68,7 @@ impl Sleeper {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(fanfare_loom)))]
 mod tests {
     use super::*;
 
