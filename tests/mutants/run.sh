@@ -41,6 +41,14 @@ else
     patches=("$here"/*.patch)
 fi
 
+# What fails without any mistake says nothing about one.
+copy
+if ! build; then
+    echo "the tree does not build: $work/build.log" >&2
+    exit 2
+fi
+cp "$work/target/sim/examples/sim" "$work/sound"
+
 survivors=0 broken=0
 echo '| mutant | what is broken | seen by | seeds run | allowed |'
 echo '|---|---|---|---|---|'
@@ -59,14 +67,20 @@ for patch in "${patches[@]}"; do
         continue
     fi
     for profile in $(field "$patch" profiles); do
-        out=$(timeout 600 "$work/target/sim/examples/sim" --first-only --profile "$profile" \
-            --seeds "$seeds" 2>/dev/null) || true
-        if n=$(sed -n 's/^killed by .* after \([0-9]*\)$/\1/p' <<<"$out") && [[ -n $n ]]; then
-            seen=$(sed -n 's/^killed by \(.*\) after .*/\1/p' <<<"$out")
-            count=$((count + n))
-            break
-        fi
-        count=$((count + seeds))
+        from=1
+        while [[ -z $seen ]] && ((from <= seeds)); do
+            out=$(timeout 600 "$work/target/sim/examples/sim" --first-only --profile "$profile" \
+                --from "$from" --seeds $((seeds - from + 1)) 2>/dev/null) || true
+            n=$(sed -n 's/^killed by .* seed \([0-9]*\) after .*$/\1/p' <<<"$out")
+            [[ -n $n ]] || break
+            count=$((count + n - from + 1)) from=$((n + 1))
+            if "$work/sound" --first-only --profile "$profile" --from "$n" --seeds 1 \
+                >/dev/null 2>&1; then
+                seen="$profile seed $n"
+            fi
+        done
+        [[ -z $seen ]] || break
+        count=$((count + seeds - from + 1))
     done
     if [[ -z $seen ]]; then
         seen='**survived**'
