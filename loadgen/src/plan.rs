@@ -8,6 +8,7 @@ use fanfare::position::Level;
 use crate::args::{Options, Workload};
 use crate::error::LoadError;
 use crate::payload::{Key, Payloads};
+use crate::target::Target;
 
 /// Messages in flight over all channels that the table is made for.
 const SLOTS_TOTAL: usize = 1 << 20;
@@ -53,6 +54,10 @@ pub struct Plan {
     pub durable: bool,
     /// Share of members at which receipts are asked for, in percent.
     pub receipts: Option<u8>,
+    /// What the load is put on.
+    pub target: Target,
+    /// Quality of service that MQTT is asked for.
+    pub qos: u8,
     spread: Spread,
 }
 
@@ -149,6 +154,8 @@ impl Plan {
             acks: o.acks || o.durable,
             durable: o.durable,
             receipts: o.receipts,
+            target: o.target,
+            qos: o.qos.unwrap_or(0),
             spread,
         };
         for member in 0..o.members {
@@ -162,6 +169,7 @@ impl Plan {
             )));
         }
         plan.add_channels(o);
+        o.target.check(workload, o, &plan)?;
         Ok(plan)
     }
 

@@ -1,6 +1,8 @@
 //! A broadcaster in this process that keeps the protocol, or breaks it in one chosen way.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod peers;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -152,7 +154,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, piece: usize) {
 }
 
 /// A thread that writes what it is sent; an empty message closes the connection.
-fn writer(mut stream: TcpStream, piece: usize) -> Sender<Vec<u8>> {
+pub fn writer(mut stream: TcpStream, piece: usize) -> Sender<Vec<u8>> {
     stream.set_nodelay(true).unwrap();
     let (sender, receiver) = channel::<Vec<u8>>();
     thread::spawn(move || {
