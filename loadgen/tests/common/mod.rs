@@ -442,8 +442,13 @@ impl Run {
 
 /// Runs the program with `--json -`, on any core and for a short time.
 pub fn loadgen(addr: SocketAddr, line: &str) -> Run {
+    loadgen_for(addr, line, "300ms")
+}
+
+/// The same for `duration`, or until something is found.
+pub fn loadgen_for(addr: SocketAddr, line: &str, duration: &str) -> Run {
     let output = command(&format!(
-        "{line} --addr {addr} --json - --warmup 100ms --duration 300ms --drain-timeout 2s"
+        "{line} --addr {addr} --json - --warmup 100ms --duration {duration} --drain-timeout 2s"
     ));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     println!("{stderr}");
