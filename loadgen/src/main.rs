@@ -42,6 +42,7 @@ mod record;
 mod report;
 mod session;
 mod shared;
+mod sizes;
 mod spawn;
 mod stream;
 mod target;

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
@@ -71,7 +72,18 @@ pub enum Fault {
     Garbage,
     /// The first connection gets an ERROR.
     RefuseHello,
+    /// Every message takes [`DELAY`], every tenth [`LONG_DELAY`].
+    KnownDelays,
+    /// The whole server stands still for [`STALL`].
+    Stall,
 }
+
+/// See [`Fault::KnownDelays`].
+pub const DELAY: Duration = Duration::from_millis(10);
+/// See [`Fault::KnownDelays`].
+pub const LONG_DELAY: Duration = Duration::from_millis(30);
+/// See [`Fault::Stall`].
+pub const STALL: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct Group {
@@ -234,6 +246,13 @@ impl Hub {
         let group = self.groups.get_mut(p.group).unwrap();
         group.messages += 1;
         let hit = group.messages == AT;
+        match fault {
+            Fault::KnownDelays if group.messages.is_multiple_of(10) => thread::sleep(LONG_DELAY),
+            Fault::KnownDelays => thread::sleep(DELAY),
+            // Later than the others: past the warm-up at 200 messages/s.
+            Fault::Stall if group.messages == 2 * AT => thread::sleep(STALL),
+            _ => {}
+        }
         let skipped = hit && fault == Fault::LoseForAll;
         if !skipped {
             group.seq += 1;
@@ -434,6 +453,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// A quantile of a latency, in milliseconds.
+    pub fn latency_ms(&self, what: &str, quantile: &str) -> f64 {
+        let all = self.report["latency"].as_array().unwrap();
+        let row = all.iter().find(|row| row["what"] == what).unwrap();
+        row[quantile].as_f64().unwrap() / 1e3
+    }
+
     /// Number of findings of a kind.
     pub fn found(&self, kind: &str) -> u64 {
         self.report["violations"][kind].as_u64().unwrap()
