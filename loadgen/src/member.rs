@@ -63,6 +63,7 @@ pub enum Role {
 }
 
 /// The protocol of a connection.
+#[expect(clippy::large_enum_variant, reason = "members are boxed; those of a run are alike")]
 pub enum Link {
     /// Fanfare's, but for the messages themselves.
     Fanfare(Core),
