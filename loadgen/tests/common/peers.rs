@@ -298,7 +298,8 @@ impl Hub {
             Speaks::Mqtt(1) => [[0x40, 2], id.to_be_bytes()].concat(),
             _ => Vec::new(),
         };
-        if !answer.is_empty() && !(hit && fault == Fault::NoAnswer) {
+        let withheld = hit && fault == Fault::NoAnswer;
+        if !answer.is_empty() && !withheld {
             let twice = hit && fault == Fault::TwoAnswers;
             out.send(if twice { answer.repeat(2) } else { answer }).unwrap();
         }
