@@ -19,6 +19,7 @@ use crate::ring::LogBuf;
 use crate::wal::{self, LogPos, Resume};
 use crate::wire::GapReason;
 
+const ENOENT: i32 = 2;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Reads of one shard in flight.
@@ -199,6 +200,12 @@ impl Shard {
         };
         let buf = match result {
             Ok(buf) => buf,
+            Err(ENOENT) if read.segment.log().is_some() => {
+                // Another shard has removed it and its message is on the way.
+                self.log.sealed_goes(read.segment);
+                let asked = read.gap.map_or(read.from, |(from, _, _)| from);
+                return self.begin_read(read.who, read.handle, asked, io);
+            }
             Err(errno) => {
                 let error = std::io::Error::from_raw_os_error(errno);
                 warn!(shard = self.id.0, segment = read.segment.0, %error, "history cannot be read");
