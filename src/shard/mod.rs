@@ -192,6 +192,9 @@ impl Shard {
 
     fn wait(&mut self, io: &mut impl Io) {
         let until = self.may_wait_until();
+        if until == Some(Nanos(0)) && self.log_is_urgent() {
+            io.give_way();
+        }
         io.wait(until, &mut self.events);
         self.now = io.now();
         self.mesh.woken();

@@ -36,6 +36,8 @@ pub struct World {
     log: Option<LogBuf>,
     /// Bytes of each log write.
     pub commits: Vec<Vec<u8>>,
+    /// How often the shard let others have its core.
+    pub gave_way: u32,
     /// Connections that are not read.
     pub paused: HashSet<u32>,
     /// Segments that were removed.
@@ -104,6 +106,7 @@ impl Bench {
             disk_fails: None,
             log: None,
             commits: Vec::new(),
+            gave_way: 0,
             paused: HashSet::new(),
             removed: Vec::new(),
             wall_ms: 1_000_000,
@@ -235,6 +238,10 @@ impl Io for World {
             events.push(Event::LogWritten { result, buf });
         }
         events.extend(self.events.drain(..));
+    }
+
+    fn give_way(&mut self) {
+        self.gave_way += 1;
     }
 
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
