@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::priority::PriorityOptions;
+use crate::target::Target;
 
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
 ///
@@ -207,6 +208,12 @@ pub struct Options {
     #[arg(long)]
     pub background: bool,
 
+    /// What the server is: the same load, clock and verification for each of them.
+    #[arg(long, value_enum, default_value_t = Target::Fanfare)]
+    pub target: Target,
+    /// Quality of service of publishes and subscriptions, for --target mqtt [default: 0].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub qos: Option<u8>,
     /// The server.
     #[arg(long, default_value = "127.0.0.1:7400", conflicts_with = "spawn")]
     pub addr: SocketAddr,
