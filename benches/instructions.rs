@@ -46,6 +46,9 @@ struct Args {
     /// Broadcasts.
     #[arg(long, default_value_t = 10)]
     rounds: u64,
+    /// Two shards: this share of the members is not on the group's own one, in percent.
+    #[arg(long)]
+    foreign: Option<u32>,
     #[arg(long, hide = true)]
     address: Option<String>,
     /// Given by `cargo bench`.
@@ -68,11 +71,15 @@ fn main() -> Result<(), Failure> {
 
 fn shard(args: &Args) -> Result<(), Failure> {
     let config = ShardConfig { tail_bytes_max: 4 << 20, ..ShardConfig::default() };
-    let mut rig = Rig::with(1, config);
-    for _ in 0..args.members {
-        rig.member(0, JoinEntry::live(b"room", Start::Tail));
+    let mut rig = Rig::with(if args.foreign.is_some() { 2 } else { 1 }, config);
+    let owner = rig.owner(b"room");
+    let foreign = args.foreign.unwrap_or_default();
+    for member in 0..args.members {
+        let shard = if member % 100 < foreign { 1 - owner } else { owner };
+        rig.member(shard, JoinEntry::live(b"room", Start::Tail));
     }
-    let mut publisher = rig.publisher(0, b"room");
+    // The publisher is where most members are.
+    let mut publisher = rig.publisher(if foreign > 50 { 1 - owner } else { owner }, b"room");
     rig.settle();
     for _ in 0..args.rounds {
         rig.publish(&mut publisher, args.messages, Level::Durable, &[7; 128]);

@@ -6,14 +6,14 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
 mkdir -p "$out"
-binary=$(cargo bench --bench instructions --no-run --message-format=json 2>/dev/null |
-    grep -o '"executable":"[^"]*instructions-[^"]*"' | cut -d'"' -f4)
+binary=${BINARY:-$(cargo bench --bench instructions --no-run --message-format=json 2>/dev/null |
+    grep -o '"executable":"[^"]*instructions-[^"]*"' | cut -d'"' -f4)}
 
-# instructions WHAT MEMBERS MESSAGES ROUNDS
+# instructions WHAT MEMBERS MESSAGES ROUNDS [MORE ...]
 instructions() {
     local data="$out/callgrind-$1-$2-$3-$4.out"
     valgrind --tool=callgrind --callgrind-out-file="$data" "$binary" \
-        "$1" --members "$2" --messages "$3" --rounds "$4" >"$out/last.log" 2>&1 ||
+        "$1" --members "$2" --messages "$3" --rounds "$4" "${@:5}" >"$out/last.log" 2>&1 ||
         { cat "$out/last.log" >&2; exit 1; }
     sed -n 's/^\(summary\|totals\): \([0-9]*\).*/\2/p' "$data" | tail -1
 }
@@ -42,5 +42,20 @@ $(rustc --version), $(valgrind --version), $(date -u +%F)"
         done
         echo "| $members | $messages | $shard | $driver | $((shard + driver)) |"
     done
+    echo
+    echo "Two shards, 1,000 members, instructions of both per write, by the share of the members that"
+    echo "are not on the group's own shard; what the driver takes for a wake-up is not in it:"
+    echo
+    echo "| messages a write | 0 % | 50 % | 100 % |"
+    echo "| --- | --- | --- | --- |"
+    for messages in 1 64; do
+        row="| $messages |"
+        for share in 0 50 100; do
+            few=$(instructions shard 1000 $messages 10 --foreign $share)
+            many=$(instructions shard 1000 $messages 30 --foreign $share)
+            row="$row $(((many - few) / (20 * 1000))) |"
+        done
+        echo "$row"
+    done
 } | tee "$out/instructions.md"
-rm -f "$out/last.log" "$out"/callgrind-driver-*
+rm -f "$out/last.log" "$out"/callgrind-*

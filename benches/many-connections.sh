@@ -14,8 +14,8 @@ members=${MEMBERS:-100000}
 shards=6
 each=$(((members + shards - 1) / shards))
 data=$(mktemp -d)
-floor=$(cargo bench --bench floor --no-run --message-format=json 2>/dev/null |
-    grep -o '"executable":"[^"]*floor-[^"]*"' | cut -d'"' -f4)
+floor=${FLOOR:-$(cargo bench --bench floor --no-run --message-format=json 2>/dev/null |
+    grep -o '"executable":"[^"]*floor-[^"]*"' | cut -d'"' -f4)}
 pids=
 trap 'kill $pids 2>/dev/null || true; rm -rf "$data"' EXIT
 

@@ -45,16 +45,13 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Builds everything. Without `out`, results go to `benches/runs/<date>-<host>/`.
+    /// Builds everything, unless `BIN` names a folder with `fanfare`, `loadgen` and `floor` that
+    /// were built before. Without `out`, results go to `benches/runs/<date>-<host>/`.
     pub fn new(pairs: usize, seconds: u32, out: Option<PathBuf>) -> Result<Self, Failure> {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        run(Command::new(&cargo).args(["build", "--release", "--workspace"]))?;
-        let floor = floor_binary(&cargo)?;
-        let target = std::env::current_exe()?
-            .ancestors()
-            .nth(2)
-            .ok_or("the benchmark does not lie in a target folder")?
-            .to_owned();
+        let (target, floor) = match std::env::var("BIN") {
+            Ok(bin) => (PathBuf::from(&bin), Path::new(&bin).join("floor")),
+            Err(_) => build()?,
+        };
         let out = out.unwrap_or_else(|| {
             let host = output("hostname", &[]);
             Path::new("benches/runs").join(format!("{}-{host}", output("date", &["+%F"])))
@@ -271,6 +268,15 @@ fn run(command: &mut Command) -> Result<(), Failure> {
 pub fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Builds everything: the folder of the binaries, and the floor.
+fn build() -> Result<(PathBuf, PathBuf), Failure> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    run(Command::new(&cargo).args(["build", "--release", "--workspace"]))?;
+    let exe = std::env::current_exe()?;
+    let target = exe.ancestors().nth(2).ok_or("the benchmark does not lie in a target folder")?;
+    Ok((target.to_owned(), floor_binary(&cargo)?))
 }
 
 /// Builds the floor and finds its binary, whose name has a hash in it.
