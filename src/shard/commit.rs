@@ -16,6 +16,8 @@ use crate::wire::Published;
 
 /// How long after a full disk the next segment is tried again.
 const STORAGE_RETRY_MS: u64 = 1_000;
+/// Bytes of buffers for metas that are kept for reuse.
+const SPARE_METAS_MAX: usize = 1024 * 1024;
 
 /// The answer to a publish, held back until its message reached its level.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +55,45 @@ pub struct Filling {
     pub staged_by: [usize; Priority::COUNT],
     /// What is not a message.
     pub records: Records,
+    /// Empty vectors of earlier commits, for use again.
+    spare: Spare,
+}
+
+/// Vectors of a commit that was published. They have the size that commits need here, so
+/// filling the next one allocates nothing for a message.
+#[derive(Debug, Default)]
+struct Spare {
+    runs: Vec<Run>,
+    replies: Vec<Reply>,
+    metas: Vec<Vec<u8>>,
+    /// Capacity of all `metas` together.
+    metas_bytes: usize,
 }
 
 impl Filling {
+    /// An empty buffer for the metas of a group's messages.
+    pub fn metas_buf(&mut self) -> Vec<u8> {
+        let metas = self.spare.metas.pop().unwrap_or_default();
+        self.spare.metas_bytes -= metas.capacity();
+        metas
+    }
+
+    /// Takes the metas of a run back that is on disk.
+    pub fn reuse_metas(&mut self, mut metas: Vec<u8>) {
+        if self.spare.metas_bytes + metas.capacity() <= SPARE_METAS_MAX {
+            metas.clear();
+            self.spare.metas_bytes += metas.capacity();
+            self.spare.metas.push(metas);
+        }
+    }
+
+    /// Takes the vectors of a commit back that was published.
+    pub fn reuse(&mut self, runs: Vec<Run>, replies: Vec<Reply>) {
+        debug_assert!(runs.is_empty() && replies.is_empty());
+        self.spare.runs = runs;
+        self.spare.replies = replies;
+    }
+
     /// Counts bytes of messages to a group of this priority.
     pub fn add(&mut self, priority: Priority, bytes: usize) {
         self.staged_bytes += bytes;
@@ -100,8 +138,9 @@ impl Filling {
         };
         if with {
             self.count_anew();
-            commit.runs = std::mem::take(&mut self.runs);
-            commit.replies = std::mem::take(&mut self.replies);
+            let Spare { runs, replies, .. } = &mut self.spare;
+            commit.runs = std::mem::replace(&mut self.runs, std::mem::take(runs));
+            commit.replies = std::mem::replace(&mut self.replies, std::mem::take(replies));
         }
         commit
     }
@@ -140,6 +179,7 @@ impl Shard {
             has_memory: staged.has_memory,
             waits: staged.waits,
         };
+        staged.usual = run.segment.bytes().len();
         staged.count = 0;
         staged.waits = false;
         staged.has_memory = false;
@@ -155,7 +195,8 @@ impl Shard {
             self.filling.count_anew();
             return;
         }
-        for key in std::mem::take(&mut self.filling.groups) {
+        let mut keys = std::mem::take(&mut self.filling.groups);
+        for key in keys.drain(..) {
             if let Some(run) = self.freeze(key) {
                 if run.waits
                     && let Some(sequencer) = self.groups[key as usize].sequencer()
@@ -165,6 +206,7 @@ impl Shard {
                 self.filling.runs.push(run);
             }
         }
+        self.filling.groups = keys;
         let (groups, filling) = (&self.groups, &self.filling);
         let runs = filling.runs.iter().map(|run| log_run(&groups[run.group as usize], run));
         let mut runs: Vec<wal::Run<'_>> = runs.collect();

@@ -23,6 +23,7 @@ impl Shard {
         for shard in (0..self.shards).map(ShardId) {
             while let Some(received) = self.mesh.peer(shard).and_then(Peer::receive) {
                 if received.producer_asleep {
+                    self.figures.mesh_wakes += 1;
                     io.wake(shard);
                 }
                 self.heard(shard, received.batch);
@@ -231,6 +232,7 @@ impl Shard {
                 peer.dirty = dirty;
                 self.figures.mesh_batches += 1;
                 if peer.flush() == Some(true) {
+                    self.figures.mesh_wakes += 1;
                     io.wake(shard);
                 }
             }
