@@ -38,7 +38,7 @@ pub enum Workload {
     /// Many groups, members and publishers spread over them.
     Groups(GroupOptions),
     /// Join members and let them idle: join latency, memory per member, idle CPU.
-    Connect(Options),
+    Connect(ConnectOptions),
     /// A long run over groups of very different sizes, with interval lines.
     Soak(GroupOptions),
     /// One group as with fanout, measured beside members that read history from disk.
@@ -63,12 +63,23 @@ impl Workload {
     /// The options that all workloads have.
     pub fn options(&self) -> &Options {
         match self {
-            Self::Fanout(o) | Self::Connect(o) => o,
+            Self::Fanout(o) => o,
+            Self::Connect(c) => &c.options,
             Self::Groups(g) | Self::Soak(g) => &g.options,
             Self::Catchup(c) => &c.options,
             Self::Fill(f) => &f.options,
         }
     }
+}
+
+/// Options of connect.
+#[derive(Debug, Args)]
+pub struct ConnectOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// A storm: connect everybody as fast as it goes, not 128 of a thread at a time.
+    #[arg(long, conflicts_with = "rate")]
+    pub storm: bool,
 }
 
 /// Options of catchup.
@@ -116,6 +127,27 @@ pub struct GroupOptions {
     /// Groups that each member joins.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub groups_per_member: u32,
+    /// Sizes of the groups.
+    #[arg(long, value_enum, default_value_t = SizeLaw::Even)]
+    pub sizes: SizeLaw,
+    /// Zipf: members of the smallest group.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub size_min: u32,
+    /// Zipf: members of the largest group [default: 10000, or all members if they are fewer].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub size_max: Option<u32>,
+    /// Zipf: who is in which group is drawn by this number.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How many members groups have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SizeLaw {
+    /// All the same (soak: one large, the others the same).
+    Even,
+    /// As real rooms: few are large, most are small.
+    Zipf,
 }
 
 /// Options of every workload.
@@ -146,6 +178,10 @@ pub struct Options {
     /// for soak]. For connect: joins per second.
     #[arg(long)]
     pub rate: Option<f64>,
+    /// Open loop: publish nothing while a publisher has this many broadcasts of a group in flight.
+    /// What was due meanwhile is sent late and measured from when it was due.
+    #[arg(long, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    pub in_flight_max: Option<u32>,
     /// Measured time, e.g. 500ms, 5s, 2m, 1h [default: 5s, soak 1h].
     #[arg(long, value_parser = parse_duration)]
     pub duration: Option<Duration>,

@@ -22,9 +22,10 @@ impl Worker<'_> {
     /// Joins all members of this thread.
     pub(crate) fn join(&mut self) -> Result<(), LoadError> {
         let mine = self.connections();
-        let rate = match self.workload {
-            Workload::Connect(o) => o.rate,
-            _ => None,
+        let (rate, at_once) = match self.workload {
+            Workload::Connect(c) if c.storm => (None, usize::MAX),
+            Workload::Connect(c) => (c.options.rate, JOINING_MAX),
+            _ => (None, JOINING_MAX),
         };
         let start = now_ns();
         let (mut opened, mut joined, mut progress) = (0, 0, start);
@@ -38,7 +39,7 @@ impl Worker<'_> {
             };
             while let Some((role, number, nth)) = mine.get(opened).copied()
                 && due(nth) <= now
-                && (rate.is_some() || opened - self.session.joined < JOINING_MAX)
+                && (rate.is_some() || opened - self.session.joined < at_once)
             {
                 self.open(role, number, nth, rate.map(|_| due(nth)))?;
                 opened += 1;

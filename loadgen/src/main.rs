@@ -40,6 +40,7 @@ mod record;
 mod report;
 mod session;
 mod shared;
+mod sizes;
 mod spawn;
 mod stream;
 mod violation;

@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fanfare::position::Level;
 
-use crate::args::{Options, Workload};
+use crate::args::{GroupOptions, Options, SizeLaw, Workload};
 use crate::error::LoadError;
 use crate::payload::{Key, Payloads};
+use crate::sizes::{Drawn, Zipf};
 
 /// Messages in flight over all channels that the table is made for.
 const SLOTS_TOTAL: usize = 1 << 20;
 /// Messages in flight of one channel, at most.
 const SLOTS_PER_CHANNEL_MAX: usize = 1 << 16;
 
+/// Members of the largest group that is drawn, unless it is said.
+const ROOM_MAX: u32 = 10_000;
+
 /// How members are spread over groups.
-#[derive(Clone, Copy)]
 enum Spread {
     /// All in group 0.
     One,
@@ -29,6 +32,8 @@ enum Spread {
         /// Groups of each member beside that.
         per_member: u32,
     },
+    /// As drawn: the groups of each member.
+    Drawn(Vec<Vec<u32>>),
 }
 
 /// A run, as all threads see it.
@@ -53,7 +58,22 @@ pub struct Plan {
     pub durable: bool,
     /// Share of members at which receipts are asked for, in percent.
     pub receipts: Option<u8>,
+    /// Sizes of the groups, if they were drawn.
+    pub sizes: Option<Drawn>,
     spread: Spread,
+}
+
+/// The law of `--sizes zipf`.
+fn zipf(g: &GroupOptions) -> Result<Zipf, LoadError> {
+    let members = g.options.members;
+    let largest = g.size_max.unwrap_or(members.min(ROOM_MAX));
+    if largest > members || g.size_min > largest {
+        return Err(LoadError::Usage(format!(
+            "groups of {} to {largest} members cannot be made of {members}; set --size-min, --size-max and --members so that they rise",
+            g.size_min
+        )));
+    }
+    Ok(Zipf { groups: g.groups, members, smallest: g.size_min, largest, seed: g.seed })
 }
 
 /// What names of groups start with.
@@ -115,11 +135,17 @@ impl Plan {
     /// Plans a run.
     pub fn new(workload: &Workload, run_id: u64) -> Result<Self, LoadError> {
         let o = workload.options();
+        let mut sizes = None;
         let (group_count, spread) = match workload {
             Workload::Fanout(_)
             | Workload::Connect(_)
             | Workload::Catchup(_)
             | Workload::Fill(_) => (1, Spread::One),
+            Workload::Groups(g) | Workload::Soak(g) if g.sizes == SizeLaw::Zipf => {
+                let (groups_of, drawn) = zipf(g)?.draw();
+                sizes = Some(drawn);
+                (g.groups, Spread::Drawn(groups_of))
+            }
             Workload::Groups(g) => (g.groups, Spread::Even { per_member: g.groups_per_member }),
             Workload::Soak(g) => (g.groups, Spread::Mixed { per_member: g.groups_per_member }),
         };
@@ -149,6 +175,7 @@ impl Plan {
             acks: o.acks || o.durable,
             durable: o.durable,
             receipts: o.receipts,
+            sizes,
             spread,
         };
         for member in 0..o.members {
@@ -193,15 +220,19 @@ impl Plan {
     /// The groups that `member` joins.
     pub fn groups_of(&self, member: u32) -> Vec<u32> {
         let groups = self.groups.len() as u32;
-        match self.spread {
+        match &self.spread {
             Spread::One => vec![0],
+            Spread::Drawn(groups_of) => {
+                // Members that stall come after those that were drawn; they see the largest group.
+                groups_of.get(member as usize).cloned().unwrap_or_else(|| vec![0])
+            }
             Spread::Even { per_member } => {
-                (0..per_member).map(|j| (member * per_member + j) % groups).collect()
+                (0..*per_member).map(|j| (member * per_member + j) % groups).collect()
             }
             Spread::Mixed { .. } if groups == 1 => vec![0],
             Spread::Mixed { per_member } => {
                 let big = (member.is_multiple_of(2)).then_some(0);
-                let small = (0..per_member).map(|j| 1 + (member * per_member + j) % (groups - 1));
+                let small = (0..*per_member).map(|j| 1 + (member * per_member + j) % (groups - 1));
                 big.into_iter().chain(small).collect()
             }
         }
@@ -250,7 +281,7 @@ mod tests {
     fn plan(line: &str) -> Plan {
         match Cli::parse_from(line.split(' ')).task {
             Task::Run(workload) => Plan::new(&workload, 1).unwrap(),
-            Task::Priority(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

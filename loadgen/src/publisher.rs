@@ -134,15 +134,18 @@ pub struct Publishers {
     /// Next channel of each group.
     turns: Vec<usize>,
     payload: Vec<u8>,
+    /// Broadcasts of a channel in flight, beside what its slots allow.
+    in_flight_max: u64,
     /// Times that something due had to wait for room.
     pub held_back: u64,
 }
 
 impl Publishers {
     /// Publishers on these ring slots, by number.
-    pub fn new(plan: &Plan, pace: Pace, slots: Vec<u32>) -> Self {
+    pub fn new(plan: &Plan, pace: Pace, slots: Vec<u32>, in_flight_max: Option<u32>) -> Self {
         Self {
             pace,
+            in_flight_max: in_flight_max.map_or(u64::MAX, u64::from),
             slots,
             channels: plan.channels.iter().map(|_| Channel::default()).collect(),
             turns: vec![0; plan.groups.len()],
@@ -244,7 +247,8 @@ impl Publishers {
             done = done.min(own.received.upto);
         }
         let queued = member.core.output().len() + ring.queued(connection);
-        if before - done >= channel.capacity() || queued > QUEUED_BYTES_MAX {
+        if before - done >= channel.capacity().min(self.in_flight_max) || queued > QUEUED_BYTES_MAX
+        {
             self.held_back += 1;
             return false;
         }

@@ -13,6 +13,7 @@ use crate::plan::Plan;
 use crate::proc::Cpu;
 use crate::record::Histograms;
 use crate::shared::Shared;
+use crate::sizes::Drawn;
 use crate::violation::Violations;
 use crate::worker::Outcome;
 
@@ -30,6 +31,8 @@ pub struct Report<'a> {
     cut_short: bool,
     members: u32,
     groups: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sizes: Option<Drawn>,
     publishers: u32,
     stalled: u32,
     acks: bool,
@@ -182,6 +185,7 @@ impl<'a> Report<'a> {
             cut_short: seen.cut_short,
             members: plan.members,
             groups: plan.groups.len(),
+            sizes: plan.sizes.clone(),
             publishers: plan.publishers,
             stalled: plan.stalled,
             acks: plan.acks,
@@ -260,6 +264,9 @@ impl<'a> Report<'a> {
                 self.payload_bytes_max
             ),
         );
+        if let Some(sizes) = &self.sizes {
+            row("group sizes", sizes.to_string());
+        }
         if let Some(command) = &self.server_command {
             row("server", command.clone());
         }

@@ -139,8 +139,8 @@ impl<'a> Worker<'a> {
             (Workload::Soak(_) | Workload::Catchup(_), _, _) => Pace::rate(100.0, start),
             _ => Pace::window(1, groups, start),
         };
-        self.publishers =
-            Some(Publishers::new(self.plan, pace, std::mem::take(&mut self.publisher_slots)));
+        let slots = std::mem::take(&mut self.publisher_slots);
+        self.publishers = Some(Publishers::new(self.plan, pace, slots, self.options.in_flight_max));
     }
 
     /// Publish what is due, send what else is due, take what came.

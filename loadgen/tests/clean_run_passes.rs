@@ -59,6 +59,15 @@ fn groups_with_several_memberships_and_threads_pass() {
 }
 
 #[test]
+fn groups_of_drawn_sizes_pass() {
+    let line = "groups --sizes zipf --groups 20 --members 40 --publishers 3 --seed 5 --threads 2";
+    let report = passes(line, 0);
+    assert_eq!(report["sizes"]["seed"], 5);
+    assert_eq!(report["sizes"]["largest"], 40);
+    assert_eq!(report["sizes"]["smallest"], 2);
+}
+
+#[test]
 fn open_loop_keeps_its_schedule() {
     let report = passes("fanout --members 5 --publishers 2 --rate 200", 0);
     // 100 ms of warm-up and 300 ms measured.
@@ -89,6 +98,8 @@ fn connect_reports_join_latency() {
     assert_eq!(report["latency"][0]["what"], "join");
     assert_eq!(report["latency"][0]["count"], 50);
     assert!(report["join_s"].as_f64().unwrap() > 0.09);
+    let storm = passes("connect --members 300 --storm", 0);
+    assert_eq!(storm["latency"][0]["count"], 300);
 }
 
 #[test]

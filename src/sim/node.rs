@@ -175,12 +175,8 @@ impl World {
                 snapshot: log.snapshot.unwrap_or_default().0,
                 next: log.next_segment.0,
             });
-            if let Some(damage) = log.damage.first() {
-                self.oracle.note(Note::Damage {
-                    shard,
-                    segment: damage.segment.0,
-                    start: damage.start,
-                });
+            for damage in &log.damage {
+                self.oracle.note(Note::Damage { shard, damage: *damage });
             }
         }
         let mut logs = Vec::new();

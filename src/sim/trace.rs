@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::position::Nanos;
+use crate::wal::Damage;
 
 /// Events kept, unless `FANFARE_TRACE` says otherwise.
 const KEPT: usize = 300;
@@ -30,7 +31,7 @@ impl Default for Trace {
 pub(super) enum Note {
     Start { start: u32 },
     Recovered { shard: usize, commits: u64, torn: bool, damage: usize, snapshot: u64, next: u64 },
-    Damage { shard: usize, segment: u64, start: u64 },
+    Damage { shard: usize, damage: Damage },
     Crash,
     Connect { client: usize, link: u32, shard: usize },
     ClientLeaves { client: usize, how: Fault },

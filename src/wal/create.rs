@@ -109,7 +109,10 @@ pub fn steps_to_end_snapshot(
     steps
 }
 
-/// Writes the index of every segment that recovery has read whole.
+/// Writes the index of every segment that recovery has read whole, and removes that of a damaged
+/// one: it was made before the damage and names messages that are lost. Their sequence numbers and
+/// commit numbers are given again, so a later start that took it would find that what was written
+/// since contradicts it.
 ///
 /// # Errors
 /// The system refused. What was written is complete, and what was not is written later.
@@ -120,6 +123,14 @@ pub fn write_indices(
     shard: ShardId,
     recovered: &Recovered,
 ) -> io::Result<()> {
+    let damaged = recovered.damage.iter().chain(&recovered.known_damage);
+    let stale: Vec<_> = damaged.map(|d| paths::index_path(shard_dir, d.segment)).collect();
+    for path in &stale {
+        Step::Remove { path: path.clone() }.run(files)?;
+    }
+    if let Some(dir) = stale.first().and_then(|path| path.parent()) {
+        files.sync_dir(dir)?;
+    }
     for segment in &recovered.segments {
         let number = segment.number;
         if !recovered.to_index.contains(&number) {

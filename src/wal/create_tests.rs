@@ -147,3 +147,25 @@ fn quarantine_keeps_a_damaged_segment_from_retention() {
     let linked = quarantine(&mut RealFiles::default(), dir.path(), &all).unwrap();
     assert_eq!(linked, [dir.path().join("quarantine/seg-0000000002.wal.2")]);
 }
+
+#[test]
+fn an_index_does_not_outlive_the_damage_to_its_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = &mut RealFiles::default();
+    create_segment_blocking(files, dir.path(), &header(1), BYTES).unwrap();
+    let (first, second) = (commit(1, &[run(1, 1, 1, 100)]), commit(2, &[run(1, 2, 1, 100)]));
+    write_at(dir.path(), 1, 4096, &first);
+    let second_at = 4096 + first.len() as u64;
+    write_at(dir.path(), 1, second_at, &second);
+    let settle = |files: &mut RealFiles| {
+        let recovered = recover(&mut DirSource::new(dir.path()), NodeId(1), ShardId(0)).unwrap();
+        write_indices(files, dir.path(), NodeId(1), ShardId(0), &recovered).unwrap();
+        recovered
+    };
+    let index = paths::index_path(dir.path(), SegmentNumber(1));
+    assert!(settle(files).damage.is_empty());
+    assert!(index.exists());
+    write_at(dir.path(), 1, second_at + 600, b"rot");
+    assert_eq!(settle(files).damage.len(), 1);
+    assert!(!index.exists(), "it says that message 2 is there, and another one becomes message 2");
+}

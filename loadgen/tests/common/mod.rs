@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
@@ -69,7 +70,18 @@ pub enum Fault {
     Garbage,
     /// The first connection gets an ERROR.
     RefuseHello,
+    /// Every message takes [`DELAY`], every tenth [`LONG_DELAY`].
+    KnownDelays,
+    /// The whole server stands still for [`STALL`].
+    Stall,
 }
+
+/// See [`Fault::KnownDelays`].
+pub const DELAY: Duration = Duration::from_millis(10);
+/// See [`Fault::KnownDelays`].
+pub const LONG_DELAY: Duration = Duration::from_millis(30);
+/// See [`Fault::Stall`].
+pub const STALL: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
 struct Group {
@@ -232,6 +244,13 @@ impl Hub {
         let group = self.groups.get_mut(p.group).unwrap();
         group.messages += 1;
         let hit = group.messages == AT;
+        match fault {
+            Fault::KnownDelays if group.messages.is_multiple_of(10) => thread::sleep(LONG_DELAY),
+            Fault::KnownDelays => thread::sleep(DELAY),
+            // Later than the others: past the warm-up at 200 messages/s.
+            Fault::Stall if group.messages == 2 * AT => thread::sleep(STALL),
+            _ => {}
+        }
         let skipped = hit && fault == Fault::LoseForAll;
         if !skipped {
             group.seq += 1;
@@ -432,6 +451,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// A quantile of a latency, in milliseconds.
+    pub fn latency_ms(&self, what: &str, quantile: &str) -> f64 {
+        let all = self.report["latency"].as_array().unwrap();
+        let row = all.iter().find(|row| row["what"] == what).unwrap();
+        row[quantile].as_f64().unwrap() / 1e3
+    }
+
     /// Number of findings of a kind.
     pub fn found(&self, kind: &str) -> u64 {
         self.report["violations"][kind].as_u64().unwrap()
@@ -440,8 +466,13 @@ impl Run {
 
 /// Runs the program with `--json -`, on any core and for a short time.
 pub fn loadgen(addr: SocketAddr, line: &str) -> Run {
+    loadgen_for(addr, line, "300ms")
+}
+
+/// Runs the program with `--json -` and another measured time.
+pub fn loadgen_for(addr: SocketAddr, line: &str, duration: &str) -> Run {
     let output = command(&format!(
-        "{line} --addr {addr} --json - --warmup 100ms --duration 300ms --drain-timeout 2s"
+        "{line} --addr {addr} --json - --warmup 100ms --duration {duration} --drain-timeout 2s"
     ));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     println!("{stderr}");
