@@ -43,6 +43,8 @@ pub struct World {
     /// Segments that were removed.
     pub removed: Vec<SegmentNumber>,
     pub wall_ms: u64,
+    /// Reads of the log that were begun.
+    pub reads: usize,
     /// What is in each segment.
     disk: HashMap<SegmentNumber, Vec<u8>>,
 }
@@ -110,6 +112,7 @@ impl Bench {
             paused: HashSet::new(),
             removed: Vec::new(),
             wall_ms: 1_000_000,
+            reads: 0,
             disk: HashMap::new(),
         };
         Self { shard, world, counters, sequences: HashMap::new(), control: orders }
@@ -297,6 +300,7 @@ impl Io for World {
     }
 
     fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, len: usize) {
+        self.reads += 1;
         let file = self.disk.get(&segment).map_or(&[][..], Vec::as_slice);
         let start = (offset as usize).min(file.len());
         let bytes = &file[start..(start + len).min(file.len())];
