@@ -42,6 +42,7 @@ fn change(what: impl FnOnce(&mut libc::sched_attr)) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

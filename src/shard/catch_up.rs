@@ -221,8 +221,7 @@ impl Shard {
             Err(ENOENT) if read.segment.log().is_some() => {
                 // Another shard has removed it and its message is on the way.
                 self.log.sealed_goes(read.segment);
-                let asked = read.gap.map_or(read.from, |(from, _, _)| from);
-                return self.begin_read(read.who, read.handle, asked, io);
+                return self.reads.parked.push_back((read, CHUNK_BYTES));
             }
             Err(errno) => {
                 let error = std::io::Error::from_raw_os_error(errno);
