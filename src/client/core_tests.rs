@@ -30,7 +30,11 @@ struct Play {
 
 impl Play {
     fn new(options: Options) -> Self {
-        let mut play = Self { core: Core::new(options.seed(1)).unwrap(), now: Nanos(0) };
+        Self::seeded(options.seed(1))
+    }
+
+    fn seeded(options: Options) -> Self {
+        let mut play = Self { core: Core::new(options).unwrap(), now: Nanos(0) };
         play.connect();
         play
     }
@@ -97,16 +101,19 @@ impl Play {
 
     /// Joined `GROUP` and got messages 1 to `last` of epoch 1.
     fn member(options: Options, how: Membership, last: u64) -> Self {
-        let mut play = Self::new(options);
-        play.core.join(GROUP, how).unwrap();
-        play.welcome();
-        play.said();
-        play.joined(1, 1, 0, 1);
-        play.event();
-        play.epoch(1, 1);
-        (1..=last).for_each(|seq| play.deliver(seq));
-        assert_eq!(play.events().len() as u64, last);
-        play
+        Self::new(options).admit(how, last)
+    }
+
+    fn admit(mut self, how: Membership, last: u64) -> Self {
+        self.core.join(GROUP, how).unwrap();
+        self.welcome();
+        self.said();
+        self.joined(1, 1, 0, 1);
+        self.event();
+        self.epoch(1, 1);
+        (1..=last).for_each(|seq| self.deliver(seq));
+        assert_eq!(self.events().len() as u64, last);
+        self
     }
 
     fn joined(&mut self, request: u32, epoch: u32, head: u64, first: u64) {
@@ -910,4 +917,22 @@ fn a_driver_that_takes_messages_itself_acknowledges_and_publishes_through_the_co
     play.wait_ms(1_000);
     assert_eq!(play.said(), [ack(5, 1)]);
     assert_eq!(play.core.deadline(), Some(Nanos(0).plus_ms(30_700)), "the slot stays");
+}
+
+#[test]
+fn members_that_get_a_message_at_once_acknowledge_it_at_moments_of_their_own() {
+    let moment = |seed: u64| {
+        let options = Options::new("ann").seed(seed);
+        let mut play = Play::seeded(options).admit(Membership::durable(), 1);
+        let begin = play.now;
+        while !play.said().contains(&ack(1, 1)) {
+            play.wait_ms(1);
+        }
+        play.now.since(begin) / 1_000_000
+    };
+    let moments: Vec<u64> = (1..=64).map(moment).collect();
+    assert!(moments.iter().all(|ms| (500..=1_000).contains(ms)), "{moments:?}");
+    let in_one_tenth =
+        |from: u64| moments.iter().filter(|ms| (from..from + 50).contains(ms)).count();
+    assert!((500..1_000).step_by(50).all(|from| in_one_tenth(from) < 20), "{moments:?}");
 }

@@ -144,6 +144,7 @@ impl Session {
             return;
         }
         self.acked_at = Some(now);
+        self.spread_acks();
         let mut acks = Vec::with_capacity(self.acks.len().min(FRAME_ENTRIES_MAX));
         for index in std::mem::take(&mut self.acks) {
             if let Some(group) = self.groups.get_mut(index) {

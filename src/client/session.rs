@@ -88,6 +88,8 @@ pub(super) struct Session {
     pub acks: Vec<usize>,
     /// When groups are to be acknowledged at the latest, in order.
     pub clock: VecDeque<(Nanos, usize)>,
+    /// How much earlier than at the latest the next ACK comes, of 2048 parts.
+    ack_early: u64,
     /// Groups whose publishes wait for a time.
     pub holds: Vec<usize>,
 
@@ -132,6 +134,7 @@ impl Session {
             sends: VecDeque::new(),
             acks: Vec::new(),
             clock: VecDeque::new(),
+            ack_early: 0,
             holds: Vec::new(),
             ping_at: None,
             acked_at: None,
@@ -234,12 +237,21 @@ impl Session {
         let (Some(welcome), Some(group)) = (&self.welcome, self.groups.get_mut(index)) else {
             return;
         };
-        let (every, interval) = (welcome.ack_every, welcome.ack_interval_ms);
-        if every > 0 && group.unacked >= every {
+        let (every, interval) = (u64::from(welcome.ack_every), u64::from(welcome.ack_interval_ms));
+        let early = |whole: u64| whole - whole * self.ack_early / 2048;
+        if every > 0 && u64::from(group.unacked) >= early(every) {
             self.list_ack(index);
         } else if group.unacked > 0 && !std::mem::replace(&mut group.timed, true) {
-            self.clock.push_back((now.plus_ms(u64::from(interval)), index));
+            let at = now.plus_ms(early(interval));
+            let before = self.clock.back().map_or(at, |(before, _)| *before);
+            self.clock.push_back((at.max(before), index));
         }
+    }
+
+    /// Draws when the next ACK comes. All members of a group get a message in the same moment: if
+    /// all counted alike, their ACKs would come in one burst, in front of the next message.
+    pub fn spread_acks(&mut self) {
+        self.ack_early = self.rng.next() % 1024;
     }
 
     // ---- the connection's life ----
@@ -339,6 +351,7 @@ impl Session {
     pub fn welcomed(&mut self, welcome: Welcome, now: Nanos) {
         self.conn = Conn::Open;
         self.welcome = Some(welcome);
+        self.spread_acks();
         self.attempt = 0;
         let away = self.down_since.take().map_or(0, |since| now.since(since));
         if away > FORGOTTEN_AFTER_MS * 1_000_000 {
