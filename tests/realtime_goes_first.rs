@@ -212,7 +212,7 @@ fn a_realtime_message_does_not_wait_for_a_full_commit_of_bulk() {
 fn busy_turns(bench: &mut Bench) -> u32 {
     bench.world.gave_way = 0;
     for _ in 0..4 {
-        assert!(count(&bench.turn(), 100..400) > 0, "the shard is busy with bulk");
+        assert!(!bench.turn().is_empty(), "the shard is busy with bulk");
     }
     bench.world.gave_way
 }
@@ -220,6 +220,10 @@ fn busy_turns(bench: &mut Bench) -> u32 {
 #[test]
 fn a_busy_shard_gives_way_to_the_log_write_that_a_realtime_message_waits_for() {
     let mut bench = crowd(mixed());
+    for slot in 10_000..11_000 {
+        bench.connect(slot, &["bulk/a"]);
+    }
+    bench.settle();
     publish_to(&mut bench, &["bulk/a"]);
     bench.turn();
     bench.world.disk_works = false;
