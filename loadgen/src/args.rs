@@ -204,7 +204,7 @@ pub struct Options {
     /// Ask for a receipt of each message at this share of the durable members, in percent.
     #[arg(long, requires = "durable", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub receipts: Option<u8>,
-    /// Give way to other processes on the same cores (nice 19).
+    /// Give way to other processes on the same cores (SCHED_IDLE).
     #[arg(long)]
     pub background: bool,
 

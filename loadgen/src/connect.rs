@@ -13,8 +13,9 @@ use crate::error::LoadError;
 use crate::member::Role;
 use crate::plan::Plan;
 
-/// Connections from one source address; a port range has about 28,000.
-const CONNECTIONS_PER_SOURCE: u32 = 25_000;
+/// Connections from one source address. A port range has about 28,000, but the kernel looks long
+/// for a free one when most are taken.
+const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects the `nth` connection of the run.

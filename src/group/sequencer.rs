@@ -71,6 +71,9 @@ pub struct Staged {
     pub frames: BytesMut,
     /// Encoded metas.
     pub metas: Vec<u8>,
+    /// Bytes of frames that were staged for the last commit: as much is reserved at once for
+    /// the next one, so that the buffer does not grow message by message.
+    pub usual: usize,
     /// First message.
     pub first: Seq,
     /// Count of messages.
@@ -82,6 +85,13 @@ pub struct Staged {
 }
 
 impl Staged {
+    /// The first message of a commit is about to come.
+    pub fn begin(&mut self, metas: Vec<u8>) {
+        debug_assert!(self.count == 0 && metas.is_empty());
+        self.metas = metas;
+        self.frames.reserve(self.usual);
+    }
+
     /// Bytes that the messages will take in a commit.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -23,6 +23,9 @@ pub struct Peer {
     sleeper: Arc<Sleeper>,
     outbox: Vec<Message>,
     arena: BytesMut,
+    /// Messages and bytes of the last batches, the largest fading: as much is reserved at once
+    /// for the next one, so that it does not grow message by message.
+    usual: (usize, usize),
     /// Keys of owned groups whose tail this peer has not been told of.
     pub dirty: Vec<u32>,
 }
@@ -78,6 +81,7 @@ pub fn mesh_of(shards: u16, entries: usize) -> Vec<Mesh> {
                         sleeper: sleepers[b].clone(),
                         outbox: Vec::new(),
                         arena: BytesMut::new(),
+                        usual: (0, 0),
                         dirty: Vec::new(),
                     }),
                     _ => None,
@@ -90,11 +94,17 @@ pub fn mesh_of(shards: u16, entries: usize) -> Vec<Mesh> {
 impl Peer {
     /// Queues a message for the next flush.
     pub fn tell(&mut self, message: Message) {
+        if self.outbox.is_empty() {
+            self.outbox.reserve_exact(self.usual.0);
+        }
         self.outbox.push(message);
     }
 
     /// Queues bytes of a forwarded publish; the range points into the batch.
     pub fn carry(&mut self, bytes: &[u8]) -> std::ops::Range<u32> {
+        if self.arena.is_empty() {
+            self.arena.reserve(self.usual.1);
+        }
         let start = self.arena.len() as u32;
         self.arena.put_slice(bytes);
         start..start + bytes.len() as u32
@@ -120,6 +130,8 @@ impl Peer {
         }
         let messages = std::mem::take(&mut self.outbox);
         let arena = self.arena.split().freeze();
+        let fading = |usual: usize, now: usize| now.max(usual - usual.div_ceil(8));
+        self.usual = (fading(self.usual.0, messages.len()), fading(self.usual.1, arena.len()));
         self.to.push(Batch { messages, arena }).ok()?;
         Some(self.sleeper.notify())
     }

@@ -16,6 +16,8 @@ use crate::wire::Published;
 
 /// How long after a full disk the next segment is tried again.
 const STORAGE_RETRY_MS: u64 = 1_000;
+/// Bytes of buffers for metas that are kept for reuse.
+const SPARE_METAS_MAX: usize = 1024 * 1024;
 
 /// The answer to a publish, held back until its message reached its level.
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +55,45 @@ pub struct Filling {
     pub staged_by: [usize; Priority::COUNT],
     /// What is not a message.
     pub records: Records,
+    /// Empty vectors of earlier commits, for use again.
+    spare: Spare,
+}
+
+/// Vectors of a commit that was published. They have the size that commits need here, so
+/// filling the next one allocates nothing for a message.
+#[derive(Debug, Default)]
+struct Spare {
+    runs: Vec<Run>,
+    replies: Vec<Reply>,
+    metas: Vec<Vec<u8>>,
+    /// Capacity of all `metas` together.
+    metas_bytes: usize,
 }
 
 impl Filling {
+    /// An empty buffer for the metas of a group's messages.
+    pub fn metas_buf(&mut self) -> Vec<u8> {
+        let metas = self.spare.metas.pop().unwrap_or_default();
+        self.spare.metas_bytes -= metas.capacity();
+        metas
+    }
+
+    /// Takes the metas of a run back that is on disk.
+    pub fn reuse_metas(&mut self, mut metas: Vec<u8>) {
+        if self.spare.metas_bytes + metas.capacity() <= SPARE_METAS_MAX {
+            metas.clear();
+            self.spare.metas_bytes += metas.capacity();
+            self.spare.metas.push(metas);
+        }
+    }
+
+    /// Takes the vectors of a commit back that was published.
+    pub fn reuse(&mut self, runs: Vec<Run>, replies: Vec<Reply>) {
+        debug_assert!(runs.is_empty() && replies.is_empty());
+        self.spare.runs = runs;
+        self.spare.replies = replies;
+    }
+
     /// Counts bytes of messages to a group of this priority.
     pub fn add(&mut self, priority: Priority, bytes: usize) {
         self.staged_bytes += bytes;
@@ -66,6 +104,11 @@ impl Filling {
     fn count_anew(&mut self) {
         self.staged_bytes = 0;
         self.staged_by = Default::default();
+    }
+
+    /// Whether messages of realtime groups are staged.
+    pub fn is_urgent(&self) -> bool {
+        self.staged_by[Priority::Realtime.index()] > 0
     }
 
     /// Whether there is nothing to commit.
@@ -90,12 +133,14 @@ impl Filling {
             runs: Vec::new(),
             replies: Vec::new(),
             records: records.up_to,
+            urgent: with && self.is_urgent(),
             synced: false,
         };
         if with {
             self.count_anew();
-            commit.runs = std::mem::take(&mut self.runs);
-            commit.replies = std::mem::take(&mut self.replies);
+            let Spare { runs, replies, .. } = &mut self.spare;
+            commit.runs = std::mem::replace(&mut self.runs, std::mem::take(runs));
+            commit.replies = std::mem::replace(&mut self.replies, std::mem::take(replies));
         }
         commit
     }
@@ -112,6 +157,8 @@ pub struct Commit {
     pub replies: Vec<Reply>,
     /// It holds all records up to this one.
     pub records: Ticket,
+    /// Messages of realtime groups are in it.
+    pub urgent: bool,
     /// It is on disk and may be published.
     pub synced: bool,
 }
@@ -132,6 +179,7 @@ impl Shard {
             has_memory: staged.has_memory,
             waits: staged.waits,
         };
+        staged.usual = run.segment.bytes().len();
         staged.count = 0;
         staged.waits = false;
         staged.has_memory = false;
@@ -147,7 +195,8 @@ impl Shard {
             self.filling.count_anew();
             return;
         }
-        for key in std::mem::take(&mut self.filling.groups) {
+        let mut keys = std::mem::take(&mut self.filling.groups);
+        for key in keys.drain(..) {
             if let Some(run) = self.freeze(key) {
                 if run.waits
                     && let Some(sequencer) = self.groups[key as usize].sequencer()
@@ -157,6 +206,7 @@ impl Shard {
                 self.filling.runs.push(run);
             }
         }
+        self.filling.groups = keys;
         let (groups, filling) = (&self.groups, &self.filling);
         let runs = filling.runs.iter().map(|run| log_run(&groups[run.group as usize], run));
         let mut runs: Vec<wal::Run<'_>> = runs.collect();
@@ -191,6 +241,13 @@ impl Shard {
         self.figures.commit_bytes += len as u64;
         self.in_flight = Some(self.filling.hand_over(number, at, newest_ms, messages > 0, records));
         self.prepare_segment(io);
+    }
+
+    /// Whether realtime messages wait for the log write in flight, to be in it or after it.
+    pub(super) fn log_is_urgent(&self) -> bool {
+        let urgent =
+            |commit: &Commit| !commit.synced && (commit.urgent || self.filling.is_urgent());
+        self.in_flight.as_ref().is_some_and(urgent)
     }
 
     /// The log write ended: on disk, or never again anything from this log.

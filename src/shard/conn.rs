@@ -122,3 +122,7 @@ impl Conn {
         !self.control.is_empty() || !self.dirty.is_empty()
     }
 }
+
+// There is one of each for every member, and memory per member is promised (see README).
+const _: () = assert!(size_of::<Conn>() <= 224);
+const _: () = assert!(size_of::<crate::group::Member>() <= 64);

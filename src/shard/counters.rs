@@ -127,4 +127,6 @@ counters! {
     mesh_batches,
     /// Times a ring to another shard was full.
     mesh_full,
+    /// Times that another shard slept and was woken for a batch or for room in a ring.
+    mesh_wakes,
 }

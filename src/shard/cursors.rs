@@ -96,7 +96,9 @@ impl Shard {
             return;
         }
         out.batch += 1;
-        let moves = std::mem::take(&mut out.moves);
+        // The next batch will be about as large.
+        let next = Vec::with_capacity(out.moves.len());
+        let moves = std::mem::replace(&mut out.moves, next);
         self.tell(shard, Message::Acks(moves));
     }
 

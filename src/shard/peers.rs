@@ -23,6 +23,7 @@ impl Shard {
         for shard in (0..self.shards).map(ShardId) {
             while let Some(received) = self.mesh.peer(shard).and_then(Peer::receive) {
                 if received.producer_asleep {
+                    self.figures.mesh_wakes += 1;
                     io.wake(shard);
                 }
                 self.heard(shard, received.batch);
@@ -122,7 +123,9 @@ impl Shard {
                 Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::ExpireSealed => self.expire_sealed_asked(),
-                Message::SealedRemoved(number) => self.sealed_was_removed(number),
+                Message::SealedRemoved { number, done } => {
+                    self.sealed_is_removed(number, done);
+                }
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
                 }
@@ -229,6 +232,7 @@ impl Shard {
                 peer.dirty = dirty;
                 self.figures.mesh_batches += 1;
                 if peer.flush() == Some(true) {
+                    self.figures.mesh_wakes += 1;
                     io.wake(shard);
                 }
             }

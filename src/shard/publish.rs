@@ -12,10 +12,10 @@ impl Shard {
         if !self.in_flight.as_ref().is_some_and(|commit| commit.synced) {
             return;
         }
-        let Some(commit) = self.in_flight.take() else { return };
+        let Some(mut commit) = self.in_flight.take() else { return };
         debug_assert_eq!(commit.number, self.log.synced());
         self.filling.records.synced(commit.records);
-        for run in commit.runs {
+        for mut run in commit.runs.drain(..) {
             let group = &mut self.groups[run.group as usize];
             if let Some(sequencer) = group.sequencer() {
                 sequencer.synced = run.segment.last();
@@ -29,15 +29,17 @@ impl Shard {
                     sequencer.unsynced_durable -= 1;
                 }
             }
+            self.filling.reuse_metas(std::mem::take(&mut run.metas));
             if run.waits {
                 let key = run.group;
                 self.publish_run(run);
                 self.note_receipts_due(key);
             }
         }
-        for reply in commit.replies {
+        for reply in commit.replies.drain(..) {
             self.reply(reply);
         }
+        self.filling.reuse(commit.runs, commit.replies);
         self.release_roster_changes();
         self.settle_published();
         self.release_held();
@@ -61,9 +63,11 @@ impl Shard {
             waits
         });
         self.filling.groups = groups;
-        for reply in std::mem::take(&mut self.filling.early_replies) {
+        let mut replies = std::mem::take(&mut self.filling.early_replies);
+        for reply in replies.drain(..) {
             self.reply(reply);
         }
+        self.filling.early_replies = replies;
     }
 
     fn publish_run(&mut self, run: Run) {
@@ -79,6 +83,7 @@ impl Shard {
         group.published = segment.last();
         group.tail.push(segment);
         self.tail_order.push_back(key);
+        self.pace.saw_live(self.now);
         self.queue_scan(key);
         self.evict();
     }

@@ -91,26 +91,59 @@ impl Queues {
     }
 }
 
-/// Memberships of a connection that have something to send, by priority.
+/// Memberships of a connection that have something to send, by priority. Most connections are
+/// in one group, and need no queue for it.
 #[derive(Debug, Default)]
-pub struct Dirty {
-    lanes: [VecDeque<Membership>; Priority::COUNT],
+pub enum Dirty {
+    /// None.
+    #[default]
+    None,
+    /// One, in a group of this priority.
+    One(Priority, Membership),
+    /// There were several once.
+    Queues(Box<[VecDeque<Membership>; Priority::COUNT]>),
 }
 
 impl Dirty {
     /// Appends a membership in a group of this priority.
     pub fn push(&mut self, lane: Priority, membership: Membership) {
-        self.lanes[lane.index()].push_back(membership);
+        match self {
+            Self::None => *self = Self::One(lane, membership),
+            Self::Queues(queues) => queues[lane.index()].push_back(membership),
+            Self::One(..) => self.push_second(lane, membership),
+        }
+    }
+
+    #[cold]
+    fn push_second(&mut self, lane: Priority, membership: Membership) {
+        let mut queues = Box::<[VecDeque<Membership>; Priority::COUNT]>::default();
+        if let Self::One(lane, first) = self {
+            queues[lane.index()].push_back(*first);
+        }
+        queues[lane.index()].push_back(membership);
+        *self = Self::Queues(queues);
     }
 
     /// The next membership of this priority.
     pub fn pop(&mut self, lane: Priority) -> Option<Membership> {
-        self.lanes[lane.index()].pop_front()
+        match self {
+            Self::None => None,
+            Self::One(of, membership) => {
+                let membership = (*of == lane).then_some(*membership)?;
+                *self = Self::None;
+                Some(membership)
+            }
+            Self::Queues(queues) => queues[lane.index()].pop_front(),
+        }
     }
 
     /// Count of memberships of this priority.
     pub fn len(&self, lane: Priority) -> usize {
-        self.lanes[lane.index()].len()
+        match self {
+            Self::None => 0,
+            Self::One(of, _) => usize::from(*of == lane),
+            Self::Queues(queues) => queues[lane.index()].len(),
+        }
     }
 
     /// Whether there is none.
@@ -120,21 +153,27 @@ impl Dirty {
 
     /// The highest priority that has one.
     pub fn highest(&self) -> Option<Priority> {
-        Priority::ALL.into_iter().find(|lane| self.len(*lane) > 0)
+        match self {
+            Self::None => None,
+            Self::One(lane, _) => Some(*lane),
+            Self::Queues(_) => Priority::ALL.into_iter().find(|lane| self.len(*lane) > 0),
+        }
     }
 
     /// Takes a membership out.
     pub fn remove(&mut self, membership: Membership) {
-        for lane in &mut self.lanes {
-            lane.retain(|m| *m != membership);
+        match self {
+            Self::One(_, one) if *one == membership => *self = Self::None,
+            Self::None | Self::One(..) => {}
+            Self::Queues(queues) => {
+                queues.iter_mut().for_each(|lane| lane.retain(|m| *m != membership));
+            }
         }
     }
 
     /// Takes all out.
     pub fn clear(&mut self) {
-        for lane in &mut self.lanes {
-            lane.clear();
-        }
+        *self = Self::None;
     }
 }
 
@@ -225,5 +264,47 @@ impl Shard {
             let left = self.write_lane(lane, slice, io);
             (sends, bytes) = (left.sends + sends_kept, left.bytes + bytes_kept);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(group: u32) -> Membership {
+        Membership { group, member: 0 }
+    }
+
+    #[test]
+    fn one_membership_needs_no_queue_and_more_come_in_their_order() {
+        let mut dirty = Dirty::default();
+        assert!(dirty.is_empty() && dirty.pop(Priority::Normal).is_none());
+        dirty.push(Priority::Normal, at(1));
+        assert!(matches!(dirty, Dirty::One(..)));
+        assert_eq!((dirty.len(Priority::Normal), dirty.len(Priority::Bulk)), (1, 0));
+        assert_eq!(dirty.pop(Priority::Realtime), None, "it is of another priority");
+        assert_eq!(dirty.pop(Priority::Normal), Some(at(1)));
+        assert!(matches!(dirty, Dirty::None));
+        for (lane, group) in [(Priority::Normal, 1), (Priority::Bulk, 2), (Priority::Normal, 3)] {
+            dirty.push(lane, at(group));
+        }
+        assert_eq!(dirty.highest(), Some(Priority::Normal));
+        dirty.push(Priority::Realtime, at(4));
+        assert_eq!(dirty.highest(), Some(Priority::Realtime));
+        dirty.remove(at(4));
+        assert_eq!([1, 2].map(|_| dirty.pop(Priority::Normal)), [Some(at(1)), Some(at(3))]);
+        assert_eq!(dirty.highest(), Some(Priority::Bulk));
+        dirty.clear();
+        assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn a_membership_that_is_alone_is_taken_out_by_name() {
+        let mut dirty = Dirty::default();
+        dirty.push(Priority::Bulk, at(1));
+        dirty.remove(at(2));
+        assert_eq!(dirty.len(Priority::Bulk), 1);
+        dirty.remove(at(1));
+        assert!(dirty.is_empty());
     }
 }

@@ -201,6 +201,7 @@ impl Shard {
             if sequencer.staged.count == 0 {
                 self.filling.groups.push(header.group as u32);
                 self.filling.add(priority, RUN_OVERHEAD);
+                sequencer.staged.begin(self.filling.metas_buf());
             }
             let before = sequencer.staged.bytes();
             let message = group::Message {

@@ -1,0 +1,295 @@
+//! What the benches that compare two loads share: servers that are started anew for each run,
+//! runs in turn, and their medians. Everything is kept: the table, and the JSON of each run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub type Failure = Box<dyn std::error::Error>;
+
+/// The first of the two ports that servers under measurement listen on.
+const PORT: u16 = 7461;
+
+/// A value of every run of one side: median, least and greatest.
+pub struct Spread {
+    pub median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+    }
+
+    pub fn show(&self, digits: usize) -> String {
+        format!("{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.min, self.max)
+    }
+}
+
+/// A measurement: the binaries, where results go, and the table so far.
+pub struct Bench {
+    /// Interleaved pairs per figure.
+    pub pairs: usize,
+    /// Measured seconds of each run.
+    pub seconds: u32,
+    target: PathBuf,
+    floor: PathBuf,
+    out: PathBuf,
+    report: String,
+}
+
+impl Bench {
+    /// Builds everything, unless `BIN` names a folder with `fanfare`, `loadgen` and `floor` that
+    /// were built before. Without `out`, results go to `benches/runs/<date>-<host>/`.
+    pub fn new(pairs: usize, seconds: u32, out: Option<PathBuf>) -> Result<Self, Failure> {
+        let (target, floor) = match std::env::var("BIN") {
+            Ok(bin) => (PathBuf::from(&bin), Path::new(&bin).join("floor")),
+            Err(_) => build()?,
+        };
+        let out = out.unwrap_or_else(|| {
+            let host = output("hostname", &[]);
+            Path::new("benches/runs").join(format!("{}-{host}", output("date", &["+%F"])))
+        });
+        std::fs::create_dir_all(&out)?;
+        Ok(Self { pairs, seconds, target, floor, out, report: String::new() })
+    }
+
+    /// Adds a line to the table.
+    pub fn say(&mut self, line: &str) {
+        println!("{line}");
+        self.report.push_str(line);
+        self.report.push('\n');
+    }
+
+    /// Keeps the table so far under this name.
+    pub fn keep(&self, name: &str) -> Result<PathBuf, Failure> {
+        std::fs::write(self.out.join(name), &self.report)?;
+        Ok(self.out.clone())
+    }
+
+    /// What was measured, with what, where and when.
+    pub fn header(&mut self, title: &str, command: &str, more: &[&str]) {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("?");
+        let clean = output("git", &["status", "--porcelain", "-uno"]).is_empty();
+        let changed = if clean { "" } else { " (changed)" };
+        let lines = [
+            format!("# {title}\n"),
+            format!("- command: `{command} --pairs {} --seconds {}`", self.pairs, self.seconds),
+            format!("- commit: {}{changed}", output("git", &["rev-parse", "--short=12", "HEAD"])),
+            format!(
+                "- kernel: {}, CPU: {cpu} x {}",
+                output("uname", &["-r"]),
+                output("nproc", &[])
+            ),
+            format!("- date: {}", output("date", &["-u", "+%F %H:%M UTC"])),
+        ];
+        lines.iter().for_each(|line| self.say(line));
+        more.iter().for_each(|line| self.say(&format!("- {line}")));
+    }
+
+    /// The floor on core 0.
+    pub fn start_floor(&self) -> Result<Server, Failure> {
+        let address = address(0);
+        let mut command = Command::new(&self.floor);
+        Server::start(command.args(["--listen", &address, "--core", "0"]), address, None)
+    }
+
+    /// An engine with one shard on core 0, unless `more` says otherwise.
+    pub fn start_engine(&self, more: &[&str]) -> Result<Server, Failure> {
+        let data = tempfile::tempdir_in(&self.target)?;
+        let mut command = Command::new(self.target.join("fanfare"));
+        let address = address(1);
+        let has = |flag| more.contains(&flag);
+        command.args(["serve", "--listen", &address, "--data-dir"]).arg(data.path()).args(more);
+        for (flag, value) in [("--shards", "1"), ("--cores", "0")] {
+            if !has(flag) {
+                command.args([flag, value]);
+            }
+        }
+        Server::start(&mut command, address, Some(data))
+    }
+
+    /// One run of the load generator; its JSON is kept beside the table.
+    pub fn load(&self, name: &str, server: &Server, load: &[String]) -> Result<Value, Failure> {
+        let json = self.out.join(format!("{name}.json"));
+        let mut command = Command::new(self.target.join("loadgen"));
+        command.args(load).args(["--addr", &server.address, "--cores", "1", "--server-pid"]);
+        command.arg(server.child.id().to_string()).arg("--json").arg(&json);
+        run(command.stdout(Stdio::null()))?;
+        Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
+    }
+
+    /// Two loads on engines that are started anew, in turn.
+    pub fn turns(
+        &self,
+        name: &str,
+        [first, second]: [&[String]; 2],
+    ) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+        let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
+        for pair in 0..self.pairs {
+            for (which, load, runs) in [("a", first, &mut firsts), ("b", second, &mut seconds)] {
+                let server = self.start_engine(&[])?;
+                runs.push(self.load(&format!("{name}-{which}-{pair}"), &server, load)?);
+            }
+            eprint!(".");
+        }
+        eprintln!();
+        Ok((firsts, seconds))
+    }
+
+    /// Arguments of a fan-out to so many members.
+    pub fn fanout(&self, members: u32, rest: &[&str]) -> Vec<String> {
+        let members = members.to_string();
+        let seconds = format!("{}s", self.seconds);
+        let base = ["fanout", "--members", &members, "--duration", &seconds];
+        base.iter().chain(rest).map(ToString::to_string).collect()
+    }
+
+    /// The second side's ratio to the first one, pair by pair, beside the first one's spread
+    /// against itself.
+    pub fn ratio(&mut self, what: &str, floors: &[Value], engines: &[Value], key: &str) {
+        let (floor, engine) = (values(floors, key), values(engines, key));
+        let ratio = Spread::of(engine.iter().zip(&floor).map(|(e, f)| e / f).collect());
+        let itself =
+            Spread::of(floor.iter().zip(floor.iter().skip(1)).map(|(a, b)| b / a).collect());
+        self.say(&format!(
+            "\n{what}, second / first row by pairs: **{}**; first row against itself, run by run: {}",
+            ratio.show(3),
+            itself.show(3)
+        ));
+    }
+}
+
+fn address(nth: u16) -> String {
+    let first = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(PORT);
+    format!("127.0.0.1:{}", first + nth)
+}
+
+/// Where the load generator's JSON has what is shown here.
+pub mod keys {
+    pub const CPU: &str = "/server_cpu_ns_per_delivery";
+    pub const RATE: &str = "/deliveries_per_s";
+    pub const SERVER_BUSY: &str = "/server_busy_cores";
+    pub const LOAD_BUSY: &str = "/loadgen_busy/0";
+    pub const P50: &str = "delivery corrected:/p50_us";
+    pub const P99: &str = "delivery corrected:/p99_us";
+    pub const P999: &str = "delivery corrected:/p999_us";
+    pub const ACK_P50: &str = "ack corrected:/p50_us";
+    pub const MEMBER_BYTES: &str = "/server_memory/bytes_per_member";
+    pub const KERNEL_TCP: &str = "/kernel_tcp_bytes_per_member";
+    pub const KERNEL_SLAB: &str = "/kernel_slab_bytes_per_member";
+    pub const SLEEPS: &str = "/server_sleeps_per_s";
+    pub const CATCH_UP: &str = "/catch_up/mib_per_s";
+    pub const RECEIPT_P50: &str = "receipt:/p50_us";
+    pub const RSS: &str = "/server_memory/end";
+}
+
+/// A value of each run. A key with a colon names a row of the latencies before it.
+pub fn values(runs: &[Value], key: &str) -> Vec<f64> {
+    let value = |run: &Value| match key.split_once(':') {
+        Some((what, key)) => {
+            let rows = run.pointer("/latency")?.as_array()?;
+            rows.iter().find(|row| row["what"] == what)?.pointer(key)?.as_f64()
+        }
+        None => run.pointer(key)?.as_f64(),
+    };
+    runs.iter().map(|run| value(run).unwrap_or(f64::NAN)).collect()
+}
+
+pub fn scaled(runs: &[Value], key: &str, by: f64) -> Spread {
+    Spread::of(values(runs, key).into_iter().map(|value| value * by).collect())
+}
+
+pub fn spread(runs: &[Value], key: &str) -> Spread {
+    Spread::of(values(runs, key))
+}
+
+/// A server under measurement; ended by SIGTERM.
+pub struct Server {
+    child: Child,
+    address: String,
+    log: tempfile::NamedTempFile,
+    _data: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    fn start(
+        command: &mut Command,
+        address: String,
+        data: Option<tempfile::TempDir>,
+    ) -> Result<Self, Failure> {
+        let log = tempfile::NamedTempFile::new()?;
+        let child = command.stdout(Stdio::null()).stderr(log.reopen()?).spawn()?;
+        let mut server = Self { child, address, log, _data: data };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(&server.address).is_err() {
+            if Instant::now() > deadline || server.child.try_wait()?.is_some() {
+                let log = std::fs::read_to_string(server.log.path())?;
+                return Err(format!("nothing accepts on {}: {log}", server.address).into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // The next segment is zero-written right after the start; that is not measured.
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(server)
+    }
+}
+
+impl Server {
+    /// The last value of a figure in the server's log.
+    pub fn last_figure(&self, name: &str) -> f64 {
+        let log = std::fs::read_to_string(self.log.path()).unwrap_or_default();
+        let at = log.rfind(&format!("{name}=")).map(|at| &log[at + name.len() + 1..]);
+        let digits = at.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(f64::NAN)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), Failure> {
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} ended with {status}").into()) }
+}
+
+pub fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Builds everything: the folder of the binaries, and the floor.
+fn build() -> Result<(PathBuf, PathBuf), Failure> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    run(Command::new(&cargo).args(["build", "--release", "--workspace"]))?;
+    let exe = std::env::current_exe()?;
+    let target = exe.ancestors().nth(2).ok_or("the benchmark does not lie in a target folder")?;
+    Ok((target.to_owned(), floor_binary(&cargo)?))
+}
+
+/// Builds the floor and finds its binary, whose name has a hash in it.
+fn floor_binary(cargo: &str) -> Result<PathBuf, Failure> {
+    let args = ["bench", "--bench", "floor", "--no-run", "--message-format=json"];
+    let built = Command::new(cargo).args(args).stderr(Stdio::inherit()).output()?;
+    let names: BTreeMap<String, PathBuf> = String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| {
+            let name = message.pointer("/target/name")?.as_str()?.to_owned();
+            Some((name, PathBuf::from(message.pointer("/executable")?.as_str()?)))
+        })
+        .collect();
+    names.get("floor").cloned().ok_or_else(|| "the floor could not be built".into())
+}
