@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::plot::{Pages, PlotOptions};
 use crate::priority::PriorityOptions;
+use crate::several::compare::CompareOptions;
+use crate::several::durability::DurabilityOptions;
+use crate::several::repeat::RepeatOptions;
+use crate::several::sweep::SweepOptions;
 use crate::target::Target;
 
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
@@ -29,6 +34,16 @@ pub enum Task {
     Run(Box<Workload>),
     /// Realtime groups alone and beside a bulk flood, in pairs, on a server of its own.
     Priority(Box<PriorityOptions>),
+    /// The same run several times: median and range of each figure.
+    Repeat(Box<RepeatOptions>),
+    /// Two runs against each other, interleaved, beside one of them against itself.
+    Compare(Box<CompareOptions>),
+    /// Raise the rate until p99 passes a bound: the knee.
+    Sweep(Box<SweepOptions>),
+    /// Latency of the publisher's answer against offered rate and level.
+    Durability(Box<DurabilityOptions>),
+    /// Plot a result that was written with --json.
+    Plot(Box<PlotOptions>),
 }
 
 /// The workloads.
@@ -42,6 +57,10 @@ pub enum Workload {
     Connect(ConnectOptions),
     /// A long run over groups of very different sizes, with interval lines.
     Soak(GroupOptions),
+    /// One group as with fanout, of which some members read slowly or not at all.
+    Slow(SlowOptions),
+    /// All members drop at once, come back at once, and get what they missed.
+    Herd(HerdOptions),
     /// One group as with fanout, measured beside members that read history from disk.
     Catchup(CatchUpOptions),
     /// Lay down history and end.
@@ -56,9 +75,17 @@ impl Workload {
             Self::Groups(_) => "groups",
             Self::Connect(_) => "connect",
             Self::Soak(_) => "soak",
+            Self::Slow(_) => "slow",
+            Self::Herd(_) => "herd",
             Self::Catchup(_) => "catchup",
             Self::Fill(_) => "fill",
         }
+    }
+
+    /// Length of an interval.
+    pub fn interval(&self) -> Duration {
+        let usual = Duration::from_secs(if matches!(self, Self::Soak(_)) { 10 } else { 1 });
+        self.options().interval.unwrap_or(usual)
     }
 
     /// The options that all workloads have.
@@ -67,9 +94,45 @@ impl Workload {
             Self::Fanout(o) => o,
             Self::Connect(c) => &c.options,
             Self::Groups(g) | Self::Soak(g) => &g.options,
+            Self::Slow(s) => &s.options,
+            Self::Herd(h) => &h.options,
             Self::Catchup(c) => &c.options,
             Self::Fill(f) => &f.options,
         }
+    }
+}
+
+/// Options of herd.
+#[derive(Debug, Args)]
+pub struct HerdOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// When they drop, from the start of the measured time.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub drop_after: Duration,
+    /// How long they stay away.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub away: Duration,
+}
+
+/// Options of slow.
+#[derive(Debug, Args)]
+pub struct SlowOptions {
+    #[command(flatten)]
+    pub options: Options,
+    /// Share of the members that is slow.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99))]
+    pub slow_percent: u8,
+    /// Bytes per second that each of them reads; 0: nothing.
+    #[arg(long, default_value_t = 0)]
+    pub slow_rate: u32,
+}
+
+impl SlowOptions {
+    /// Members that are slow.
+    pub fn slow(&self) -> u32 {
+        let all = u64::from(self.options.members);
+        (all * u64::from(self.slow_percent)).div_ceil(100) as u32
     }
 }
 
@@ -258,15 +321,18 @@ pub struct Options {
     /// Write the results as JSON; `-` is standard output and silences the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub pages: Pages,
     /// Write percentile distributions to PREFIX.WHAT.hgrm, one for each latency.
     #[arg(long, value_name = "PREFIX")]
     pub hgrm: Option<PathBuf>,
     /// Write an HdrHistogram interval log.
     #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
-    /// Length of an interval in it.
-    #[arg(long, default_value = "1s", value_parser = parse_duration)]
-    pub interval: Duration,
+    /// Length of an interval in it, in the run over time, and between the lines of soak [default:
+    /// 1s, soak 10s].
+    #[arg(long, value_parser = parse_duration)]
+    pub interval: Option<Duration>,
 }
 
 /// Levels by name.

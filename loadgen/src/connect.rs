@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use fanfare::client::{AckMode, Core, Membership, Options};
+use fanfare::position::Seq;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -53,10 +54,23 @@ pub fn client(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Result<Co
     let mut core = Core::new(options).map_err(LoadError::Client)?;
     for group in groups {
         let name = plan.groups[*group as usize].name.as_bytes();
-        let how = if plan.durable { Membership::durable() } else { Membership::live() };
-        core.join(name, how).map_err(LoadError::Client)?;
+        core.join(name, membership(plan)).map_err(LoadError::Client)?;
     }
     Ok(core)
+}
+
+/// The client of a reader that comes back: it wants each group from a message on.
+pub fn returning(plan: &Plan, number: u32, places: &[(u32, u64)]) -> Result<Core, LoadError> {
+    let mut core = client(plan, Role::Reader, number, &[])?;
+    for (group, seq) in places {
+        let name = plan.groups[*group as usize].name.as_bytes();
+        core.join(name, membership(plan).from(Seq(*seq))).map_err(LoadError::Client)?;
+    }
+    Ok(core)
+}
+
+fn membership(plan: &Plan) -> Membership {
+    if plan.durable { Membership::durable() } else { Membership::live() }
 }
 
 /// Raises the soft limit of open files to the hard one and checks that it is enough for

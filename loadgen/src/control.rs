@@ -1,14 +1,18 @@
 //! A run from start to end, and what its threads share.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use core_affinity::CoreId;
+use crossbeam_channel::Receiver;
 use fanfare::ring::run_when_idle;
+use hdrhistogram::serialization::V2DeflateSerializer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{FillOptions, Workload};
@@ -20,11 +24,13 @@ use crate::hdr_files;
 use crate::history::{HEADER_BYTES, History};
 use crate::join::slots_of_thread;
 use crate::plan::{Plan, prefix};
+use crate::plot;
 use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu};
 use crate::record::{Histograms, Measured};
 use crate::report::{self, Report};
-use crate::shared::{Phase, Shared, ThreadCounters};
+use crate::shared::{Interval, Phase, Shared, ThreadCounters};
 use crate::spawn::Server;
+use crate::timeline::{self, Point, Timeline};
 use crate::violation::{Kind, Violations};
 use crate::worker::{Outcome, Worker};
 
@@ -62,6 +68,8 @@ pub struct Observed {
     pub memory: [Option<Memory>; 3],
     /// Largest server memory during the run.
     pub memory_max: u64,
+    /// CPU time of the server when a herd dropped, and when it had caught up.
+    pub herd_cpu: [Option<Cpu>; 2],
     /// Kernel memory before the first member and after the last.
     pub kernel: [KernelMemory; 2],
     /// Time in which all joined.
@@ -82,7 +90,7 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
         run_when_idle()
             .map_err(|e| LoadError::Usage(format!("the kernel refuses --background: {e}")))?;
     }
-    if o.interval.is_zero() {
+    if workload.interval().is_zero() {
         return Err(LoadError::Usage("--interval must be above 0".to_owned()));
     }
     // Monotonic time and process id make it unique on a machine, which is all it needs.
@@ -130,7 +138,22 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
         let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
     }
 
-    let control = Control { workload, plan: &plan, shared: &shared, watched, stop: &stop };
+    let mut serializer = V2DeflateSerializer::new();
+    let mut file = match &o.hlog {
+        Some(path) => Some(BufWriter::new(File::create(path).map_err(LoadError::file(path))?)),
+        None => None,
+    };
+    let log = match (&mut file, &o.hlog) {
+        (Some(file), Some(path)) => {
+            Some((timeline::log(file, &mut serializer, path)?, path.as_path()))
+        }
+        _ => None,
+    };
+    let prints = matches!(workload, Workload::Soak(_)) && o.json.as_deref() != Some(Path::new("-"));
+    let mut timeline = Timeline::new(workload.interval(), watched, log, prints);
+
+    let control =
+        Control { workload, plan: &plan, shared: &shared, watched, stop: &stop, intervals };
     let mut woken = woken;
     let read = catch_up::Read::default();
     let (observed, outcomes, reading) = thread::scope(|scope| {
@@ -160,7 +183,7 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
                 outcome
             }));
         }
-        let observed = control.conduct();
+        let observed = control.conduct(&mut timeline);
         shared.enter(Phase::Stop);
         let outcomes: Vec<_> =
             workers.into_iter().map(|w| w.join().unwrap_or(Err(LoadError::Panicked))).collect();
@@ -184,20 +207,26 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     let command = server.as_ref().map(|s| s.command.clone());
     let stopped = server.map_or(Ok(()), Server::stop);
 
+    timeline.take(control.intervals.try_iter())?;
+    timeline.finish()?;
+    let (points, latencies) = timeline.points();
     let (mut total, mut violations) = merge(done, &plan);
+    total.histograms.merge(&latencies);
     if let Some(reading) = reading {
         violations.merge(reading?);
     }
     total.violations = violations;
-    if let Some(path) = &o.hlog {
-        hdr_files::write_hlog(path, intervals.try_iter().collect(), o.interval)?;
+    if let (Some(file), Some(path)) = (&mut file, &o.hlog) {
+        file.flush().map_err(LoadError::file(path))?;
     }
     if let Some(prefix) = &o.hgrm {
         hdr_files::write_hgrm(prefix, &total.histograms)?;
     }
     let verified = Report::new(workload, &plan, &shared, &observed, &total, command)
+        .over_time(points, workload.interval())
         .with_catch_up(history.map(|(_, readers)| (readers, &read)));
     report::print(&verified, &total.histograms, o.json.as_deref())?;
+    plot::write(&verified.value()?, &o.pages)?;
     stopped?;
     Ok(verified.passed)
 }
@@ -260,11 +289,12 @@ struct Control<'a> {
     shared: &'a Shared,
     watched: Option<Watched>,
     stop: &'a AtomicBool,
+    intervals: Receiver<Interval>,
 }
 
 impl Control<'_> {
     /// Takes the threads through the phases. `None` if they never began.
-    fn conduct(&self) -> Option<Observed> {
+    fn conduct(&self, timeline: &mut Timeline<'_>) -> Option<Observed> {
         let mut seen = Observed::default();
         seen.memory[0] = self.watched.and_then(Watched::memory);
         seen.kernel[0] = kernel_memory();
@@ -280,14 +310,17 @@ impl Control<'_> {
             Workload::Soak(_) => Duration::from_secs(3600),
             _ => Duration::from_secs(5),
         });
+        if matches!(self.workload, Workload::Soak(_)) && o.json.as_deref() != Some(Path::new("-")) {
+            println!("{}", Point::head());
+        }
         let start = now_ns() + START_DELAY_NS;
         let from = start + o.warmup.as_nanos() as u64;
         let to = from + duration.as_nanos() as u64;
         self.shared.begin(start, Measured { from, to });
-        seen.cut_short = !self.until(from, "warm-up", &mut seen.memory_max);
+        seen.cut_short = !self.until(from, "warm-up", timeline, &mut seen);
         seen.from = self.sample();
         if !seen.cut_short {
-            seen.cut_short = !self.until(to, "measuring", &mut seen.memory_max);
+            seen.cut_short = !self.until(to, "measuring", timeline, &mut seen);
         }
         seen.to = self.sample();
         self.shared.enter(Phase::Drain);
@@ -313,7 +346,13 @@ impl Control<'_> {
     }
 
     /// Waits until `end`; false if the run cannot go on until then.
-    fn until(&self, end: u64, what: &'static str, memory_max: &mut u64) -> bool {
+    fn until(
+        &self,
+        end: u64,
+        what: &'static str,
+        timeline: &mut Timeline<'_>,
+        seen: &mut Observed,
+    ) -> bool {
         let begin = now_ns();
         let bar = progress(end.saturating_sub(begin) / MILLI, "{msg} [{bar:30}] {percent}%");
         let (mut at, mut before) = (begin, self.shared.deliveries());
@@ -330,20 +369,35 @@ impl Control<'_> {
                 whole = false;
                 break;
             }
+            self.watch_herd(seen);
             if now > at + SECOND / 2 {
                 let deliveries = self.shared.deliveries();
                 let rate = (deliveries - before) as f64 * 1e9 / (now - at) as f64;
                 bar.set_position((now - begin) / MILLI);
                 bar.set_message(format!("{what} {}/s", report::count(rate)));
                 if let Some(memory) = self.watched.and_then(Watched::memory) {
-                    *memory_max = (*memory_max).max(memory.resident);
+                    seen.memory_max = seen.memory_max.max(memory.resident);
                 }
                 (at, before) = (now, deliveries);
             }
+            // A log that cannot be written is said at the end; the run is still good.
+            let _ = timeline.take(self.intervals.try_iter());
             thread::sleep(TICK.min(Duration::from_nanos(end - now)));
         }
         bar.finish_and_clear();
         whole
+    }
+
+    /// Takes the server's CPU time when a herd drops, and when it has caught up.
+    fn watch_herd(&self, seen: &mut Observed) {
+        let herd = &self.shared.herd;
+        if seen.herd_cpu[0].is_none() && herd.dropped.load(Ordering::Acquire) > 0 {
+            seen.herd_cpu[0] = self.watched.and_then(Watched::cpu);
+        }
+        let all = u64::from(self.plan.members);
+        if seen.herd_cpu[1].is_none() && herd.caught_up.load(Ordering::Acquire) >= all {
+            seen.herd_cpu[1] = self.watched.and_then(Watched::cpu);
+        }
     }
 
     fn drain(&self, timeout_ns: u64) {

@@ -1,21 +1,19 @@
 //! Files that the tools around HdrHistogram read.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 
 use crate::error::LoadError;
 use crate::record::Histograms;
-use crate::shared::Interval;
 
 /// Latencies are recorded in ns; files show them in ms, as is usual for them.
-const NS_PER_MS: f64 = 1e6;
+pub const NS_PER_MS: f64 = 1e6;
 
 /// The percentile distribution of `histogram` in the text format of HdrHistogram.
 pub fn distribution(histogram: &Histogram<u64>, ticks_per_half: u32) -> String {
@@ -43,70 +41,41 @@ pub fn distribution(histogram: &Histogram<u64>, ticks_per_half: u32) -> String {
 
 /// Writes the distribution of each latency that was recorded to a file of its own.
 pub fn write_hgrm(prefix: &Path, histograms: &Histograms) -> Result<(), LoadError> {
-    for (what, pair) in histograms.each() {
-        for (kind, histogram) in [("", &pair.uncorrected), ("-corrected", &pair.corrected)] {
-            if histogram.is_empty() {
-                continue;
-            }
-            let mut name = prefix.as_os_str().to_owned();
-            name.push(format!(".{what}{kind}.hgrm"));
-            let path = PathBuf::from(name);
-            fs::write(&path, distribution(histogram, 5)).map_err(LoadError::file(path))?;
-        }
+    for (what, histogram) in histograms.named().filter(|(_, h)| !h.is_empty()) {
+        let mut name = prefix.as_os_str().to_owned();
+        name.push(format!(".{what}.hgrm"));
+        let path = PathBuf::from(name);
+        fs::write(&path, distribution(histogram, 5)).map_err(LoadError::file(path))?;
     }
     Ok(())
 }
 
-/// Writes an interval log, format 2: a tagged line per interval and latency.
-pub fn write_hlog(
-    path: &Path,
-    intervals: Vec<Interval>,
-    length: Duration,
-) -> Result<(), LoadError> {
-    let mut by_number: BTreeMap<u64, Histograms> = BTreeMap::new();
-    for interval in intervals {
-        by_number
-            .entry(interval.number)
-            .or_insert_with(Histograms::new)
-            .merge(&interval.histograms);
-    }
-    let mut out = Vec::new();
-    let mut serializer = V2DeflateSerializer::new();
-    let failed =
-        |e: String| LoadError::File { path: path.to_owned(), source: std::io::Error::other(e) };
-    let ended = std::time::SystemTime::now();
-    let spanned = by_number.last_key_value().map_or(0, |(last, _)| *last as u32 + 1);
-    let start = ended.checked_sub(length * spanned).unwrap_or(ended);
-    {
-        let mut log = IntervalLogWriterBuilder::new()
-            .add_comment("[Histogram log format version 1.3]")
-            .add_comment("Latencies of loadgen, recorded in ns, maxima in ms")
-            .with_start_time(start)
-            .with_base_time(start)
-            .with_max_value_divisor(NS_PER_MS)
-            .begin_log_with(&mut out, &mut serializer)
-            .map_err(|e| failed(e.to_string()))?;
-        for (number, histograms) in &by_number {
-            let at = length.mul_f64(*number as f64);
-            for (what, pair) in histograms.each() {
-                for (kind, histogram) in [("", &pair.uncorrected), ("-corrected", &pair.corrected)]
-                {
-                    let name = format!("{what}{kind}");
-                    if !histogram.is_empty() {
-                        log.write_histogram(histogram, at, length, Tag::new(&name))
-                            .map_err(|e| failed(e.to_string()))?;
-                    }
-                }
-            }
-        }
-    }
-    fs::write(path, out).map_err(LoadError::file(path))
+/// A histogram as the tools of HdrHistogram exchange it: V2, deflated, in base64.
+pub fn encoded(histogram: &Histogram<u64>) -> String {
+    let mut bytes = Vec::new();
+    // Writing to memory does not fail, and our counts fit.
+    let _ = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
+    STANDARD.encode(bytes)
+}
+
+/// Reads one back.
+pub fn decoded(text: &str) -> Option<Histogram<u64>> {
+    let bytes = STANDARD.decode(text).ok()?;
+    Deserializer::new().deserialize(&mut bytes.as_slice()).ok()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn encoded_histogram_comes_back() {
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
+        histogram.record_n(123_456_789, 5).unwrap();
+        assert_eq!(decoded(&encoded(&histogram)), Some(histogram));
+        assert_eq!(decoded("no histogram"), None);
+    }
 
     /// By the specification that the Java classes, the plotting pages and the scripts share.
     #[test]

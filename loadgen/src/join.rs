@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use fanfare::position::Nanos;
+use socket2::SockRef;
 
 use crate::args::Workload;
 use crate::clock::{SECOND, now_ns};
@@ -12,6 +13,7 @@ use crate::error::LoadError;
 use crate::member::{Link, Member, Role};
 use crate::plan::Plan;
 use crate::shared::Phase;
+use crate::slow::RECV_BUFFER_BYTES;
 use crate::target::Target;
 use crate::target::peer::{Peer, Who};
 use crate::worker::{SLEEP_MAX_NS, Worker};
@@ -70,7 +72,10 @@ impl Worker<'_> {
             }
         }
         for member in self.members.iter().flatten().filter(|m| m.role == Role::Stalled) {
-            self.ring.pause_recv(member.slot);
+            // Those that read slowly stop by themselves when the first bytes come.
+            if !self.slow.read() {
+                self.ring.pause_recv(member.slot);
+            }
         }
         self.total.merge(&self.session.histograms);
         Ok(())
@@ -104,6 +109,9 @@ impl Worker<'_> {
         let mut link = self.link(Who { role, number }, &groups)?;
         let started = now_ns();
         let socket = connect::connect(self.shared.addr, nth)?;
+        if role == Role::Stalled && self.slow.read() {
+            let _ = SockRef::from(&socket).set_recv_buffer_size(RECV_BUFFER_BYTES);
+        }
         let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
         let now = Nanos(now_ns());
         if let Some(core) = link.core() {

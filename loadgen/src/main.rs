@@ -15,12 +15,14 @@
 //!                          ├─ history     what is laid down before
 //!                          ├─ catch_up    members that read it beside the others
 //!                          ▼
-//!                       report, hdr_files, proc (CPU and memory)
+//!                          ├─ timeline    the run over time
+//!                       report, hdr_files, proc (CPU and memory), plot
 //! ```
 //!
 //! `target` has the protocols of other systems, for the same run against them.
 //!
-//! `priority` is made of such runs, each a process of its own.
+//! `priority` and what is under `several` are made of such runs, each a process of its own;
+//! `figures` takes medians and ranges out of their reports.
 #![deny(unsafe_code)]
 
 mod args;
@@ -29,23 +31,29 @@ mod clock;
 mod connect;
 mod control;
 mod error;
+mod figures;
 mod hdr_files;
+mod herd;
 mod history;
 mod join;
 mod member;
 mod payload;
 mod plan;
+mod plot;
 mod priority;
 mod proc;
 mod publisher;
 mod record;
 mod report;
 mod session;
+mod several;
 mod shared;
 mod sizes;
+mod slow;
 mod spawn;
 mod stream;
 mod target;
+mod timeline;
 mod violation;
 mod worker;
 
@@ -58,6 +66,11 @@ fn main() -> ExitCode {
     let done = match &cli.task {
         args::Task::Run(workload) => control::run(workload),
         args::Task::Priority(options) => priority::run(options),
+        args::Task::Repeat(options) => several::repeat::run(options),
+        args::Task::Compare(options) => several::compare::run(options),
+        args::Task::Sweep(options) => several::sweep::run(options),
+        args::Task::Durability(options) => several::durability::run(options),
+        args::Task::Plot(options) => plot::run(options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@ use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Handle, Nanos, Seq};
 use fanfare::wire::{Deliver, FRAME_HEADER, ServerFrame, kind, split};
 
+use crate::herd::Return;
 use crate::plan::Plan;
 use crate::stream::{Cursor, Stream};
 use crate::target::peer::{Peer, Who};
@@ -56,7 +57,7 @@ impl Subscription {
 pub enum Role {
     /// Reads and is verified.
     Reader,
-    /// Joins, then reads nothing.
+    /// Joins, then reads slowly or not at all.
     Stalled,
     /// Publishes, in no group.
     Publisher,
@@ -151,6 +152,10 @@ pub struct Member {
     pub moved: bool,
     /// When its client has something to do, as far as that is on the thread's list.
     pub due: u64,
+    /// It dropped and is on its way back.
+    pub back: Option<Box<Return>>,
+    /// A slow reader: until when it may not receive.
+    pub paid: u64,
     /// Its client has found a fault of the server, which was reported.
     pub broken: bool,
     /// The start of a frame whose end has not come yet.
@@ -187,9 +192,18 @@ impl Member {
             link,
             moved: false,
             due: u64::MAX,
+            back: None,
+            paid: 0,
             broken: false,
             carry: Vec::new(),
         }
+    }
+
+    /// It has another connection, on `slot`; its places in its groups are what they were.
+    pub fn returned(&mut self, slot: u32, core: Core) {
+        (self.slot, self.link) = (slot, Link::Fanfare(core));
+        (self.ready, self.broken, self.due) = (false, false, u64::MAX);
+        self.carry.clear();
     }
 
     /// Its name, as the server knows it.

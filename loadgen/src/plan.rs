@@ -144,6 +144,8 @@ impl Plan {
         let (group_count, spread) = match workload {
             Workload::Fanout(_)
             | Workload::Connect(_)
+            | Workload::Slow(_)
+            | Workload::Herd(_)
             | Workload::Catchup(_)
             | Workload::Fill(_) => (1, Spread::One),
             Workload::Groups(g) | Workload::Soak(g) if g.sizes == SizeLaw::Zipf => {
@@ -166,14 +168,19 @@ impl Plan {
             Some(path) => Payloads::from_file(path)?,
             None => Payloads::generated(run_id, o.payload as usize),
         };
+        let slow = if let Workload::Slow(s) = workload { s.slow() } else { 0 };
+        if slow >= o.members {
+            let text = "all members would be slow, so nobody would be measured; use more --members";
+            return Err(LoadError::Usage(text.to_owned()));
+        }
         let prefix = prefix(o, run_id);
         let mut plan = Self {
             groups: (0..group_count)
                 .map(|g| Group { name: format!("{prefix}-{g}"), readers: 0, channels: Vec::new() })
                 .collect(),
             channels: Vec::new(),
-            members: o.members,
-            stalled: o.stalled,
+            members: o.members - slow,
+            stalled: o.stalled + slow,
             publishers,
             payloads,
             level: o.level.map(Level::from),
@@ -185,7 +192,7 @@ impl Plan {
             sizes,
             spread,
         };
-        for member in 0..o.members {
+        for member in 0..plan.members {
             for group in plan.groups_of(member) {
                 plan.groups[group as usize].readers += 1;
             }

@@ -145,7 +145,7 @@ fn start_server(o: &PriorityOptions, scratch: &Path) -> Result<Server, LoadError
     let cli = Cli::try_parse_from(line).map_err(|e| LoadError::Usage(e.to_string()))?;
     match &cli.task {
         Task::Run(workload) => Server::start(workload.options()),
-        Task::Priority(_) => Err(LoadError::Usage("a server has no pairs".to_owned())),
+        _ => Err(LoadError::Usage("a server has no pairs".to_owned())),
     }
 }
 

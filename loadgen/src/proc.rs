@@ -52,6 +52,13 @@ impl Watched {
         Some(cpu)
     }
 
+    /// Resident memory now, within some pages per core; cheap enough to be read all the time.
+    pub fn resident(self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
+        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as u64)
+    }
+
     /// Memory now, exact: the counters in `status` may lag behind by pages per core.
     pub fn memory(self) -> Option<Memory> {
         let rollup = format!("/proc/{}/smaps_rollup", self.pid);

@@ -48,6 +48,10 @@ pub struct Histograms {
     pub receipt: Pair,
     /// Connect to last JOINED.
     pub join: Pair,
+    /// The same of a member that comes back after all dropped.
+    pub back: Pair,
+    /// Until it has what it missed.
+    pub caught_up: Pair,
 }
 
 impl Histograms {
@@ -59,6 +63,8 @@ impl Histograms {
             completion: Pair::new(),
             receipt: Pair::new(),
             join: Pair::new(),
+            back: Pair::new(),
+            caught_up: Pair::new(),
         }
     }
 
@@ -69,16 +75,27 @@ impl Histograms {
         self.completion.merge(&other.completion);
         self.receipt.merge(&other.receipt);
         self.join.merge(&other.join);
+        self.back.merge(&other.back);
+        self.caught_up.merge(&other.caught_up);
+    }
+
+    /// Each histogram with the name that files have for it.
+    pub fn named(&self) -> impl Iterator<Item = (String, &Histogram<u64>)> {
+        self.each().into_iter().flat_map(|(what, pair)| {
+            [(what.to_owned(), &pair.uncorrected), (format!("{what}-corrected"), &pair.corrected)]
+        })
     }
 
     /// Name and pair of each.
-    pub fn each(&self) -> [(&'static str, &Pair); 5] {
+    pub fn each(&self) -> [(&'static str, &Pair); 7] {
         [
             ("delivery", &self.delivery),
             ("ack", &self.ack),
             ("completion", &self.completion),
             ("receipt", &self.receipt),
             ("join", &self.join),
+            ("back", &self.back),
+            ("caught-up", &self.caught_up),
         ]
     }
 }

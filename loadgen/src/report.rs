@@ -1,6 +1,8 @@
 //! The result of a run, as a table and as JSON.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -8,12 +10,14 @@ use serde::Serialize;
 use crate::args::Workload;
 use crate::control::Observed;
 use crate::error::LoadError;
-use crate::hdr_files::distribution;
+use crate::hdr_files::{distribution, encoded};
 use crate::plan::Plan;
 use crate::proc::Cpu;
 use crate::record::Histograms;
+use crate::several::command_line;
 use crate::shared::Shared;
 use crate::sizes::Drawn;
+use crate::timeline::Point;
 use crate::violation::Violations;
 use crate::worker::Outcome;
 
@@ -26,6 +30,7 @@ const DISTURBED: f64 = 0.05;
 #[derive(Debug, Serialize)]
 pub struct Report<'a> {
     workload: &'static str,
+    command: String,
     target: &'static str,
     /// What a publish is answered with, if with anything.
     publish_answer: Option<&'static str>,
@@ -39,6 +44,8 @@ pub struct Report<'a> {
     sizes: Option<Drawn>,
     publishers: u32,
     stalled: u32,
+    stalled_bytes: u64,
+    stalled_closed: u64,
     acks: bool,
     durable: bool,
     receipts_percent: Option<u8>,
@@ -77,7 +84,25 @@ pub struct Report<'a> {
     kernel_tcp_bytes_per_member: f64,
     kernel_slab_bytes_per_member: f64,
     catch_up: Option<CatchUp>,
+    herd: Option<Herd>,
+    /// Each latency that was recorded, for `loadgen plot` and the tools of HdrHistogram.
+    histograms: BTreeMap<String, String>,
+    over_time: Vec<Point>,
     violations: &'a Violations,
+}
+
+/// All members dropped and came back.
+#[derive(Debug, Serialize)]
+struct Herd {
+    away_s: f64,
+    back: u64,
+    /// From when they may come back to when the last one is in its groups.
+    back_s: f64,
+    caught_up: u64,
+    /// The same to when the last one has what it missed.
+    caught_up_s: f64,
+    /// From the drop to then.
+    server_cpu_s: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +201,8 @@ impl<'a> Report<'a> {
             .map(|(busy, waiting)| busy + waiting > SATURATED * shards);
         let published = shared.published.load(Relaxed);
         let completed = shared.completed.load(Relaxed);
+        let herd_is_back = !matches!(workload, Workload::Herd(_))
+            || shared.herd.caught_up.load(Relaxed) == u64::from(plan.members);
         let mut latency = Vec::new();
         for (what, pair) in total.histograms.each() {
             if !pair.uncorrected.is_empty() {
@@ -185,10 +212,12 @@ impl<'a> Report<'a> {
         }
         Self {
             workload: workload.name(),
+            command: command_line(),
             target: plan.target.name(),
             publish_answer: plan.target.answer(plan.qos),
             qos: o.qos,
             passed: total.violations.total() == 0
+                && herd_is_back
                 && (plan.publishers == 0 || completed == published),
             cut_short: seen.cut_short,
             members: plan.members,
@@ -196,6 +225,8 @@ impl<'a> Report<'a> {
             sizes: plan.sizes.clone(),
             publishers: plan.publishers,
             stalled: plan.stalled,
+            stalled_bytes: shared.slow_bytes.load(Relaxed),
+            stalled_closed: shared.slow_closed.load(Relaxed),
             acks: plan.acks,
             durable: plan.durable,
             receipts_percent: plan.receipts,
@@ -237,8 +268,29 @@ impl<'a> Report<'a> {
             kernel_tcp_bytes_per_member: difference(seen.kernel[1].tcp, seen.kernel[0].tcp),
             kernel_slab_bytes_per_member: difference(seen.kernel[1].slab, seen.kernel[0].slab),
             catch_up: None,
+            herd: herd(workload, shared, seen),
+            histograms: total
+                .histograms
+                .named()
+                .filter(|(_, histogram)| !histogram.is_empty())
+                .map(|(name, histogram)| (name, encoded(histogram)))
+                .collect(),
+            over_time: Vec::new(),
             violations: &total.violations,
         }
+    }
+
+    /// As JSON.
+    pub fn value(&self) -> Result<serde_json::Value, LoadError> {
+        serde_json::to_value(self).map_err(|e| LoadError::Usage(format!("the report: {e}")))
+    }
+
+    /// Adds the run over time.
+    pub fn over_time(mut self, points: Vec<Point>, length: Duration) -> Self {
+        // What comes in while the run drains makes no interval of its own.
+        let end = self.measured_s + 0.9 * length.as_secs_f64();
+        self.over_time = points.into_iter().filter(|p| p.at_s < end).collect();
+        self
     }
 
     /// Adds what members beside those that were measured have read.
@@ -300,6 +352,16 @@ impl<'a> Report<'a> {
             row("deliveries/s", count(self.deliveries_per_s));
             row("broadcasts/s", count(self.broadcasts_per_s));
         }
+        if let Some(h) = &self.herd {
+            let cpu = h.server_cpu_s.map_or(String::new(), |s| format!(", server CPU {s:.3} s"));
+            row(
+                "herd",
+                format!(
+                    "away {:.2} s; {} back after {:.3} s, {} caught up after {:.3} s{cpu}",
+                    h.away_s, h.back, h.back_s, h.caught_up, h.caught_up_s
+                ),
+            );
+        }
         if let Some(c) = &self.catch_up {
             row(
                 "catching up",
@@ -324,8 +386,11 @@ impl<'a> Report<'a> {
         }
         if self.stalled > 0 {
             row(
-                "stalled members",
-                format!("{} read nothing; not verified, nobody waited for them", self.stalled),
+                "slow or stalled members",
+                format!(
+                    "{}; read {} bytes; {} were disconnected; not verified, nobody waited for them",
+                    self.stalled, self.stalled_bytes, self.stalled_closed
+                ),
             );
         }
         let busy: Vec<String> =
@@ -437,6 +502,25 @@ impl<'a> Report<'a> {
         lines.extend(v.details.iter().map(|detail| format!("  {detail}")));
         lines.join("\n")
     }
+}
+
+fn herd(workload: &Workload, shared: &Shared, seen: &Observed) -> Option<Herd> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let Workload::Herd(o) = workload else { return None };
+    let h = &shared.herd;
+    let from = h.dropped.load(Relaxed) + o.away.as_nanos() as u64;
+    let since = |at: u64| at.saturating_sub(from) as f64 / 1e9;
+    let [before, after] = seen.herd_cpu;
+    Some(Herd {
+        away_s: o.away.as_secs_f64(),
+        back: h.back.load(Relaxed),
+        back_s: since(h.back_at.load(Relaxed)),
+        caught_up: h.caught_up.load(Relaxed),
+        caught_up_s: since(h.caught_up_at.load(Relaxed)),
+        server_cpu_s: before
+            .zip(after)
+            .map(|(before, after)| after.ns.saturating_sub(before.ns) as f64 / 1e9),
+    })
 }
 
 /// A number for people.

@@ -34,6 +34,12 @@ pub struct Session<'a> {
     pub joined: usize,
     /// Join latencies.
     pub histograms: Histograms,
+    /// Latencies of members that came back, taken once a round.
+    pub herd_histograms: Histograms,
+    /// How many are in their groups again, and how many have what they missed.
+    pub herd_back: u64,
+    /// See `herd_back`.
+    pub herd_caught_up: u64,
     /// Answers to publishes, to be taken by the publishers.
     pub answers: Vec<Answer>,
     /// The server said no while joining.
@@ -54,6 +60,9 @@ impl<'a> Session<'a> {
             now: 0,
             joined: 0,
             histograms: Histograms::new(),
+            herd_histograms: Histograms::new(),
+            herd_back: 0,
+            herd_caught_up: 0,
             answers: Vec::new(),
             refused: None,
             last_words: None,
@@ -140,6 +149,7 @@ impl<'a> Session<'a> {
     fn event(&mut self, member: &mut Member, cx: &mut Verifier<'_>, event: Event) {
         match event {
             Event::Connected(_) if member.wanted == 0 => self.ready(member),
+            Event::Joined(j) if member.back.is_some() => self.joined_again(member, cx, &j),
             Event::Joined(j) => self.joined(member, cx, &j),
             Event::Published(p) => self.answer(
                 member,

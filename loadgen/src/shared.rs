@@ -41,6 +41,35 @@ pub struct ThreadCounters {
     pub deliveries: AtomicU64,
 }
 
+/// How far a herd is, over all threads.
+#[derive(Default)]
+pub struct HerdCounters {
+    /// When the last thread dropped its members; 0 before.
+    pub dropped: AtomicU64,
+    /// Members in their groups again, and when the last of them was.
+    pub back: AtomicU64,
+    /// See `back`.
+    pub back_at: AtomicU64,
+    /// Members that have what they missed, and when the last of them had.
+    pub caught_up: AtomicU64,
+    /// See `caught_up`.
+    pub caught_up_at: AtomicU64,
+}
+
+impl HerdCounters {
+    /// Counts members that were back and caught up at `now`.
+    pub fn count(&self, (back, caught_up): (u64, u64), now: u64) {
+        for (n, count, at) in
+            [(back, &self.back, &self.back_at), (caught_up, &self.caught_up, &self.caught_up_at)]
+        {
+            if n > 0 {
+                at.fetch_max(now, Ordering::AcqRel);
+                count.fetch_add(n, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
 /// What threads share beside the plan.
 pub struct Shared {
     /// The server.
@@ -59,6 +88,12 @@ pub struct Shared {
     pub received: AtomicU64,
     /// Those that every reader has.
     pub completed: AtomicU64,
+    /// Members that drop and come back.
+    pub herd: HerdCounters,
+    /// Bytes that slow members read.
+    pub slow_bytes: AtomicU64,
+    /// Members that are not verified whose connection ended.
+    pub slow_closed: AtomicU64,
     /// A thread found something wrong.
     pub failed: AtomicBool,
     /// Group of each completed broadcast, for the closed loop.
@@ -91,6 +126,9 @@ impl Shared {
             answered: AtomicU64::new(0),
             received: AtomicU64::new(0),
             completed: AtomicU64::new(0),
+            herd: HerdCounters::default(),
+            slow_bytes: AtomicU64::new(0),
+            slow_closed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             completed_groups: unbounded(),
             intervals,

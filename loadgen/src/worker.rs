@@ -12,6 +12,7 @@ use fanfare::ring::{ClientEvent, ClientRing};
 use crate::args::{Options, Workload};
 use crate::clock::{MILLI, now_ns};
 use crate::error::LoadError;
+use crate::herd::Herd;
 use crate::join::slots_of_thread;
 use crate::member::{Link, Member, Role, Verifier};
 use crate::plan::Plan;
@@ -19,6 +20,7 @@ use crate::publisher::{Pace, Publishers};
 use crate::record::{Histograms, Measured};
 use crate::session::Session;
 use crate::shared::{Interval, Phase, Shared};
+use crate::slow::SlowReaders;
 use crate::stream::{Cursor, Stream};
 use crate::target::Target;
 use crate::violation::{Kind, Violations};
@@ -30,7 +32,7 @@ const STREAMS_BYTES: usize = 64 << 20;
 
 /// What a thread has at the end.
 pub struct Outcome {
-    /// Latencies of the whole run.
+    /// Latencies of the whole run that belong to no interval.
     pub histograms: Histograms,
     /// Findings.
     pub violations: Violations,
@@ -53,6 +55,8 @@ pub struct Worker<'a> {
     pub(crate) members: Vec<Option<Box<Member>>>,
     pub(crate) verifier: Verifier<'a>,
     pub(crate) session: Session<'a>,
+    pub(crate) slow: SlowReaders,
+    pub(crate) herd: Herd,
     publishers: Option<Publishers>,
     pub(crate) publisher_slots: Vec<u32>,
     measured: Measured,
@@ -99,6 +103,8 @@ impl<'a> Worker<'a> {
                 violations: Violations::default(),
             },
             session: Session::new(plan),
+            slow: SlowReaders::new(if let Workload::Slow(s) = workload { s.slow_rate } else { 0 }),
+            herd: Herd::default(),
             publishers: None,
             publisher_slots: Vec::new(),
             measured: Measured::default(),
@@ -137,7 +143,9 @@ impl<'a> Worker<'a> {
             (_, Some(rate), _) => Pace::rate(rate, start),
             (_, _, Some(window)) => Pace::window(window, groups, start),
             (Workload::Fanout(_), _, _) => Pace::window(64, groups, start),
-            (Workload::Soak(_) | Workload::Catchup(_), _, _) => Pace::rate(100.0, start),
+            (Workload::Soak(_) | Workload::Catchup(_) | Workload::Herd(_), _, _) => {
+                Pace::rate(100.0, start)
+            }
             _ => Pace::window(1, groups, start),
         };
         let slots = std::mem::take(&mut self.publisher_slots);
@@ -168,6 +176,13 @@ impl<'a> Worker<'a> {
         }
         self.session.send(now, &mut self.members, &mut self.ring);
         wake = wake.min(self.session.next_due().unwrap_or(wake));
+        if self.herd(now)? {
+            wake = now;
+        }
+        let Self { slow, members, ring, .. } = self;
+        let paid = |slot: u32| members[slot as usize].as_ref().map(|member| member.paid);
+        slow.go_on(now, ring, paid);
+        wake = wake.min(slow.next_due().unwrap_or(wake));
         self.roll_interval(now);
         let timeout = wake.saturating_sub(now_ns());
         if self.publishers.is_some() && self.shared.threads > 1 {
@@ -183,8 +198,9 @@ impl<'a> Worker<'a> {
 
     /// One look at the ring, for at most `timeout_ns`.
     pub(crate) fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
-        let Self { ring, members, verifier, session, plan, .. } = self;
+        let Self { ring, members, verifier, session, plan, slow, shared, herd, .. } = self;
         session.now = 0;
+        let mut paused = Vec::new();
         let timeout = Some(Duration::from_nanos(timeout_ns));
         let mut lost_framing = Vec::new();
         ring.wait(timeout, &mut |event| {
@@ -196,6 +212,11 @@ impl<'a> Worker<'a> {
                 ClientEvent::Received { slot, bytes } => {
                     let Some(member) = &mut members[slot as usize] else { return };
                     if member.role == Role::Stalled && member.ready {
+                        shared.slow_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        if slow.read() {
+                            member.paid = slow.took(slot, bytes.len(), session.now, member.paid);
+                            paused.push(slot);
+                        }
                         return;
                     }
                     let taken = match member.link {
@@ -209,6 +230,9 @@ impl<'a> Worker<'a> {
                     if taken.is_err() {
                         lost_framing.push(slot);
                     }
+                    if member.back.is_some() {
+                        session.look_whether_caught_up(member);
+                    }
                     if plan.acks && member.moved {
                         member.acknowledge(Nanos(session.now));
                         session.went_on(member);
@@ -217,12 +241,22 @@ impl<'a> Worker<'a> {
                 ClientEvent::Sent { .. } => {}
                 ClientEvent::Closed { slot, error } => {
                     if let Some(member) = members[slot as usize].take() {
+                        if herd.drops(&member) {
+                            herd.away.push(*member);
+                            return;
+                        }
+                        if member.role == Role::Stalled {
+                            shared.slow_closed.fetch_add(1, Ordering::Relaxed);
+                        }
                         closed(&member, error, session, verifier);
                     }
                 }
             }
         })
         .map_err(LoadError::Ring)?;
+        for slot in paused {
+            self.ring.pause_recv(slot);
+        }
         for slot in lost_framing {
             self.ring.close(slot);
         }
@@ -233,7 +267,7 @@ impl<'a> Worker<'a> {
     /// Turns what was received in one wait into latencies and completed broadcasts.
     fn settle(&mut self) {
         let (plan, shared) = (self.plan, self.shared);
-        let Self { verifier, measured, interval, session, .. } = self;
+        let Self { verifier, measured, interval, session, herd, .. } = self;
         let now = session.now;
         let mut deliveries = 0;
         let mut completed = 0;
@@ -259,7 +293,8 @@ impl<'a> Worker<'a> {
                     let _ = shared.completed_groups.0.send(channel.group);
                 }
             });
-            if stream.is_long((STREAMS_BYTES / plan.groups.len()).clamp(16 << 10, 1 << 20))
+            if !herd.is_out()
+                && stream.is_long((STREAMS_BYTES / plan.groups.len()).clamp(16 << 10, 1 << 20))
                 && let Some(slowest) = slowest(index, stream, &self.members)
             {
                 stream.trim(slowest);
@@ -281,17 +316,22 @@ impl<'a> Worker<'a> {
                 shared.wake_publishers();
             }
         }
+        if session.herd_back + session.herd_caught_up > 0 {
+            interval.merge(&std::mem::replace(&mut session.herd_histograms, Histograms::new()));
+            let (back, caught_up) = (&mut session.herd_back, &mut session.herd_caught_up);
+            shared.herd.count((std::mem::take(back), std::mem::take(caught_up)), now);
+        }
         if verifier.violations.total() > 0 {
             shared.failed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Hands an interval over when it is past, if anybody wants them.
+    /// Hands an interval over when it is past.
     fn roll_interval(&mut self, now: u64) {
-        if self.options.hlog.is_none() || self.measured.to == 0 || now < self.measured.from {
+        if self.measured.to == 0 || now < self.measured.from {
             return;
         }
-        let length = self.options.interval.as_nanos().max(1) as u64;
+        let length = self.workload.interval().as_nanos().max(1) as u64;
         let number = (now - self.measured.from) / length;
         if number > self.interval_number {
             self.hand_over_interval();
@@ -301,12 +341,8 @@ impl<'a> Worker<'a> {
 
     fn hand_over_interval(&mut self) {
         let histograms = std::mem::replace(&mut self.interval, Histograms::new());
-        self.total.merge(&histograms);
-        if self.options.hlog.is_some() {
-            let interval =
-                Interval { number: self.interval_number, histograms: Box::new(histograms) };
-            let _ = self.shared.intervals.send(interval);
-        }
+        let interval = Interval { number: self.interval_number, histograms: Box::new(histograms) };
+        let _ = self.shared.intervals.send(interval);
     }
 
     fn finish(mut self) -> Outcome {
@@ -363,7 +399,7 @@ fn closed(member: &Member, error: Option<i32>, session: &mut Session<'_>, cx: &m
         |errno| std::io::Error::from_raw_os_error(errno).to_string(),
     );
     let said = session.last_words.as_deref().unwrap_or("no reason given");
-    if !member.ready {
+    if !member.ready && member.back.is_none() {
         let text = format!("connection closed {why}, {said}");
         session.refused.get_or_insert(LoadError::Refused { who: member.name(), text });
     } else if member.role != Role::Stalled {

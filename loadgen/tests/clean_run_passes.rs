@@ -81,6 +81,39 @@ fn stalled_members_hold_nobody_up() {
 }
 
 #[test]
+fn slow_members_read_at_their_rate_and_the_others_are_verified() {
+    let line = "slow --members 10 --slow-percent 30 --slow-rate 10000 --rate 1000 --payload 1000";
+    let report = passes(line, 0);
+    assert_eq!((report["members"].as_u64(), report["stalled"].as_u64()), (Some(7), Some(3)));
+    // Three of 10,000 bytes/s for 400 ms and a little, each 16 KiB or so ahead at most.
+    let bytes = report["stalled_bytes"].as_u64().unwrap();
+    assert!((3_000..=150_000).contains(&bytes), "{bytes} bytes of 1.2 MB that were sent");
+    let none = passes("slow --members 10 --slow-percent 30 --window 4", 0);
+    assert_eq!(none["stalled"], 3);
+}
+
+#[test]
+fn herd_comes_back_and_gets_what_it_missed() {
+    for threads in [1, 2] {
+        let line = format!(
+            "herd --members 30 --rate 200 --drop-after 50ms --away 100ms --threads {threads}"
+        );
+        let report = passes(&line, 0);
+        let herd = &report["herd"];
+        assert_eq!((herd["back"].as_u64(), herd["caught_up"].as_u64()), (Some(30), Some(30)));
+        assert!(herd["caught_up_s"].as_f64() >= herd["back_s"].as_f64());
+        assert_eq!(report["verified_deliveries"], 30 * report["published"].as_u64().unwrap());
+        let latency = report["latency"].as_array().unwrap();
+        for what in ["back", "caught-up corrected"] {
+            assert!(latency.iter().any(|l| l["what"] == what && l["count"] == 30), "{what}");
+        }
+        // What was due when they were gone came when they were back.
+        let delivery = latency.iter().find(|l| l["what"] == "delivery corrected").unwrap();
+        assert!(delivery["max_us"].as_f64().unwrap() > 90e3);
+    }
+}
+
+#[test]
 fn members_that_acknowledge_make_receipts_come() {
     for percent in [1, 60, 100] {
         let line =

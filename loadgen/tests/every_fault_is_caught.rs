@@ -119,6 +119,15 @@ fn closed_connection_is_caught() {
 }
 
 #[test]
+fn message_that_a_returning_member_does_not_get_is_caught() {
+    let line = "herd --members 12 --rate 200 --drop-after 50ms --away 100ms";
+    let run = loadgen(broadcaster(Fault::ForgetWhileAway, 0), line);
+    assert_eq!(run.code, 1);
+    assert_eq!(run.found("lost"), 1, "{}", run.stderr);
+    assert!(run.stderr.contains("m000003"));
+}
+
+#[test]
 fn bytes_that_are_no_frames_are_caught() {
     assert!(run(Fault::Garbage).found("corrupt") >= 1);
 }

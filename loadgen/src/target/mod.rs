@@ -85,6 +85,7 @@ impl Target {
         match workload {
             Workload::Catchup(_) => return only("catchup"),
             Workload::Fill(_) => return only("fill"),
+            Workload::Herd(_) => return only("herd"),
             _ => {}
         }
         for (given, flag) in [

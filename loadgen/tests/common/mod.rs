@@ -15,8 +15,8 @@ use std::time::Duration;
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use fanfare::wire::{
-    Ack, ClientFrame, Deliver, EpochStart, ErrorCode, ErrorFrame, Gap, GapReason, Joined, Publish,
-    Published, Receipt, ServerFrame, Welcome, split,
+    Ack, ClientFrame, Deliver, EpochStart, ErrorCode, ErrorFrame, Gap, GapReason, JoinEntry,
+    Joined, Publish, Published, Receipt, ServerFrame, Start, Welcome, split,
 };
 
 /// The message at which a fault happens: late enough that all is in motion.
@@ -72,6 +72,8 @@ pub enum Fault {
     Garbage,
     /// The first connection gets an ERROR.
     RefuseHello,
+    /// One member does not get the first message of those that it missed.
+    ForgetWhileAway,
     /// Every message takes [`DELAY`], every tenth [`LONG_DELAY`].
     KnownDelays,
     /// The whole server stands still for [`STALL`].
@@ -92,6 +94,8 @@ struct Group {
     messages: u64,
     members: Vec<(Vec<u8>, Sender<Vec<u8>>)>,
     held: Option<(Vec<u8>, Vec<u8>)>,
+    /// Every message, for members that come back.
+    log: Vec<(u64, Vec<u8>)>,
     acked: HashMap<Vec<u8>, u64>,
     receipts: Vec<Wanted>,
 }
@@ -147,7 +151,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, piece: usize) {
                 }
                 ClientFrame::Join(join) => {
                     for entry in join.entries() {
-                        hub.join(join.request, entry.group, &member, &out);
+                        hub.join(join.request, &entry, &member, &out);
                     }
                 }
                 ClientFrame::Publish(publish) => hub.publish(&member, &publish, &out),
@@ -223,7 +227,8 @@ impl Hub {
         out.send(frame).unwrap();
     }
 
-    fn join(&mut self, request: u32, name: &[u8], member: &[u8], out: &Sender<Vec<u8>>) {
+    fn join(&mut self, request: u32, entry: &JoinEntry<'_>, member: &[u8], out: &Sender<Vec<u8>>) {
+        let name = entry.group;
         let next = self.groups.len() as u64 + 1000;
         let group = self.groups.entry(name.to_vec()).or_insert_with(|| Group {
             handle: next,
@@ -233,10 +238,19 @@ impl Hub {
         group.members.push((member.to_vec(), out.clone()));
         let mut frame = Vec::new();
         let (handle, head) = (Handle(group.handle), Seq(group.seq));
-        let (first, cursor) = (head.next(), Seq(0));
+        let first = match entry.start {
+            Start::Seq(seq) => seq,
+            _ => head.next(),
+        };
+        let cursor = Seq(0);
         Joined { request, epoch: Epoch(1), handle, head, group: name, first, cursor }
             .encode(&mut frame);
         EpochStart { epoch: Epoch(1), handle, first }.encode(&mut frame);
+        let missed = group.log.iter().filter(|(seq, _)| *seq >= first.0);
+        let one_less = usize::from(self.fault == Fault::ForgetWhileAway && member == VICTIM);
+        for (_, bytes) in missed.skip(one_less) {
+            frame.extend_from_slice(bytes);
+        }
         out.send(frame).unwrap();
     }
 
@@ -354,6 +368,7 @@ impl Group {
 
     fn deliver(&mut self, fault: Fault, hit: bool, deliver: Deliver<'_>) {
         let mut frame = encoded(&deliver);
+        self.log.push((deliver.seq.0, frame.clone()));
         match fault {
             Fault::CorruptForAll if hit => *frame.last_mut().unwrap() ^= 1,
             Fault::DuplicateForAll if hit => {
