@@ -97,7 +97,7 @@ fn sweep_finds_the_rate_that_a_slow_server_can_do() {
     let args = format!("fanout --members 2 --addr {addr} --warmup 100ms --duration 1s");
     let (output, result) = loadgen(
         dir.path(),
-        &["sweep", &args, "--from", "10", "--factor", "3", "--refine", "2", "--p99-max", "60ms"],
+        &["sweep", &args, "--from", "10", "--factor", "4", "--refine", "1", "--p99-max", "150ms"],
     );
     assert!(output.status.success());
     let knee = result["knee"]["rate"].as_f64().unwrap();
