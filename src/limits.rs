@@ -63,6 +63,15 @@ pub const QUERIES_MAX: usize = 8;
 pub const QUERY_BYTES_PER_TURN: usize = 256 * 1024;
 /// What a question counts against that beside the bytes of its answer.
 pub const QUERY_COST: usize = 4 * 1024;
+/// Bytes of history handed to members in a turn when nothing live waits: a live message that
+/// comes meanwhile waits for about a slice of small writes.
+pub const HISTORY_BYTES_PER_TURN: usize = 256 * 1024;
+/// The same while live messages wait: what they lose, and what history keeps.
+pub const HISTORY_BYTES_BESIDE_LIVE: usize = 16 * 1024;
+/// What a write of history counts at least.
+pub const HISTORY_WRITE_COST: usize = 4 * 1024;
+/// Bytes read from the log that wait for members; above these no more are read.
+pub const HISTORY_READY_MAX: usize = 1024 * 1024;
 /// Keys in the state of a group.
 pub const STATE_KEYS_MAX: usize = 1024;
 /// Deleted keys that the state of a group remembers, so that clients learn of deletions.
@@ -93,6 +102,8 @@ const _: () = {
         COMMIT_BYTES_MAX
             > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX
     );
+    // A turn of history is no more writes than a slice has.
+    assert!(HISTORY_BYTES_PER_TURN / HISTORY_WRITE_COST <= SENDS_PER_TURN);
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));
     assert!(SEGMENT_BYTES_MIN.is_multiple_of(LOG_BLOCK as u64));
     assert!(CLASSES_MAX < u16::MAX as usize);

@@ -207,6 +207,46 @@ fn a_realtime_message_does_not_wait_for_a_full_commit_of_bulk() {
     assert_eq!(bench.figures().messages, 102, "and bulk comes after it");
 }
 
+/// Turns of a shard that has bulk to write all the time, each with a log write in flight; how
+/// often it gave way in them.
+fn busy_turns(bench: &mut Bench) -> u32 {
+    bench.world.gave_way = 0;
+    for _ in 0..4 {
+        assert!(!bench.turn().is_empty(), "the shard is busy with bulk");
+    }
+    bench.world.gave_way
+}
+
+#[test]
+fn a_busy_shard_gives_way_to_the_log_write_that_a_realtime_message_waits_for() {
+    let mut bench = crowd(mixed());
+    for slot in 10_000..11_000 {
+        bench.connect(slot, &["bulk/a"]);
+    }
+    bench.settle();
+    publish_to(&mut bench, &["bulk/a"]);
+    bench.turn();
+    bench.world.disk_works = false;
+    bench.publish(5_000, "bulk/b", 100);
+    bench.turn();
+    assert_eq!(busy_turns(&mut bench), 0, "a write with bulk alone is not urgent");
+    bench.publish(5_001, "realtime/b", 100);
+    bench.turn();
+    assert_eq!(busy_turns(&mut bench), 4, "but it is when a realtime message waits behind it");
+    bench.world.disk_works = true;
+    bench.settle();
+
+    publish_to(&mut bench, &["bulk/a"]);
+    bench.turn();
+    bench.world.disk_works = false;
+    bench.publish(5_001, "realtime/b", 100);
+    bench.turn();
+    assert_eq!(busy_turns(&mut bench), 4, "and when one is in it");
+    bench.world.disk_works = true;
+    bench.turn();
+    assert_eq!(busy_turns(&mut bench), 0, "and not after it");
+}
+
 #[test]
 fn without_classes_nothing_is_held_back_for_others() {
     let mut bench = Bench::new(ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() });

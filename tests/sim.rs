@@ -73,6 +73,11 @@ fn a_full_or_failing_disk_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn another_number_of_shards_changes_nothing_that_clients_see() {
+    batch(Profile::Shards, 60);
+}
+
+#[test]
 fn what_rots_on_a_disk_is_announced_and_nothing_else_is_lost() {
     batch(Profile::Rot, 60);
 }

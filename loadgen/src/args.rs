@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::priority::PriorityOptions;
+use crate::target::Target;
 
 /// Publishes to a Fanfare server, verifies every delivery and records latency histograms.
 ///
@@ -203,10 +204,16 @@ pub struct Options {
     /// Ask for a receipt of each message at this share of the durable members, in percent.
     #[arg(long, requires = "durable", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub receipts: Option<u8>,
-    /// Give way to other processes on the same cores (nice 19).
+    /// Give way to other processes on the same cores (SCHED_IDLE).
     #[arg(long)]
     pub background: bool,
 
+    /// What the server is: the same load, clock and verification for each of them.
+    #[arg(long, value_enum, default_value_t = Target::Fanfare)]
+    pub target: Target,
+    /// Quality of service of publishes and subscriptions, for --target mqtt [default: 0].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub qos: Option<u8>,
     /// The server.
     #[arg(long, default_value = "127.0.0.1:7400", conflicts_with = "spawn")]
     pub addr: SocketAddr,

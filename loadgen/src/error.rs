@@ -28,7 +28,7 @@ pub enum LoadError {
     },
     /// Joining made no progress.
     #[error(
-        "{joined} of {wanted} connections joined, then nothing came for {seconds} s; is {addr} a Fanfare server?"
+        "{joined} of {wanted} connections joined, then nothing came for {seconds} s; does {addr} speak what --target names?"
     )]
     JoinTimeout {
         /// How many did.

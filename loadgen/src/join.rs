@@ -9,9 +9,11 @@ use crate::args::Workload;
 use crate::clock::{SECOND, now_ns};
 use crate::connect;
 use crate::error::LoadError;
-use crate::member::{Member, Role};
+use crate::member::{Link, Member, Role};
 use crate::plan::Plan;
 use crate::shared::Phase;
+use crate::target::Target;
+use crate::target::peer::{Peer, Who};
 use crate::worker::{SLEEP_MAX_NS, Worker};
 
 /// Connections of one thread that have not joined yet.
@@ -99,22 +101,42 @@ impl Worker<'_> {
             Role::Publisher => Vec::new(),
             Role::Reader | Role::Stalled => self.plan.groups_of(number),
         };
-        let mut core = connect::client(self.plan, role, number, &groups)?;
+        let mut link = self.link(Who { role, number }, &groups)?;
         let started = now_ns();
         let socket = connect::connect(self.shared.addr, nth)?;
         let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
         let now = Nanos(now_ns());
-        core.connected(now);
-        core.advance(now);
-        self.ring.send(slot, Bytes::from(core.take_output()));
-        let mut member = Member::new(role, number, slot, groups.len(), core);
+        if let Some(core) = link.core() {
+            core.connected(now);
+        }
+        link.advance(now);
+        self.ring.send(slot, Bytes::from(link.take_output()));
+        let mut member = Member::new(role, number, slot, groups.len(), link);
         member.started = started;
         member.intended = due.unwrap_or(started);
         self.members[slot as usize] = Some(Box::new(member));
         if role == Role::Publisher {
             self.publisher_slots.push(slot);
         }
+        if role == Role::Reader && self.plan.target != Target::Fanfare {
+            for group in &groups {
+                let index = self.session.stream(&mut self.verifier, *group, 0, 0);
+                self.verifier.streams[index as usize].readers.push(slot);
+            }
+        }
         Ok(())
+    }
+
+    /// The protocol of a connection, with what it says first.
+    fn link(&mut self, who: Who, groups: &[u32]) -> Result<Link, LoadError> {
+        if self.plan.target == Target::Fanfare {
+            let core = connect::client(self.plan, who.role, who.number, groups)?;
+            return Ok(Link::Fanfare(core));
+        }
+        let stream = |group: &u32| (*group, self.session.stream(&mut self.verifier, *group, 0, 0));
+        let places: Vec<_> = groups.iter().map(stream).collect();
+        let host = self.shared.addr.to_string();
+        Ok(Link::Peer(Peer::new(self.plan, &host, who, &places)))
     }
 }
 

@@ -18,6 +18,8 @@
 //!                       report, hdr_files, proc (CPU and memory)
 //! ```
 //!
+//! `target` has the protocols of other systems, for the same run against them.
+//!
 //! `priority` is made of such runs, each a process of its own.
 #![deny(unsafe_code)]
 
@@ -43,6 +45,7 @@ mod shared;
 mod sizes;
 mod spawn;
 mod stream;
+mod target;
 mod violation;
 mod worker;
 

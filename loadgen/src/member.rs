@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use fanfare::client::Core;
+use fanfare::client::{Core, Publishing};
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Handle, Nanos, Seq};
 use fanfare::wire::{Deliver, FRAME_HEADER, ServerFrame, kind, split};
 
 use crate::plan::Plan;
 use crate::stream::{Cursor, Stream};
+use crate::target::peer::{Peer, Who};
 use crate::violation::{Kind, Violations};
 
 /// Longest frame that is accepted from a server, after the length field.
@@ -61,6 +62,71 @@ pub enum Role {
     Publisher,
 }
 
+/// The protocol of a connection.
+#[expect(clippy::large_enum_variant, reason = "members are boxed; those of a run are alike")]
+pub enum Link {
+    /// Fanfare's, but for the messages themselves.
+    Fanfare(Core),
+    /// Another one.
+    Peer(Peer),
+}
+
+impl Link {
+    /// Fanfare's client, if that is what is spoken.
+    pub fn core(&mut self) -> Option<&mut Core> {
+        match self {
+            Self::Fanfare(core) => Some(core),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// Lets the client do what is due.
+    pub fn advance(&mut self, now: Nanos) {
+        if let Self::Fanfare(core) = self {
+            core.advance(now);
+        }
+    }
+
+    /// When the client has something to do.
+    pub fn deadline(&self) -> Option<Nanos> {
+        match self {
+            Self::Fanfare(core) => core.deadline(),
+            Self::Peer(_) => None,
+        }
+    }
+
+    /// What it wants to send.
+    pub fn output(&self) -> &[u8] {
+        match self {
+            Self::Fanfare(core) => core.output(),
+            Self::Peer(peer) => &peer.out,
+        }
+    }
+
+    /// Takes what it wants to send.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        match self {
+            Self::Fanfare(core) => core.take_output(),
+            Self::Peer(peer) => std::mem::take(&mut peer.out),
+        }
+    }
+
+    /// Publishes message `producer_seq` of `channel` to `group`; false if it has to wait.
+    pub fn publish(
+        &mut self,
+        group: &str,
+        (channel, producer_seq): (u32, u64),
+        payload: &[u8],
+        how: Publishing,
+    ) -> bool {
+        match self {
+            // The client gives it the number of the channel, since nobody else uses either.
+            Self::Fanfare(core) => core.publish(group.as_bytes(), payload, how).is_ok(),
+            Self::Peer(peer) => peer.publish(group, channel, producer_seq, payload),
+        }
+    }
+}
+
 /// One member, or a publisher, which is a member of no group.
 pub struct Member {
     /// What it is for.
@@ -79,8 +145,8 @@ pub struct Member {
     pub intended: u64,
     /// The groups it is in.
     pub groups: Vec<Subscription>,
-    /// The protocol of this connection, but for the messages themselves.
-    pub core: Core,
+    /// The protocol of this connection.
+    pub link: Link,
     /// It has messages that the client was not told of.
     pub moved: bool,
     /// When its client has something to do, as far as that is on the thread's list.
@@ -108,7 +174,7 @@ pub struct FramingLost;
 
 impl Member {
     /// A connection on `slot` that has sent HELLO and a JOIN of `wanted` groups.
-    pub fn new(role: Role, number: u32, slot: u32, wanted: usize, core: Core) -> Self {
+    pub fn new(role: Role, number: u32, slot: u32, wanted: usize, link: Link) -> Self {
         Self {
             role,
             number,
@@ -118,7 +184,7 @@ impl Member {
             started: 0,
             intended: 0,
             groups: Vec::new(),
-            core,
+            link,
             moved: false,
             due: u64::MAX,
             broken: false,
@@ -128,9 +194,19 @@ impl Member {
 
     /// Its name, as the server knows it.
     pub fn name(&self) -> String {
-        match self.role {
-            Role::Publisher => Plan::publisher_name(self.number),
-            Role::Reader | Role::Stalled => Plan::member_name(self.number),
+        self.who().name()
+    }
+
+    /// What its name is made of.
+    pub fn who(&self) -> Who {
+        Who { role: self.role, number: self.number }
+    }
+
+    /// Where it is in the stream, if it is on the way of the others.
+    pub fn cursor(&self, index: u32) -> Option<Cursor> {
+        match &self.link {
+            Link::Fanfare(_) => self.groups.iter().find(|g| g.stream == index).map(|g| g.cursor),
+            Link::Peer(peer) => peer.cursor(index),
         }
     }
 
@@ -295,13 +371,18 @@ impl Member {
             let last = group.cursor.seq - 1;
             if last > group.told {
                 group.told = last;
-                self.core.passed(Handle(group.handle), Seq(last), now);
+                if let Some(core) = self.link.core() {
+                    core.passed(Handle(group.handle), Seq(last), now);
+                }
             }
         }
     }
 
     /// Counts what never came, when the run is over.
     pub fn finish(&self, cx: &mut Verifier<'_>) {
+        if let Link::Peer(peer) = &self.link {
+            return peer.finish(self.who(), cx);
+        }
         let name = self.name();
         for group in &self.groups {
             let stream = &cx.streams[group.stream as usize];

@@ -126,8 +126,13 @@ impl Payloads {
             .is_some_and(|(stamp, rest)| stamp == self.stamp(key) && rest == body)
     }
 
-    /// The producer sequence in a payload of this run and channel, if it has a stamp.
-    pub fn producer_seq_of(&self, channel: u32, payload: &[u8]) -> Option<u32> {
+    /// Whether a payload names its channel and its number there.
+    pub fn is_stamped(&self) -> bool {
+        matches!(self, Self::Generated { len, .. } if *len >= STAMP_BYTES)
+    }
+
+    /// Channel and producer sequence in a payload of this run, if it has a stamp.
+    pub fn stamp_of(&self, payload: &[u8]) -> Option<(u32, u32)> {
         let Self::Generated { run_id, len, .. } = self else { return None };
         if payload.len() != *len {
             return None;
@@ -136,8 +141,13 @@ impl Payloads {
         let (run, rest) = stamp.split_first_chunk::<8>()?;
         let (of, rest) = rest.split_first_chunk::<4>()?;
         let (seq, _) = rest.split_first_chunk::<4>()?;
-        let ours = u64::from_le_bytes(*run) == *run_id && u32::from_le_bytes(*of) == channel;
-        ours.then(|| u32::from_le_bytes(*seq))
+        let ours = u64::from_le_bytes(*run) == *run_id;
+        ours.then(|| (u32::from_le_bytes(*of), u32::from_le_bytes(*seq)))
+    }
+
+    /// The producer sequence in a payload of this run and channel, if it has a stamp.
+    pub fn producer_seq_of(&self, channel: u32, payload: &[u8]) -> Option<u32> {
+        self.stamp_of(payload).filter(|(of, _)| *of == channel).map(|(_, seq)| seq)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::args::{GroupOptions, Options, SizeLaw, Workload};
 use crate::error::LoadError;
 use crate::payload::{Key, Payloads};
 use crate::sizes::{Drawn, Zipf};
+use crate::target::Target;
 
 /// Messages in flight over all channels that the table is made for.
 const SLOTS_TOTAL: usize = 1 << 20;
@@ -58,6 +59,10 @@ pub struct Plan {
     pub durable: bool,
     /// Share of members at which receipts are asked for, in percent.
     pub receipts: Option<u8>,
+    /// What the load is put on.
+    pub target: Target,
+    /// Quality of service that MQTT is asked for.
+    pub qos: u8,
     /// Sizes of the groups, if they were drawn.
     pub sizes: Option<Drawn>,
     spread: Spread,
@@ -175,6 +180,8 @@ impl Plan {
             acks: o.acks || o.durable,
             durable: o.durable,
             receipts: o.receipts,
+            target: o.target,
+            qos: o.qos.unwrap_or(0),
             sizes,
             spread,
         };
@@ -189,6 +196,7 @@ impl Plan {
             )));
         }
         plan.add_channels(o);
+        o.target.check(workload, o, &plan)?;
         Ok(plan)
     }
 

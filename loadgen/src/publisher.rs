@@ -60,6 +60,13 @@ pub struct Answer {
 pub enum Outcome {
     /// PUBLISHED.
     Accepted(Accepted),
+    /// Another system's answer.
+    Taken {
+        /// The producer's number.
+        producer_seq: u64,
+        /// How many members it was given to, if the answer says so.
+        receivers: Option<u64>,
+    },
     /// The words of an ERROR.
     Failed(String),
     /// RECEIPT.
@@ -212,8 +219,8 @@ impl Publishers {
         for slot in &self.slots {
             let Some(member) = &mut members[*slot as usize] else { continue };
             loop {
-                member.core.advance(Nanos(now));
-                let out = member.core.take_output();
+                member.link.advance(Nanos(now));
+                let out = member.link.take_output();
                 if out.is_empty() {
                     break;
                 }
@@ -246,7 +253,7 @@ impl Publishers {
         if plan.receipts.is_some() {
             done = done.min(own.received.upto);
         }
-        let queued = member.core.output().len() + ring.queued(connection);
+        let queued = member.link.output().len() + ring.queued(connection);
         if before - done >= channel.capacity().min(self.in_flight_max) || queued > QUEUED_BYTES_MAX
         {
             self.held_back += 1;
@@ -264,14 +271,18 @@ impl Publishers {
         plan.payloads.put(plan.key(id, producer_seq), &mut self.payload);
         let how =
             Publishing { level: plan.level, receipt_percent: plan.receipts.unwrap_or_default() };
-        // The client gives it the number of the channel, since nobody else uses either.
-        if member.core.publish(to.name.as_bytes(), &self.payload, how).is_err() {
+        if !member.link.publish(&to.name, (id, producer_seq), &self.payload, how) {
             self.held_back += 1;
             return false;
         }
         channel.published.store(producer_seq, Ordering::Release);
         shared.published.fetch_add(1, Ordering::Relaxed);
         own.answered.later.push_back(false);
+        if plan.target.answer(plan.qos).is_none() {
+            // Nothing will come that says so, so nothing waits for it.
+            own.answered.tick(producer_seq);
+            shared.answered.fetch_add(1, Ordering::Relaxed);
+        }
         if plan.receipts.is_some() {
             own.received.later.push_back(false);
         }
@@ -294,8 +305,17 @@ impl Publishers {
             let group = &plan.groups[channel.group as usize].name;
             format!("{} in {group}", Plan::publisher_name(channel.publisher))
         };
-        let accepted = match answer.outcome {
-            Outcome::Accepted(accepted) => accepted,
+        let (n, accepted) = match answer.outcome {
+            Outcome::Accepted(accepted) => (accepted.producer_seq, Some(accepted)),
+            Outcome::Taken { producer_seq, receivers } => {
+                let wanted = u64::from(plan.groups[channel.group as usize].readers + plan.stalled);
+                if let Some(n) = receivers.filter(|n| *n != wanted) {
+                    violations.add(Kind::WrongAnswer, 1, || {
+                        format!("message {producer_seq} of {} went to {n} of {wanted}", who())
+                    });
+                }
+                (producer_seq, None)
+            }
             Outcome::Failed(text) => {
                 violations
                     .add(Kind::Unanswered, 1, || format!("a publish of {} failed: {text}", who()));
@@ -306,7 +326,6 @@ impl Publishers {
                 return self.received(plan, shared, (id, &received), now, record, violations);
             }
         };
-        let n = accepted.producer_seq;
         let own = &mut self.channels[id as usize];
         if !own.answered.tick(n) {
             violations.add(Kind::WrongAnswer, 1, || {
@@ -315,20 +334,22 @@ impl Publishers {
             return;
         }
         let slot = channel.slot(n);
-        let told = slot.seq.swap(accepted.seq, Ordering::AcqRel);
-        if told != 0 && told != accepted.seq {
-            violations.add(Kind::WrongAnswer, 1, || {
-                format!(
-                    "message {n} of {} was delivered as seq {told}, PUBLISHED says {}",
-                    who(),
-                    accepted.seq
-                )
-            });
-        }
-        if plan.level == Some(Level::Durable) && accepted.level != Level::Durable {
-            violations.add(Kind::WrongAnswer, 1, || {
-                format!("message {n} of {} should be durable and is not", who())
-            });
+        if let Some(accepted) = accepted {
+            let told = slot.seq.swap(accepted.seq, Ordering::AcqRel);
+            if told != 0 && told != accepted.seq {
+                violations.add(Kind::WrongAnswer, 1, || {
+                    format!(
+                        "message {n} of {} was delivered as seq {told}, PUBLISHED says {}",
+                        who(),
+                        accepted.seq
+                    )
+                });
+            }
+            if plan.level == Some(Level::Durable) && accepted.level != Level::Durable {
+                violations.add(Kind::WrongAnswer, 1, || {
+                    format!("message {n} of {} should be durable and is not", who())
+                });
+            }
         }
         let (sent, intended) =
             (slot.sent.load(Ordering::Relaxed), slot.intended.load(Ordering::Relaxed));

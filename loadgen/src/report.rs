@@ -26,6 +26,10 @@ const DISTURBED: f64 = 0.05;
 #[derive(Debug, Serialize)]
 pub struct Report<'a> {
     workload: &'static str,
+    target: &'static str,
+    /// What a publish is answered with, if with anything.
+    publish_answer: Option<&'static str>,
+    qos: Option<u8>,
     /// Whether everything was verified and nothing was found.
     pub passed: bool,
     cut_short: bool,
@@ -51,7 +55,8 @@ pub struct Report<'a> {
     run_s: f64,
     join_s: f64,
     published: u64,
-    answered: u64,
+    /// Nothing where there are no answers.
+    answered: Option<u64>,
     completed: u64,
     verified_deliveries: u64,
     held_back: u64,
@@ -180,6 +185,9 @@ impl<'a> Report<'a> {
         }
         Self {
             workload: workload.name(),
+            target: plan.target.name(),
+            publish_answer: plan.target.answer(plan.qos),
+            qos: o.qos,
             passed: total.violations.total() == 0
                 && (plan.publishers == 0 || completed == published),
             cut_short: seen.cut_short,
@@ -202,7 +210,7 @@ impl<'a> Report<'a> {
             run_s: seconds + o.warmup.as_secs_f64(),
             join_s: seen.join_ns as f64 / 1e9,
             published,
-            answered: shared.answered.load(Relaxed),
+            answered: plan.target.answer(plan.qos).map(|_| shared.answered.load(Relaxed)),
             completed,
             verified_deliveries: total.verified,
             held_back: total.held_back,
@@ -252,6 +260,8 @@ impl<'a> Report<'a> {
     fn table(&self, histograms: &Histograms) -> String {
         let mut lines = Vec::new();
         let mut row = |name: &str, value: String| lines.push(format!("{name:<26} {value}"));
+        let qos = self.qos.map_or(String::new(), |qos| format!(", QoS {qos}"));
+        row("target", format!("{}{qos}", self.target));
         row(
             "workload",
             format!(
@@ -276,13 +286,16 @@ impl<'a> Report<'a> {
             format!("{:.2} s{}", self.measured_s, if self.cut_short { ", cut short" } else { "" }),
         );
         if self.publishers > 0 {
+            let answered = self
+                .answered
+                .map_or("not answered by this protocol".to_owned(), |n| format!("{n} answered"));
             row(
                 "published, whole run",
-                format!(
-                    "{} ({} answered, {} at every member)",
-                    self.published, self.answered, self.completed
-                ),
+                format!("{} ({answered}, {} at every member)", self.published, self.completed),
             );
+            if let Some(answer) = self.publish_answer {
+                row("a publish is answered by", answer.to_owned());
+            }
             row("deliveries verified", self.verified_deliveries.to_string());
             row("deliveries/s", count(self.deliveries_per_s));
             row("broadcasts/s", count(self.broadcasts_per_s));
@@ -401,7 +414,11 @@ impl<'a> Report<'a> {
         let v = self.violations;
         if self.passed {
             let what = if self.publishers > 0 {
-                "every member got every message once, in order, unchanged"
+                if self.target == "fanfare" {
+                    "every member got every message once, in order, unchanged"
+                } else {
+                    "every member got every message once, unchanged, those of each publisher in order"
+                }
             } else {
                 "every member joined and stayed"
             };

@@ -11,7 +11,7 @@ use fanfare::ring::ClientRing;
 use fanfare::wire::{ErrorCode, ServerFrame};
 
 use crate::error::LoadError;
-use crate::member::{Member, Role, Subscription, Verifier};
+use crate::member::{FramingLost, Link, Member, Role, Subscription, Verifier};
 use crate::plan::Plan;
 use crate::publisher::{Accepted, Answer, Outcome, Received};
 use crate::record::Histograms;
@@ -94,18 +94,47 @@ impl<'a> Session<'a> {
             _ => {}
         }
         let now = Nanos(self.now);
-        let mut event = member.core.take(&frame, now);
-        while let Some(this) = event.or_else(|| member.core.next_event(now)) {
+        let mut event = member.link.core().and_then(|core| core.take(&frame, now));
+        let next = |member: &mut Member| member.link.core().and_then(|core| core.next_event(now));
+        while let Some(this) = event.or_else(|| next(member)) {
             self.event(member, cx, this);
             event = None;
         }
-        if let Some(Reason::Protocol(what)) = member.core.closing()
+        if let Link::Fanfare(core) = &member.link
+            && let Some(Reason::Protocol(what)) = core.closing()
             && !std::mem::replace(&mut member.broken, true)
         {
             let name = member.name();
             cx.violations.add(Kind::WrongAnswer, 1, || format!("{name} got {what}"));
         }
         self.went_on(member);
+    }
+
+    /// Takes bytes of a connection to another system.
+    pub fn peer(
+        &mut self,
+        member: &mut Member,
+        cx: &mut Verifier<'_>,
+        bytes: &[u8],
+    ) -> Result<(), FramingLost> {
+        let who = member.who();
+        let Link::Peer(peer) = &mut member.link else { return Ok(()) };
+        let taken = peer.receive(bytes, who, cx, &mut self.answers);
+        if !peer.out.is_empty() {
+            self.to_send.push(member.slot);
+        }
+        let ready = peer.ready;
+        if let Some(text) = peer.refused.take() {
+            if ready {
+                self.last_words = Some(format!("{text:?} to {}", who.name()));
+            } else {
+                self.refused = Some(LoadError::Refused { who: who.name(), text });
+            }
+        }
+        if ready && !member.ready {
+            self.ready(member);
+        }
+        taken
     }
 
     fn event(&mut self, member: &mut Member, cx: &mut Verifier<'_>, event: Event) {
@@ -156,15 +185,15 @@ impl<'a> Session<'a> {
 
     /// The client of `member` was told something: send what it wants, and know when it is due.
     pub fn went_on(&mut self, member: &mut Member) {
-        member.core.advance(Nanos(self.now));
-        if !member.core.output().is_empty() {
+        member.link.advance(Nanos(self.now));
+        if !member.link.output().is_empty() {
             self.to_send.push(member.slot);
         }
         self.watch(member);
     }
 
     fn watch(&mut self, member: &mut Member) {
-        if let Some(at) = member.core.deadline()
+        if let Some(at) = member.link.deadline()
             && at.0 < member.due
         {
             member.due = at.0;
@@ -180,10 +209,7 @@ impl<'a> Session<'a> {
                 .add(Kind::WrongAnswer, 1, || format!("{name} joined {group:?} without asking"));
             return;
         };
-        let index = *self.stream_of_group[group as usize].get_or_insert_with(|| {
-            cx.streams.push(Stream::new(self.plan, group, j.handle.0, j.head.0));
-            (cx.streams.len() - 1) as u32
-        });
+        let index = self.stream(cx, group, j.handle.0, j.head.0);
         let stream = &mut cx.streams[index as usize];
         if (stream.handle, stream.head) != (j.handle.0, j.head.0) {
             let (handle, head) = (Handle(stream.handle), stream.head);
@@ -203,6 +229,14 @@ impl<'a> Session<'a> {
         if member.groups.len() == member.wanted {
             self.ready(member);
         }
+    }
+
+    /// The thread's stream of a group, made anew if there is none.
+    pub fn stream(&mut self, cx: &mut Verifier<'_>, group: u32, handle: u64, head: u64) -> u32 {
+        *self.stream_of_group[group as usize].get_or_insert_with(|| {
+            cx.streams.push(Stream::new(self.plan, group, handle, head));
+            (cx.streams.len() - 1) as u32
+        })
     }
 
     fn ready(&mut self, member: &mut Member) {
@@ -228,14 +262,14 @@ impl<'a> Session<'a> {
                 && member.due == at
             {
                 member.due = u64::MAX;
-                member.core.advance(Nanos(now));
+                member.link.advance(Nanos(now));
                 self.to_send.push(slot);
                 self.watch(member);
             }
         }
         for slot in self.to_send.drain(..) {
             if let Some(member) = &mut members[slot as usize] {
-                let out = member.core.take_output();
+                let out = member.link.take_output();
                 ring.send(slot, Bytes::from(out));
             }
         }

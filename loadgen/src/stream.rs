@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use fanfare::wire::Deliver;
 
 use crate::plan::Plan;
+use crate::target::order::Apart;
 use crate::violation::Kind;
 
 struct Frame {
@@ -51,6 +52,8 @@ pub struct Stream {
     pub readers: Vec<u32>,
     /// Fingerprint of every message in order, to compare threads.
     pub digest: u64,
+    /// What members got that are not on the way of the others, where that is allowed.
+    pub apart: Apart,
     /// Next producer sequence, per channel of the group.
     next: Vec<u64>,
     last_stamp: u64,
@@ -76,6 +79,7 @@ impl Stream {
             head,
             readers: Vec::new(),
             digest: 0,
+            apart: Apart::default(),
             next: vec![1; plan.groups[group as usize].channels.len()],
             last_stamp: 0,
             bytes: Vec::new(),
@@ -195,19 +199,40 @@ impl Stream {
                 ),
             ));
         }
-        self.next[nth] = expected + 1;
         self.last_stamp = deliver.stamp.0;
         let place = u64::from(deliver.node.0) << 16 | u64::from(deliver.shard.0);
         for part in [deliver.stamp.0, u64::from(channel), expected, place] {
             self.digest = (self.digest ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
         }
+        self.append(cursor, raw, nth, channel);
+        Ok(())
+    }
+
+    /// Appends the next message of the group's `nth` channel, which a member got at `cursor`, the
+    /// end. `raw` is its frame.
+    pub fn append(&mut self, cursor: &mut Cursor, raw: &[u8], nth: usize, channel: u32) {
+        let producer_seq = self.next[nth];
+        self.next[nth] += 1;
         self.bytes.extend_from_slice(raw);
         let end = self.base + self.bytes.len() as u64;
-        self.frames.push_back(Frame { end, channel, producer_seq: expected });
+        self.frames.push_back(Frame { end, channel, producer_seq });
         self.arrivals.push_back(0);
-        self.arrived(seq, seq + 1);
-        *cursor = Cursor { seq: seq + 1, byte: end };
-        Ok(())
+        self.arrived(cursor.seq, cursor.seq + 1);
+        *cursor = Cursor { seq: cursor.seq + 1, byte: end };
+    }
+
+    /// The next message of each channel of the group for a member that is at `cursor`.
+    pub fn next_at(&self, plan: &Plan, cursor: Cursor) -> Vec<u64> {
+        let mut next = self.next.clone();
+        let channels = &plan.groups[self.group as usize].channels;
+        let after = (cursor.seq - self.first) as usize;
+        // From the end, so that what comes first after the cursor stays.
+        for frame in self.frames.range(after..).rev() {
+            if let Ok(nth) = channels.binary_search(&frame.channel) {
+                next[nth] = frame.producer_seq;
+            }
+        }
+        next
     }
 
     /// What went wrong when a message is not the one its publisher sent next.
@@ -253,11 +278,12 @@ impl Stream {
 
     /// Whether there are arrivals to take.
     pub fn is_touched(&self) -> bool {
-        self.touched.is_some()
+        self.touched.is_some() || self.apart.is_touched()
     }
 
     /// Calls `on` for each message that members got since the last call.
-    pub fn take_arrivals(&mut self, mut on: impl FnMut(Arrival)) {
+    pub fn take_arrivals(&mut self, plan: &Plan, mut on: impl FnMut(Arrival)) {
+        self.apart.take(&plan.groups[self.group as usize].channels, &mut on);
         let Some((low, high)) = self.touched.take() else { return };
         let (low, high) = ((low - self.first) as usize, (high - self.first) as usize);
         let mut members = 0;

@@ -13,13 +13,14 @@ use crate::args::{Options, Workload};
 use crate::clock::{MILLI, now_ns};
 use crate::error::LoadError;
 use crate::join::slots_of_thread;
-use crate::member::{Member, Role, Verifier};
+use crate::member::{Link, Member, Role, Verifier};
 use crate::plan::Plan;
 use crate::publisher::{Pace, Publishers};
 use crate::record::{Histograms, Measured};
 use crate::session::Session;
 use crate::shared::{Interval, Phase, Shared};
 use crate::stream::{Cursor, Stream};
+use crate::target::Target;
 use crate::violation::{Kind, Violations};
 
 /// Longest sleep, so that a change of phase is seen.
@@ -50,7 +51,7 @@ pub struct Worker<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) ring: ClientRing,
     pub(crate) members: Vec<Option<Box<Member>>>,
-    verifier: Verifier<'a>,
+    pub(crate) verifier: Verifier<'a>,
     pub(crate) session: Session<'a>,
     publishers: Option<Publishers>,
     pub(crate) publisher_slots: Vec<u32>,
@@ -197,9 +198,14 @@ impl<'a> Worker<'a> {
                     if member.role == Role::Stalled && member.ready {
                         return;
                     }
-                    let taken = member.receive(bytes, verifier, &mut |member, verifier, frame| {
-                        session.frame(member, verifier, frame);
-                    });
+                    let taken = match member.link {
+                        Link::Fanfare(_) => {
+                            member.receive(bytes, verifier, &mut |member, verifier, frame| {
+                                session.frame(member, verifier, frame);
+                            })
+                        }
+                        Link::Peer(_) => session.peer(member, verifier, bytes),
+                    };
                     if taken.is_err() {
                         lost_framing.push(slot);
                     }
@@ -233,7 +239,7 @@ impl<'a> Worker<'a> {
         let mut completed = 0;
         for index in verifier.touched.drain(..) {
             let stream = &mut verifier.streams[index as usize];
-            stream.take_arrivals(|arrival| {
+            stream.take_arrivals(plan, |arrival| {
                 let channel = &plan.channels[arrival.channel as usize];
                 let slot = channel.slot(arrival.producer_seq);
                 let sent = slot.sent.load(Ordering::Relaxed);
@@ -254,7 +260,7 @@ impl<'a> Worker<'a> {
                 }
             });
             if stream.is_long((STREAMS_BYTES / plan.groups.len()).clamp(16 << 10, 1 << 20))
-                && let Some(slowest) = slowest(stream, &self.members)
+                && let Some(slowest) = slowest(index, stream, &self.members)
             {
                 stream.trim(slowest);
             }
@@ -309,7 +315,9 @@ impl<'a> Worker<'a> {
         for member in self.members.iter().flatten().filter(|m| m.role == Role::Reader) {
             member.finish(verifier);
         }
-        for stream in &verifier.streams {
+        // Members of other systems have counted for themselves: no group has an order there.
+        let ordered = plan.target == Target::Fanfare;
+        for stream in verifier.streams.iter().filter(|_| ordered) {
             let group = &plan.groups[stream.group as usize];
             let end = stream.end().seq;
             for (nth, id) in group.channels.iter().enumerate() {
@@ -338,7 +346,7 @@ impl<'a> Worker<'a> {
             digests: verifier
                 .streams
                 .iter()
-                .filter(|s| !s.readers.is_empty())
+                .filter(|s| ordered && !s.readers.is_empty())
                 .map(|s| (s.group, s.head, s.end().seq - 1, s.digest))
                 .collect(),
             violations: std::mem::take(&mut verifier.violations),
@@ -365,11 +373,8 @@ fn closed(member: &Member, error: Option<i32>, session: &mut Session<'_>, cx: &m
 }
 
 /// Where the slowest member of a stream is.
-fn slowest(stream: &Stream, members: &[Option<Box<Member>>]) -> Option<Cursor> {
-    let of = |slot: &u32| {
-        let member = members[*slot as usize].as_ref()?;
-        member.groups.iter().find(|g| g.handle == stream.handle).map(|g| g.cursor)
-    };
+fn slowest(index: u32, stream: &Stream, members: &[Option<Box<Member>>]) -> Option<Cursor> {
+    let of = |slot: &u32| members[*slot as usize].as_ref()?.cursor(index);
     // A member that is gone fails the run, so nobody waits for it here.
     stream.readers.iter().filter_map(of).min_by_key(|cursor| cursor.seq)
 }

@@ -88,8 +88,13 @@ pub struct History {
 pub enum Message {
     /// The sender's log is beyond its bounds: segments of earlier generations are to go.
     ExpireSealed,
-    /// The sender removes this segment of an earlier generation.
-    SealedRemoved(SegmentNumber),
+    /// The sender is about to remove this segment of an earlier generation, or has `done` so.
+    SealedRemoved {
+        /// The segment.
+        number: SegmentNumber,
+        /// It is gone for good.
+        done: bool,
+    },
     /// To the owner: a member on this shard wants to join.
     Join {
         /// Its connection.

@@ -56,6 +56,10 @@ impl Io for Driver {
         }
     }
 
+    fn give_way(&mut self) {
+        std::thread::yield_now();
+    }
+
     #[inline]
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         self.buffers.bytes(buf.id, buf.len)

@@ -70,7 +70,7 @@ pub(super) fn read_sealed<F: Files>(
         if !recovered.segments.is_empty() {
             used.push(log.generation);
         }
-        take(&mut sealed, log, manifest.shards, &recovered);
+        take(&mut sealed, log, &recovered);
     }
     let gone: Vec<u16> = manifest.sealed.iter().map(|(generation, _)| *generation).collect();
     let gone: Vec<u16> = gone.into_iter().filter(|g| !used.contains(g)).collect();
@@ -87,15 +87,10 @@ pub(super) fn read_sealed<F: Files>(
     Ok(sealed)
 }
 
-fn take(sealed: &mut Sealed, log: LogId, shards: u16, recovered: &Recovered) {
+fn take(sealed: &mut Sealed, log: LogId, recovered: &Recovered) {
     for segment in &recovered.segments {
         let number = segment.number.sealed(log);
-        // Retention of an old log goes on in the shard that has its number now, or wraps to it.
-        sealed.segments.push(SealedSegment {
-            number,
-            info: segment.info(),
-            keeper: ShardId(log.shard.0 % shards),
-        });
+        sealed.segments.push(SealedSegment { number, info: segment.info() });
     }
     for group in &recovered.groups {
         let places = sealed.places.entry(group.handle).or_default();

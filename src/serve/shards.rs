@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::admin::Statuses;
 use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
@@ -19,7 +19,9 @@ use super::{ServeError, nofile};
 use crate::config::ShardConfig;
 use crate::mesh::{Mesh, mesh};
 use crate::position::ShardId;
-use crate::ring::{ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker};
+use crate::ring::{
+    ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker, take_short_slices,
+};
 use crate::shard::counters::{Counters, Figures};
 use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
 use crate::wal::{DataDir, Manifest, RealFiles, Recovered};
@@ -305,6 +307,12 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
     // The limit of open files may leave room for fewer than configured.
     let connections_max = driver.connections_max();
     let config = ShardConfig { connections_max, ..seed.config };
+    if config.classes.are_mixed()
+        && let Err(error) = take_short_slices()
+    {
+        warn!(shard = id.0, %error,
+            "the kernel gives no short time slices; realtime groups may wait longer for the log");
+    }
     let mut shard = Shard::new(ShardParts {
         id,
         node: seed.manifest.node,

@@ -19,12 +19,11 @@ use crate::ring::LogBuf;
 use crate::wal::{self, LogPos, Resume};
 use crate::wire::GapReason;
 
+const ENOENT: i32 = 2;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Reads of one shard in flight.
-const READS_MAX: usize = 4;
-/// Of these, reads for FETCH: a member that falls behind then finds a free one at once.
-const FETCH_READS_MAX: usize = READS_MAX / 2;
+/// Reads for FETCH in flight: a member that falls behind then finds a free one at once.
+const FETCH_READS_MAX: usize = 2;
 
 /// Whom a read is for.
 #[derive(Clone, Debug)]
@@ -65,6 +64,8 @@ pub struct Reads {
     /// A member was served last.
     fetch_is_next: bool,
     in_flight: Vec<(u64, Read)>,
+    /// Reads that need more of the log, and how many bytes; they go on before others begin.
+    parked: VecDeque<(Read, usize)>,
     done: Vec<(u64, Result<LogBuf, i32>)>,
     next_token: u64,
 }
@@ -79,17 +80,14 @@ impl Reads {
         queue.push_back(Wanted { who, handle, from });
     }
 
-    /// The next read to begin, if one more may be in flight.
-    fn next(&mut self) -> Option<Wanted> {
-        if self.in_flight.len() >= READS_MAX {
-            return None;
-        }
+    /// The next read to begin, if one more may be in flight; `full`: none for members.
+    fn next(&mut self, full: bool) -> Option<Wanted> {
         let fetching = |(_, read): &&(u64, Read)| matches!(read.who, For::Fetch(_));
         let may_fetch = self.in_flight.iter().filter(fetching).count() < FETCH_READS_MAX;
-        let fetch = may_fetch && (self.fetch_is_next || self.asked.is_empty());
+        let fetch = may_fetch && (self.fetch_is_next || self.asked.is_empty() || full);
         let next = if fetch { self.fetches.pop_front() } else { None };
         self.fetch_is_next = next.is_none();
-        next.or_else(|| self.asked.pop_front())
+        next.or_else(|| if full { None } else { self.asked.pop_front() })
     }
 
     /// Whether nobody waits for the disk.
@@ -98,11 +96,13 @@ impl Reads {
             && self.asked.is_empty()
             && self.fetches.is_empty()
             && self.in_flight.is_empty()
+            && self.parked.is_empty()
     }
 }
 
 impl Shard {
-    /// Stage 8: members that fell behind ask the owner; the owner reads.
+    /// Stage 8: members that fell behind ask the owner; the owner reads; what was read is
+    /// handed on.
     pub(super) fn read_history(&mut self, io: &mut impl Io) {
         for membership in std::mem::take(&mut self.reads.wanted) {
             self.want(membership);
@@ -110,12 +110,33 @@ impl Shard {
         for (token, result) in std::mem::take(&mut self.reads.done) {
             if let Some(at) = self.reads.in_flight.iter().position(|(t, _)| *t == token) {
                 let (_, read) = self.reads.in_flight.swap_remove(at);
-                self.read_done(read, result, io);
+                self.read_done(read, result);
             }
         }
-        while let Some(Wanted { who, handle, from }) = self.reads.next() {
-            self.begin_read(who, handle, from, io);
+        // Before reads begin: members wait for these if too much waits to be handed on.
+        self.hand_on(io);
+        let beside = self.is_before_reads(io);
+        while self.pace.may_read(self.reads.in_flight.len(), beside, io.now()) {
+            if let Some((read, len)) = self.reads.parked.pop_front() {
+                self.read_on(read, len, io);
+            } else if let Some(Wanted { who, handle, from }) = self.reads.next(self.pace.is_full())
+            {
+                self.begin_read(who, handle, from, io);
+            } else {
+                return;
+            }
         }
+    }
+
+    /// Goes on with a read that needs more.
+    fn read_on(&mut self, read: Read, len: usize, io: &mut impl Io) {
+        if self.log.readable(read.segment).is_some() {
+            return self.submit_read(read, len, io);
+        }
+        // Retention took the segment meanwhile. Whoever asked waits for an answer to the
+        // place it asked for, which a gap may have moved.
+        let asked = read.gap.map_or(read.from, |(from, _, _)| from);
+        self.begin_read(read.who, read.handle, asked, io);
     }
 
     /// A member needs what follows its cursor. Members at the same place share one read.
@@ -175,6 +196,7 @@ impl Shard {
                 let token = self.reads.next_token;
                 self.reads.next_token += 1;
                 self.figures.catch_up_reads += 1;
+                self.pace.reads(io.now());
                 io.read_log(token, read.segment, read.offset, len);
                 self.reads.in_flight.push((token, read));
                 return;
@@ -190,23 +212,25 @@ impl Shard {
         self.reads.done.push((token, result));
     }
 
-    fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>, io: &mut impl Io) {
+    fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>) {
         let Some((salt, end)) = self.log.readable(read.segment) else {
-            // Retention took the segment while it was read. Whoever asked waits for an answer
-            // to the place it asked for, which a gap may have moved.
-            let asked = read.gap.map_or(read.from, |(from, _, _)| from);
-            return self.begin_read(read.who, read.handle, asked, io);
+            return self.reads.parked.push_back((read, CHUNK_BYTES));
         };
         let buf = match result {
             Ok(buf) => buf,
+            Err(ENOENT) if read.segment.log().is_some() => {
+                // Another shard has removed it and its message is on the way.
+                self.log.sealed_goes(read.segment);
+                return self.reads.parked.push_back((read, CHUNK_BYTES));
+            }
             Err(errno) => {
                 let error = std::io::Error::from_raw_os_error(errno);
                 warn!(shard = self.id.0, segment = read.segment.0, %error, "history cannot be read");
-                return self.skip_segment(read, io);
+                return self.skip_segment(read);
             }
         };
         if buf.is_empty() {
-            return self.skip_segment(read, io);
+            return self.skip_segment(read);
         }
         let found =
             wal::collect(buf.as_slice(), read.offset, salt, read.handle, read.from, CHUNK_BYTES);
@@ -219,12 +243,12 @@ impl Shard {
             Resume::NeedBytes { offset, need } => {
                 let whole = need <= COMMIT_BYTES_MAX && offset + need as u64 <= end;
                 if !whole || (offset == read.offset && need <= buf.len()) {
-                    return self.skip_segment(read, io);
+                    return self.skip_segment(read);
                 }
                 read.offset = offset;
                 len = need.max(CHUNK_BYTES);
             }
-            Resume::SegmentEnd => return self.skip_segment(read, io),
+            Resume::SegmentEnd => return self.skip_segment(read),
             Resume::Hole { offset, next } => {
                 widen(&mut read, next);
                 read.offset = offset;
@@ -239,14 +263,14 @@ impl Shard {
                 read.offset = skip_to;
             }
         }
-        self.submit_read(read, len, io);
+        self.reads.parked.push_back((read, len));
     }
 
-    fn skip_segment(&mut self, mut read: Read, io: &mut impl Io) {
+    fn skip_segment(&mut self, mut read: Read) {
         match self.next_place(&read) {
             Some(next) => {
                 (read.segment, read.offset) = (next.segment, next.offset);
-                self.submit_read(read, CHUNK_BYTES, io);
+                self.reads.parked.push_back((read, CHUNK_BYTES));
             }
             None => self.missing(read),
         }
@@ -312,30 +336,28 @@ impl Shard {
         }
     }
 
-    /// A chunk is here: everyone who waited for it goes on.
+    /// A chunk is here: everyone who waited for it goes on when it is its turn.
     pub(super) fn history_arrived(&mut self, history: History) {
         let History { handle, from, gap, epoch, segment } = history;
         let Some(&key) = self.by_handle.get(&handle) else { return };
         let group = &mut self.groups[key as usize];
         let Some(at) = group.reads.iter().position(|wait| wait.from == from) else { return };
-        let waiting = group.reads.swap_remove(at).members;
+        let mut waiting = group.reads.swap_remove(at).members;
         let segment = segment.map(|s| Segment::new(s.bytes, s.first, s.last, &self.pins));
         if let Some(segment) = &segment {
             // It is in no tail: only unfinished writes hold it.
             segment.mark_evicted();
         }
+        let bytes = segment.as_ref().map_or(0, |segment| segment.bytes().len());
         let chunk = Rc::new(Chunk { gap, epoch, segment });
-        for key_of_member in waiting {
-            let group = &mut self.groups[key as usize];
-            let Some(member) = group.members.get_mut(key_of_member as usize) else { continue };
-            if !matches!(member.lag, Lag::Waiting) || member.sent.next() != from {
-                continue;
+        waiting.retain(|member| match group.members.get_mut(*member as usize) {
+            Some(member) if matches!(member.lag, Lag::Waiting) && member.sent.next() == from => {
+                member.lag = Lag::Ready(chunk.clone());
+                true
             }
-            member.lag = Lag::Ready(chunk.clone());
-            let slot = member.conn;
-            self.mark_dirty(Membership { group: key, member: key_of_member });
-            self.make_ready(slot);
-        }
+            _ => false,
+        });
+        self.pace.push_chunk(key, handle, bytes, waiting);
     }
 }
 
@@ -351,8 +373,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const READS: usize = 4;
+
     fn begin(reads: &mut Reads) -> Option<bool> {
-        let Wanted { who, handle, from } = reads.next()?;
+        if reads.in_flight.len() >= READS {
+            return None;
+        }
+        let Wanted { who, handle, from } = reads.next(false)?;
         let fetch = matches!(who, For::Fetch(_));
         let (segment, offset) = (SegmentNumber(1), 0);
         let read = Read { who, handle, from, gap: None, segment, offset };
@@ -391,7 +418,7 @@ mod tests {
             }
             reads.in_flight.remove(0);
         }
-        for pair in begun[READS_MAX..].windows(4) {
+        for pair in begun[READS..].windows(4) {
             assert!(pair.contains(&true) && pair.contains(&false), "{begun:?}");
         }
     }

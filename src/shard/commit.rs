@@ -106,6 +106,11 @@ impl Filling {
         self.staged_by = Default::default();
     }
 
+    /// Whether messages of realtime groups are staged.
+    pub fn is_urgent(&self) -> bool {
+        self.staged_by[Priority::Realtime.index()] > 0
+    }
+
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty() && self.runs.is_empty() && self.records.is_empty()
@@ -128,6 +133,7 @@ impl Filling {
             runs: Vec::new(),
             replies: Vec::new(),
             records: records.up_to,
+            urgent: with && self.is_urgent(),
             synced: false,
         };
         if with {
@@ -151,6 +157,8 @@ pub struct Commit {
     pub replies: Vec<Reply>,
     /// It holds all records up to this one.
     pub records: Ticket,
+    /// Messages of realtime groups are in it.
+    pub urgent: bool,
     /// It is on disk and may be published.
     pub synced: bool,
 }
@@ -233,6 +241,13 @@ impl Shard {
         self.figures.commit_bytes += len as u64;
         self.in_flight = Some(self.filling.hand_over(number, at, newest_ms, messages > 0, records));
         self.prepare_segment(io);
+    }
+
+    /// Whether realtime messages wait for the log write in flight, to be in it or after it.
+    pub(super) fn log_is_urgent(&self) -> bool {
+        let urgent =
+            |commit: &Commit| !commit.synced && (commit.urgent || self.filling.is_urgent());
+        self.in_flight.as_ref().is_some_and(urgent)
     }
 
     /// The log write ended: on disk, or never again anything from this log.

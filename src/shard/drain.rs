@@ -109,6 +109,7 @@ impl Shard {
             && self.roster_changes.is_empty()
             && self.acks_are_told()
             && self.reads.is_idle()
+            && self.pace.is_empty()
             && self.queues.is_empty()
             && self.writes_in_flight == 0
             && self.mesh.is_flushed()

@@ -181,6 +181,7 @@ impl Shard {
             more: last.0 > 0 && last < to,
             frames: &page.frames,
         };
+        self.pace.spend(page.frames.len());
         self.send_page(*origin, &answer);
     }
 

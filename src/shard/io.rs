@@ -171,6 +171,10 @@ pub trait Io {
     /// has passed means do not block.
     fn wait(&mut self, until: Option<Nanos>, events: &mut Vec<Event>);
 
+    /// Lets others that wait for this core run first: what a log write still needs of the
+    /// kernel may be done by threads of its own there, and a shard with work never sleeps.
+    fn give_way(&mut self) {}
+
     /// The bytes of a receive buffer.
     fn bytes(&self, buf: &RecvBuf) -> &[u8];
 

@@ -19,6 +19,7 @@ mod inbox;
 mod io;
 pub mod isolate;
 mod joins;
+mod pace;
 mod peers;
 mod probe;
 mod publish;
@@ -64,6 +65,7 @@ use heartbeats::Heartbeats;
 use held::HeldAnswers;
 use inbox::Inbox;
 use isolate::Normal;
+use pace::Pace;
 use queries::Questions;
 use queues::Queues;
 use rosters::Announcements;
@@ -138,6 +140,7 @@ pub struct Shard {
     in_flight: Option<Commit>,
     log: Log,
     reads: Reads,
+    pace: Pace,
 
     queues: Queues,
     pins: PinGauge,
@@ -192,6 +195,9 @@ impl Shard {
 
     fn wait(&mut self, io: &mut impl Io) {
         let until = self.may_wait_until();
+        if until == Some(Nanos(0)) && self.log_is_urgent() {
+            io.give_way();
+        }
         io.wait(until, &mut self.events);
         self.now = io.now();
         self.mesh.woken();
@@ -205,7 +211,8 @@ impl Shard {
             || self.can_answer()
             || self.announcements.has_work()
             || self.collecting.is_some()
-            || self.captures();
+            || self.captures()
+            || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))
         } else {

@@ -123,7 +123,9 @@ impl Shard {
                 Message::Answer(answer) => self.take_answer(answer),
                 Message::Credit { priority, bytes } => self.backpressure.credit(priority, bytes),
                 Message::ExpireSealed => self.expire_sealed_asked(),
-                Message::SealedRemoved(number) => self.sealed_was_removed(number),
+                Message::SealedRemoved { number, done } => {
+                    self.sealed_is_removed(number, done);
+                }
                 Message::Published { conn, published } => {
                     self.control(conn, |out| published.encode(out));
                 }

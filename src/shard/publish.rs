@@ -83,6 +83,7 @@ impl Shard {
         group.published = segment.last();
         group.tail.push(segment);
         self.tail_order.push_back(key);
+        self.pace.saw_live(self.now);
         self.queue_scan(key);
         self.evict();
     }

@@ -11,6 +11,8 @@ use crate::wal::Log;
 
 /// How often groups and sealed segments are looked at.
 const RETENTION_MS: u64 = 10_000;
+/// The shard that removes segments of earlier generations.
+const KEEPER: ShardId = ShardId(0);
 /// Groups looked at in one turn.
 const GROUPS_PER_TURN: usize = 1024;
 
@@ -92,6 +94,10 @@ impl Shard {
         if ok {
             removal.waiting.retain(|number| !numbers.contains(number));
             self.retention_at = Some(now);
+            for number in numbers.iter().copied().filter(|number| number.log().is_some()) {
+                self.log.sealed_is_gone(number);
+                self.tell_of_removal(number, true);
+            }
         }
     }
 
@@ -110,8 +116,9 @@ impl Shard {
         Pass { next: 0, limit, uncovered, needed: self.log.active(), wall_ms }
     }
 
-    /// Removes the oldest segment of earlier generations if this log with its share of them is
-    /// beyond its bounds, or another shard's is; if others have to remove it, asks them.
+    /// Has the oldest segment of earlier generations removed if this log with its share of them
+    /// is beyond its bounds, or another shard's is. One shard removes those of all, one by one:
+    /// else a crash could leave an older one and not a newer one of the same group.
     fn retain_sealed(&mut self, io: &mut impl Io) {
         let config = &self.config;
         let (bytes, age) = (config.retention_bytes, config.retention_age_ms);
@@ -119,16 +126,13 @@ impl Shard {
         if !exceeds && !std::mem::take(&mut self.expire_sealed) {
             return;
         }
-        let others: Vec<_> = (0..self.shards).map(ShardId).filter(|id| *id != self.id).collect();
-        let Some(number) = self.log.oldest_sealed(self.id) else {
-            if exceeds {
-                others.into_iter().for_each(|other| self.tell(other, Message::ExpireSealed));
-            }
-            return;
-        };
+        if self.id != KEEPER {
+            return self.tell(KEEPER, Message::ExpireSealed);
+        }
+        let Some(number) = self.log.oldest_sealed() else { return };
         info!(shard = self.id.0, path = %crate::wal::paths::segment_path("".as_ref(), number).display(), "retention removes a segment of a sealed generation");
-        self.log.sealed_removed(&[number]);
-        others.into_iter().for_each(|other| self.tell(other, Message::SealedRemoved(number)));
+        self.log.sealed_goes(number);
+        self.tell_of_removal(number, false);
         self.remove_files(&[number], io);
         if exceeds {
             self.expire_sealed = true;
@@ -141,9 +145,19 @@ impl Shard {
         self.retention_at = Some(Nanos(0));
     }
 
-    /// Another shard removes a segment of an earlier generation.
-    pub(super) fn sealed_was_removed(&mut self, number: SegmentNumber) {
-        self.log.sealed_removed(&[number]);
+    fn tell_of_removal(&mut self, number: SegmentNumber, done: bool) {
+        for other in (0..self.shards).map(ShardId).filter(|id| *id != KEEPER) {
+            self.tell(other, Message::SealedRemoved { number, done });
+        }
+    }
+
+    /// Another shard removes a segment of an earlier generation, or has done so.
+    pub(super) fn sealed_is_removed(&mut self, number: SegmentNumber, done: bool) {
+        if done {
+            self.log.sealed_is_gone(number);
+        } else {
+            self.log.sealed_goes(number);
+        }
     }
 
     /// Looks at some groups; whether it has seen all.

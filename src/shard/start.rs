@@ -115,6 +115,7 @@ impl Shard {
             in_flight: None,
             log,
             reads: super::catch_up::Reads::default(),
+            pace: super::pace::Pace::default(),
             queues: super::queues::Queues::default(),
             pins: PinGauge::default(),
             tail_bytes: 0,

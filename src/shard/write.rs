@@ -154,8 +154,13 @@ impl Shard {
                 conn.drainage.caught_up();
             }
             moved |= taken.fell_behind || taken.caught_up;
-            group.members[membership.member as usize].dirty = taken.more;
-            if taken.more {
+            let member = &mut group.members[membership.member as usize];
+            member.dirty = taken.more;
+            // A write was not enough: it catches up, though on the tail.
+            let behind = taken.more && below && taken.bytes > 0 && matches!(member.lag, Lag::Live);
+            if behind && self.pace.is_live(now) {
+                self.pace.push_tail(membership, group.handle, taken.bytes);
+            } else if taken.more {
                 conn.dirty.push(urgent, membership);
             }
             if taken.ask {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::durable::{Belongs, Durable};
 use super::lines::Line;
 use super::oracle::{Name, Oracle, member_name};
+use super::presence::Presences;
 use super::queries::Questions;
 use super::rng::Rng;
 use super::trace::{Fault, Note};
@@ -31,6 +32,8 @@ pub(super) struct Habits {
     pub receipt_ppm: u32,
     /// Chance to ask something at a tick, in a million.
     pub query_ppm: u32,
+    /// Wants to be told of changes of rosters.
+    pub watches: bool,
     /// Reads every group from its first message and keeps what it gets.
     pub reader: bool,
     /// Publishes one message to every group, which must be accepted.
@@ -101,6 +104,7 @@ pub(super) struct Client {
     pub leaves: Vec<(u32, usize)>,
     pub pings: VecDeque<u64>,
     pub questions: Questions,
+    pub presences: Presences,
     /// Probes that it answered on this connection.
     pub probed: u32,
     /// It acknowledges nothing before.
@@ -153,6 +157,7 @@ impl Client {
             leaves: Vec::new(),
             pings: VecDeque::new(),
             questions: Questions::default(),
+            presences: Presences::default(),
             probed: 0,
             lazy_until: Nanos(0),
             second: BTreeMap::new(),
@@ -198,6 +203,7 @@ impl Client {
         self.leaves.clear();
         self.pings.clear();
         self.questions.clear();
+        self.presences.clear();
         self.probed = 0;
         self.answered.clear();
         self.garbage_sent = false;
@@ -218,6 +224,7 @@ impl Client {
                 && self.leaves.is_empty()
                 && self.pings.is_empty()
                 && self.questions.is_empty()
+                && self.presences.is_empty()
                 && self.views.iter().all(|view| view.wanted == (view.place == Place::In))
     }
 
@@ -230,14 +237,15 @@ impl Client {
     /// What it waits for, for a message about a world that stopped moving.
     pub fn waits_for(&self) -> String {
         format!(
-            "client {} is {:?}, waits for publishes {:?}, joins {:?}, leaves {:?}, pings {:?}, {:?}",
+            "client {} is {:?}, waits for publishes {:?}, joins {:?}, leaves {:?}, pings {:?}, {:?}, {:?}",
             self.index,
             self.state,
             self.publishes,
             self.joins,
             self.leaves,
             self.pings,
-            self.questions
+            self.questions,
+            self.presences
         )
     }
 
@@ -285,7 +293,10 @@ impl Client {
             self.ping(rng);
         }
         if !calm && self.profile.query_ppm > 0 && rng.chance(self.profile.query_ppm) {
-            self.ask(rng, oracle);
+            match rng.below(5) {
+                0 => self.ask_roster(rng, oracle),
+                _ => self.ask(rng, oracle),
+            }
         }
         self.ack(now, calm, rng, oracle);
         if self.out.len() > before {
@@ -332,7 +343,8 @@ impl Client {
                 view.start = start;
                 self.joins.push((request, group));
                 let mode = if self.profile.durable { Mode::Durable } else { Mode::Live };
-                entries.push(JoinEntry { mode, ..JoinEntry::live(name, start) });
+                let roster = self.profile.watches;
+                entries.push(JoinEntry { mode, roster, ..JoinEntry::live(name, start) });
                 let from = if let Start::Seq(seq) = start { seq.0 } else { 0 };
                 oracle.note(Note::Joining { client: self.index, group, from });
             }
@@ -342,6 +354,7 @@ impl Client {
             let view = &mut self.views[group];
             if !view.wanted && view.place == Place::In {
                 view.place = Place::Leaving;
+                self.presences.left(group);
                 if self.profile.durable {
                     view.durable.belongs = Belongs::Perhaps;
                     oracle.rosters.unsure(group, self.index);

@@ -63,7 +63,7 @@ impl Client {
             F::StateSet(set) => self.state_set(&set, oracle),
             F::Conflict(conflict) => self.conflict(&conflict, oracle),
             F::State(state) => self.synced(&state, oracle),
-            F::Roster(_) => Err("nobody asked for a roster".to_owned()),
+            F::Roster(roster) => self.roster(&roster, oracle),
             F::Unknown { kind } => Err(format!("kind {kind} is not known")),
         }
     }
@@ -113,7 +113,7 @@ impl Client {
         self.views[group].head = Seq(0);
         if self.profile.durable {
             self.views[group].durable.belongs = Belongs::No;
-            oracle.rosters.left(group, self.index);
+            oracle.rosters.left(group, self.index, oracle.now);
         }
         oracle.note(Note::Left { client: self.index, group });
         Ok(())

@@ -42,7 +42,8 @@ impl World {
     fn connect(&mut self, client: usize) {
         let link = self.next_link;
         self.next_link += 1;
-        let shard = self.rng.index(usize::from(self.config.shards));
+        // Without a node, the connection is refused whatever shard it is for.
+        let shard = self.rng.index(self.node.shards.len().max(1));
         let up = self.rng.between(512, 32_768) as usize;
         let down = match self.rng.below(4) {
             0 => self.rng.between(256, 2_048),

@@ -6,7 +6,7 @@ use crate::position::Level;
 /// Shares of chance are in millionths.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
-    /// Shards of the node.
+    /// Shards of the node, at first.
     pub shards: u16,
     /// Clients.
     pub clients: usize,
@@ -59,6 +59,8 @@ pub struct Trouble {
     pub drain_ppm: u32,
     /// The power goes while the node starts, at each start.
     pub crash_at_start_ppm: u32,
+    /// Another number of shards is asked for, at each start but the first.
+    pub reshard_ppm: u32,
     /// There is no room for a file.
     pub disk_full_ppm: u32,
     /// A read of a file fails that is not one of the running log.
@@ -105,6 +107,7 @@ impl WorldConfig {
                 level: Level::Durable,
                 ack_timeout_ms: 600,
                 cursor_flush_ms: 100,
+                roster_interval_ms: 150,
                 ..ShardConfig::default()
             },
             trouble: Trouble::default(),

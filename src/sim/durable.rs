@@ -50,7 +50,9 @@ impl View {
 
     /// Up to where it has messages: a redelivery may have ended before it came there again.
     pub fn has(&self) -> Seq {
-        Seq(self.expect.0 - 1).max(self.durable.acked)
+        let told = Seq(self.expect.0 - 1);
+        let same_epoch = self.durable.acked_epoch == self.epoch;
+        if same_epoch { told.max(self.durable.acked) } else { told }
     }
 
     /// An acknowledgement ends a redelivery; it goes on after what was acknowledged.

@@ -25,6 +25,7 @@ mod net;
 mod node;
 mod oracle;
 mod power;
+mod presence;
 mod profile;
 mod queries;
 mod rng;

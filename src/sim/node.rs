@@ -57,15 +57,19 @@ pub(super) struct Node {
     pub accepting: bool,
     pub wall_offset_ms: i64,
     pub draining: bool,
+    /// How many shards it is started with.
+    asked: u16,
     /// Starts in a row that did not succeed.
     failed_starts: u32,
 }
 
 /// Where the simulated node keeps its data.
 const DATA: &str = "/data";
+/// Most shards that a start asks for.
+const SHARDS_ASKED_MAX: u64 = 4;
 
 impl Node {
-    pub fn new(rng: &mut Rng) -> Self {
+    pub fn new(rng: &mut Rng, shards: u16) -> Self {
         Self {
             boot: 0,
             random: [rng.next(), rng.next()],
@@ -75,6 +79,7 @@ impl Node {
             accepting: false,
             wall_offset_ms: 1_700_000_000_000,
             draining: false,
+            asked: shards,
             failed_starts: 0,
         }
     }
@@ -107,12 +112,15 @@ impl World {
         if self.node.is_up() {
             return;
         }
+        self.ask_for_shards();
         self.node.boot += 1;
         let files = self.node.files.clone();
         let trouble = self.file_trouble();
         files.inner_mut().trouble = trouble;
         if !self.calm && self.rng.chance(self.config.trouble.crash_at_start_ppm) {
-            files.cut_power_in(Some(self.rng.below(150)));
+            // A start that changes the number of shards takes more calls.
+            let calls = if self.config.trouble.reshard_ppm > 0 { 500 } else { 150 };
+            files.cut_power_in(Some(self.rng.below(calls)));
         }
         let prepared = self.prepare();
         files.cut_power_in(None);
@@ -120,6 +128,15 @@ impl World {
         match prepared {
             Ok(()) => self.node.failed_starts = 0,
             Err(why) => self.start_failed(&why),
+        }
+    }
+
+    /// The operator may want another number of shards, also when the last start with another
+    /// one did not come to its end.
+    fn ask_for_shards(&mut self) {
+        let ppm = self.config.trouble.reshard_ppm;
+        if ppm > 0 && self.node.boot > 0 && self.rng.chance(ppm) {
+            self.node.asked = self.rng.between(1, SHARDS_ASKED_MAX) as u16;
         }
     }
 
@@ -143,12 +160,17 @@ impl World {
 
     fn prepare(&mut self) -> Result<(), String> {
         let mut files = self.node.files.clone();
-        let (random, shards) = (self.node.random, self.config.shards);
+        let (random, shards) = (self.node.random, self.node.asked);
         let opened = Manifest::open_on(files.clone(), Path::new(DATA), Some(shards), random, None);
         let (mut data, manifest) = opened.map_err(|e| e.to_string())?;
         let was_clean = manifest.clean;
-        self.note(Note::Start { start: manifest.starts.0 });
+        let reshards = manifest.shards != shards;
+        self.note(Note::Start { start: manifest.starts.0, shards });
         let recovered = self.recover(&mut files, &mut data, manifest);
+        if reshards {
+            let done = recovered.is_ok();
+            self.oracle.fault(if done { Fault::Resharded } else { Fault::InterruptedReshard });
+        }
         if recovered.is_err() && was_clean {
             // As the server does if no shard took a turn.
             let _ = data.mark_clean();

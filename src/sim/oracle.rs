@@ -328,6 +328,11 @@ pub(super) fn member_name(client: usize) -> Vec<u8> {
     format!("member-{client}").into_bytes()
 }
 
+/// The client with this member id.
+pub(super) fn client_of(member: &[u8]) -> Option<usize> {
+    std::str::from_utf8(member).ok()?.strip_prefix("member-")?.parse().ok()
+}
+
 /// The payload of a message: its number, then bytes that follow from it. Most are small, a
 /// few span many sectors, and some of those are zeros, which a torn write leaves too.
 fn payload_of(id: u64) -> Vec<u8> {

@@ -22,6 +22,8 @@ pub enum Profile {
     Disk,
     /// Clients ask for history and state, and change state, while the node crashes.
     Queries,
+    /// The number of shards changes from start to start.
+    Shards,
     /// Bits flip on the disks.
     Rot,
     /// Everything at once, each at a strength of its own.
@@ -30,7 +32,7 @@ pub enum Profile {
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
@@ -38,6 +40,7 @@ impl Profile {
         ("memory", Self::Memory),
         ("disk", Self::Disk),
         ("queries", Self::Queries),
+        ("shards", Self::Shards),
         ("rot", Self::Rot),
         ("all", Self::All),
     ];
@@ -60,6 +63,7 @@ impl Profile {
             Self::Memory => memory(seed, shards),
             Self::Disk => disk(seed, shards),
             Self::Queries => WorldConfig { query_ppm: 60_000, ..crashing(shards) },
+            Self::Shards => resharding(seed, shards),
             Self::Rot => rot(shards),
             Self::All => all(seed, shards),
         }
@@ -117,7 +121,18 @@ impl Profile {
                 F::ReadError,
                 F::Crash,
             ],
-            Self::Queries => &[F::Crash, F::SnapshotWritten],
+            Self::Queries => &[F::Crash, F::SnapshotWritten, F::RosterRead, F::RosterAnnounced],
+            Self::Shards => &[
+                F::Resharded,
+                F::InterruptedReshard,
+                F::CrashAtStart,
+                F::Drain,
+                F::SnapshotWritten,
+                F::CatchUp,
+                F::Gap,
+                F::Resumed,
+                F::AnsweredAgain,
+            ],
             Self::Rot => {
                 &[F::RottenHeader, F::RottenCommit, F::RottenTail, F::DamageTold, F::EpochChanged]
             }
@@ -215,6 +230,25 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
     WorldConfig { memory_ppm, trouble, ..config }
 }
 
+/// Segments and retention are small, so that sealed logs are used up too.
+fn resharding(seed: u64, shards: u16) -> WorldConfig {
+    let config = if seed.is_multiple_of(2) { unsteady(shards) } else { crashing(shards) };
+    let trouble = Trouble {
+        crash_every_ms: 800,
+        crash_at_start_ppm: 200_000,
+        drain_ppm: 300_000,
+        reshard_ppm: 600_000,
+        file_read_error_ppm: if seed.is_multiple_of(5) { 3_000 } else { 0 },
+        ..config.trouble.clone()
+    };
+    let shard = ShardConfig {
+        segment_bytes: 96 * 1024,
+        retention_bytes: 256 * 1024,
+        ..config.shard.clone()
+    };
+    WorldConfig { memory_ppm: 100_000, query_ppm: 30_000, shard, trouble, ..config }
+}
+
 /// Segments are small, so that there are several, and old ones are kept.
 fn rot(shards: u16) -> WorldConfig {
     let config = crashing(shards);
@@ -252,6 +286,7 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         file_read_error_ppm: some(3_000),
         file_write_error_ppm: some(4_000),
         file_sync_error_ppm: some(8_000),
+        reshard_ppm: some(300_000),
     };
     WorldConfig {
         clients: 10 + some(20) as usize,

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::oracle::{Oracle, Violation};
+use super::presence::Names;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Nanos, Seq};
-use crate::wire::Receipt;
+use crate::wire::{Receipt, RosterHead};
 
 /// One client in one group.
 #[derive(Clone, Copy, Debug, Default)]
 struct Membership {
     /// It was told that it is a member, at this time, and has not asked to leave since.
     since: Option<Nanos>,
+    /// It was told that it is none any more.
+    gone: Option<Nanos>,
     /// It may be one.
     perhaps: bool,
     acked: (Epoch, Seq),
@@ -24,6 +27,10 @@ pub(super) struct Rosters {
     handles: BTreeMap<Handle, usize>,
     /// Messages whose receipt came.
     receipts: BTreeSet<u64>,
+    /// What rosters were, by group and version.
+    seen: BTreeMap<(usize, u64), Names>,
+    /// How many were on them, and how many online.
+    counts: BTreeMap<(usize, u64), (u32, u32)>,
 }
 
 impl Rosters {
@@ -35,24 +42,33 @@ impl Rosters {
     pub fn unsure(&mut self, group: usize, client: usize) {
         let member = self.member(group, client);
         member.since = None;
+        member.gone = None;
         member.perhaps = true;
     }
 
     pub fn joined(&mut self, group: usize, client: usize, now: Nanos) {
         let member = self.member(group, client);
         member.since = member.since.or(Some(now));
+        member.gone = None;
         member.perhaps = false;
     }
 
-    pub fn left(&mut self, group: usize, client: usize) {
+    pub fn left(&mut self, group: usize, client: usize, now: Nanos) {
         let member = self.member(group, client);
         member.since = None;
+        member.gone = Some(now);
         member.perhaps = false;
     }
 
     pub fn acked(&mut self, group: usize, client: usize, epoch: Epoch, seq: Seq) {
         let member = self.member(group, client);
         member.acked = member.acked.max((epoch, seq));
+    }
+
+    /// The highest version of a roster that someone was told.
+    pub fn told(&self, group: usize) -> u64 {
+        let told = self.counts.range((group, 0)..(group + 1, 0)).next_back();
+        told.map_or(0, |((_, version), _)| *version)
     }
 
     pub fn group_has(&mut self, handle: Handle, group: usize) {
@@ -71,6 +87,47 @@ impl Membership {
 }
 
 impl Oracle {
+    /// A version of a roster has one number of members, and one of those online.
+    pub fn roster_counts(&mut self, group: usize, head: &RosterHead) -> Result<(), Violation> {
+        let told = (head.members, head.online);
+        let known = *self.rosters.counts.entry((group, head.version)).or_insert(told);
+        if known != told || head.online > head.members {
+            return Err(format!("members and online at this version are {known:?}"));
+        }
+        Ok(())
+    }
+
+    /// A client knows a whole roster, and asked for it at `asked_at`.
+    pub fn roster_is(
+        &mut self,
+        group: usize,
+        head: &RosterHead,
+        names: &Names,
+        asked_at: Option<Nanos>,
+    ) -> Result<(), Violation> {
+        let online = names.values().filter(|online| **online).count();
+        if (head.members as usize, head.online as usize) != (names.len(), online) {
+            return Err(format!("the client has {names:?}"));
+        }
+        let seen = self.rosters.seen.entry((group, head.version)).or_insert_with(|| names.clone());
+        if seen != names {
+            return Err(format!("the client has {names:?}, another one {seen:?}"));
+        }
+        let Some(asked_at) = asked_at.filter(|_| !self.rotten) else { return Ok(()) };
+        let before = |at: Option<Nanos>| at.is_some_and(|at| at <= asked_at);
+        for ((_, client), member) in self.rosters.members.range((group, 0)..(group + 1, 0)) {
+            let there = names.contains_key(client);
+            if before(member.since) && !there || before(member.gone) && there {
+                return Err(format!("client {client} is {member:?}, the roster is {names:?}"));
+            }
+        }
+        let unknown = |client: &&usize| !self.rosters.members.contains_key(&(group, **client));
+        match names.keys().find(unknown) {
+            Some(client) => Err(format!("client {client} never joined")),
+            None => Ok(()),
+        }
+    }
+
     /// A receipt came: it says no more than what members did.
     pub fn receipt(&mut self, client: usize, r: &Receipt) -> Result<(), Violation> {
         let Some(&group) = self.rosters.handles.get(&r.handle) else {

@@ -1,6 +1,7 @@
 //! The end of a world: no more trouble, everyone finishes, and everything is read back.
 
 use super::client::{Client, Habits, Place};
+use super::durable::Belongs;
 use super::net::End;
 use super::oracle::Violation;
 use super::trace::Note;
@@ -12,6 +13,8 @@ const SETTLE_MS: u64 = 20_000;
 const STEP_MS: u64 = 50;
 const PROBE_AFTER_MS: u64 = 1_500;
 const CURSORS_ON_DISK_MS: u64 = 1_000;
+/// Nothing that waits for a client that reads is ever this much.
+const CONTROL_BYTES_ENOUGH: u64 = 16 * 1024;
 
 impl World {
     pub(super) fn settle(&mut self) -> Result<(), Violation> {
@@ -78,6 +81,7 @@ impl World {
             durable: false,
             receipt_ppm: 0,
             query_ppm: 0,
+            watches: false,
             reader: true,
             probe: true,
         };
@@ -117,6 +121,7 @@ impl World {
             client.has_all(self.clients[index].found.keys())?;
         }
         self.receipts_come()?;
+        self.rosters_are_right(index)?;
         let found = std::mem::take(&mut self.clients[index].found);
         self.oracle.read_back(&found, crashed)?;
         // It leaves for good.
@@ -129,6 +134,47 @@ impl World {
         {
             l.client_gone = true;
             self.at(self.now, Due::UpEnds { link, end: End::Fin });
+        }
+        Ok(())
+    }
+
+    /// Who is in a group is on its roster and online, who left is not on it, and whoever hears
+    /// of changes has heard of all.
+    fn rosters_are_right(&mut self, reader: usize) -> Result<(), Violation> {
+        let interval_ms = u64::from(self.config.shard.roster_interval_ms);
+        self.run_until(self.now.plus_ms(3 * interval_ms + STEP_MS));
+        for group in 0..self.config.groups {
+            self.oracle.now = self.now;
+            self.clients[reader].ask_whole_roster(group, &self.oracle);
+            self.rest()?;
+            let Some((version, names)) = self.clients[reader].presences.roster(group) else {
+                return Err(format!("the reader has no roster of group {group}"));
+            };
+            for client in self.clients.iter().filter(|client| client.profile.durable) {
+                let view = &client.views[group];
+                let is_in = view.place == Place::In;
+                let is_out = view.durable.belongs == Belongs::No && !self.oracle.rotten;
+                let there = names.get(&client.index);
+                if is_in && there != Some(&true) || is_out && there.is_some() {
+                    let (index, place) = (client.index, view.place);
+                    return Err(format!(
+                        "client {index} is {place:?}, the roster of group {group} has {there:?}"
+                    ));
+                }
+            }
+            // Where little may wait for a client, announcements are dropped.
+            if u64::from(self.config.shard.control_bytes_max) < CONTROL_BYTES_ENOUGH {
+                continue;
+            }
+            for client in &self.clients {
+                let mut live = client.presences.live();
+                if let Some((_, has)) = live.find(|(of, has)| *of == group && *has < version) {
+                    let index = client.index;
+                    return Err(format!(
+                        "client {index} has the roster of group {group} at {has}, it is at {version}"
+                    ));
+                }
+            }
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ impl Default for Trace {
 #[derive(Clone, Copy, Debug)]
 #[allow(dead_code, reason = "the fields are read by Debug, which the compiler does not count")]
 pub(super) enum Note {
-    Start { start: u32 },
+    Start { start: u32, shards: u16 },
     Recovered { shard: usize, commits: u64, torn: bool, damage: usize, snapshot: u64, next: u64 },
     Damage { shard: usize, damage: Damage },
     Crash,
@@ -161,6 +161,10 @@ faults! {
     Takeover,
     /// A publisher learned who has its message.
     Receipt,
+    /// A client was told of a roster that it asked for.
+    RosterRead,
+    /// A client was told what changed on a roster.
+    RosterAnnounced,
     /// The node stopped at once.
     Crash,
     /// The node stopped in good order.
@@ -169,6 +173,10 @@ faults! {
     TornWrite,
     /// The power went while the node started.
     CrashAtStart,
+    /// The node started with another number of shards than before.
+    Resharded,
+    /// A start with another number of shards failed, or the power went in it.
+    InterruptedReshard,
     /// The node did not start because its disk failed.
     StartFailed,
     /// A crash took bytes of a file that no sync had made durable.

@@ -137,6 +137,7 @@ impl World {
                 durable: rng.chance(config.durable_ppm),
                 receipt_ppm: config.receipt_ppm,
                 query_ppm: config.query_ppm,
+                watches: config.query_ppm > 0 && rng.flip(),
                 reader: false,
                 probe: false,
             };
@@ -146,7 +147,7 @@ impl World {
             }
             clients.push(client);
         }
-        let node = Node::new(&mut rng);
+        let node = Node::new(&mut rng, config.shards);
         Self {
             seed,
             now: Nanos(1_000_000_000),

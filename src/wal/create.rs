@@ -58,15 +58,22 @@ pub fn steps_to_create(
 pub fn steps_to_remove(shard_dir: &Path, numbers: &[SegmentNumber]) -> Vec<Step> {
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
-    let paths_of = |number: &SegmentNumber| {
-        [paths::index_path(shard_dir, *number), paths::segment_path(shard_dir, *number)]
-    };
-    let paths: Vec<_> = numbers.iter().flat_map(paths_of).collect();
-    let mut dirs: Vec<_> = paths.iter().filter_map(|path| path.parent()).collect();
-    dirs.dedup();
-    let synced = dirs.into_iter().map(|dir| Step::SyncDir { dir: dir.to_owned() }).collect();
-    let removed = paths.iter().map(|path| Step::Remove { path: path.clone() });
-    [removed.collect::<Vec<_>>(), synced].concat()
+    let path_of = |number: &SegmentNumber| paths::segment_path(shard_dir, *number);
+    let mut steps = Vec::new();
+    for (at, number) in numbers.iter().enumerate() {
+        let path = path_of(number);
+        let dir = path.parent().map(Path::to_owned);
+        steps.push(Step::Remove { path: paths::index_path(shard_dir, *number) });
+        steps.push(Step::Remove { path });
+        // What is in another directory may be newer, and must not be gone before these.
+        let next = numbers.get(at + 1).map(path_of);
+        if let Some(dir) = dir
+            && next.is_none_or(|next| next.parent() != Some(&dir))
+        {
+            steps.push(Step::SyncDir { dir });
+        }
+    }
+    steps
 }
 
 /// The steps that add a piece to the snapshot that is being written.

@@ -7,7 +7,9 @@ use super::*;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use crate::position::{NodeId, ShardId};
+use std::path::PathBuf;
+
+use crate::position::{LogId, NodeId, ShardId};
 
 const BYTES: u64 = 3 * 1024 * 1024 + 4096;
 
@@ -168,4 +170,28 @@ fn an_index_does_not_outlive_the_damage_to_its_segment() {
     write_at(dir.path(), 1, second_at + 600, b"rot");
     assert_eq!(settle(files).damage.len(), 1);
     assert!(!index.exists(), "it says that message 2 is there, and another one becomes message 2");
+}
+
+#[test]
+fn files_of_another_directory_go_only_when_those_before_them_are_gone_for_good() {
+    let log = |generation, shard| LogId { generation, shard: ShardId(shard) };
+    let dir = paths::log_dir(Path::new("/d"), log(2, 0));
+    let numbers = [(1, 0, 1), (0, 1, 8), (0, 1, 7)]
+        .map(|(generation, shard, number)| SegmentNumber(number).sealed(log(generation, shard)));
+    let order: Vec<_> = steps_to_remove(&dir, &numbers)
+        .iter()
+        .filter_map(|step| match step {
+            Step::Remove { path } if path.extension()? == "wal" => Some(path.clone()),
+            Step::SyncDir { dir } => Some(dir.clone()),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        "/d/shard-001/seg-0000000007.wal",
+        "/d/shard-001/seg-0000000008.wal",
+        "/d/shard-001",
+        "/d/gen-001/shard-000/seg-0000000001.wal",
+        "/d/gen-001/shard-000",
+    ];
+    assert_eq!(order, expected.map(PathBuf::from));
 }

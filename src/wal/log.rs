@@ -1,12 +1,12 @@
 //! The live log of a shard: where the next commit goes, rotation, and what retention removes.
 //! It decides; the driver writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::LogPos;
 use super::recovered::SealedSegment;
 use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
-use crate::position::{CommitNumber, SegmentNumber, ShardId};
+use crate::position::{CommitNumber, SegmentNumber};
 use crate::ring::LogBuf;
 
 /// What is known of a segment file.
@@ -53,6 +53,8 @@ pub struct Log {
     segments: BTreeMap<SegmentNumber, SegmentInfo>,
     /// Segments of earlier generations of logs, whoever removes them.
     sealed: BTreeMap<SegmentNumber, SealedSegment>,
+    /// Those that are being removed. Until they are gone, nothing newer may go.
+    going: BTreeSet<SegmentNumber>,
     next_segment: SegmentNumber,
     spare: Option<(SegmentNumber, u64)>,
     creating: bool,
@@ -83,6 +85,7 @@ impl Log {
             synced_end: header,
             segments,
             sealed: BTreeMap::new(),
+            going: BTreeSet::new(),
             next_segment: SegmentNumber(active.0 + 1),
             spare: None,
             creating: false,
@@ -128,17 +131,24 @@ impl Log {
         self.sealed = sealed.iter().map(|segment| (segment.number, *segment)).collect();
     }
 
-    /// Whether a segment of an earlier generation is left, anywhere on the node.
+    /// Whether a segment of an earlier generation is left, anywhere on the node. One that is
+    /// being removed counts: a crash may bring it back.
     #[must_use]
     pub fn has_sealed(&self) -> bool {
-        !self.sealed.is_empty()
+        !self.sealed.is_empty() || !self.going.is_empty()
     }
 
-    /// Segments of earlier generations were removed.
-    pub fn sealed_removed(&mut self, numbers: &[SegmentNumber]) {
-        for number in numbers {
-            self.sealed.remove(number);
+    /// A segment of an earlier generation is being removed, and not read any more.
+    pub fn sealed_goes(&mut self, number: SegmentNumber) {
+        if self.sealed.remove(&number).is_some() {
+            self.going.insert(number);
         }
+    }
+
+    /// A segment of an earlier generation is gone for good.
+    pub fn sealed_is_gone(&mut self, number: SegmentNumber) {
+        self.sealed.remove(&number);
+        self.going.remove(&number);
     }
 
     /// Whether this log with its share of earlier generations is larger or older than the
@@ -150,14 +160,27 @@ impl Log {
         let old = |segment: &SealedSegment| {
             age_max_ms > 0 && segment.info.newest_ms.saturating_add(age_max_ms) < wall_ms
         };
-        self.has_sealed()
+        !self.sealed.is_empty()
             && (own + sealed / u64::from(shards) > bytes_max || self.sealed.values().all(old))
     }
 
-    /// The oldest segment of an earlier generation that this shard removes.
+    /// The segment of an earlier generation that is removed next. A group's messages may be in
+    /// logs of several generations, so one goes as a whole before the next. Within it, the log
+    /// whose first segment is oldest goes first.
     #[must_use]
-    pub fn oldest_sealed(&self, keeper: ShardId) -> Option<SegmentNumber> {
-        self.sealed.values().find(|segment| segment.keeper == keeper).map(|segment| segment.number)
+    pub fn oldest_sealed(&self) -> Option<SegmentNumber> {
+        let generation = self.sealed.keys().next()?.log()?.generation;
+        let of_log = |number: &SegmentNumber| number.log();
+        let oldest = self.sealed.values().take_while(|segment| {
+            of_log(&segment.number).is_some_and(|log| log.generation == generation)
+        });
+        let mut firsts: Vec<&SealedSegment> = Vec::new();
+        for segment in oldest {
+            if firsts.last().is_none_or(|last| of_log(&last.number) != of_log(&segment.number)) {
+                firsts.push(segment);
+            }
+        }
+        firsts.iter().min_by_key(|segment| segment.info.newest_ms).map(|segment| segment.number)
     }
 
     /// What is known of a segment.
@@ -310,7 +333,9 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
+    use crate::position::{LogId, ShardId};
 
     const BYTES: u64 = 16 * LOG_BLOCK as u64;
 
@@ -396,5 +421,48 @@ mod tests {
         assert_eq!(log.expirable(0, 1, u64::MAX), SegmentNumber(4));
         assert_eq!(log.remove_before(SegmentNumber(9)), vec![SegmentNumber(2), SegmentNumber(3)]);
         assert_eq!(log.oldest(), SegmentNumber(4));
+    }
+
+    fn with_sealed(segments: &[(u16, u16, u64, u64)]) -> Log {
+        let mut log = log();
+        let sealed: Vec<_> = segments
+            .iter()
+            .map(|&(generation, shard, number, newest_ms)| {
+                let of = LogId { generation, shard: ShardId(shard) };
+                let info = SegmentInfo { newest_ms, ..SegmentInfo::default() };
+                SealedSegment { number: SegmentNumber(number).sealed(of), info }
+            })
+            .collect();
+        log.adopt(&sealed);
+        log
+    }
+
+    #[test]
+    fn a_generation_goes_as_a_whole_before_the_next_and_each_log_from_its_start() {
+        // The wall clock went back: neither a later generation nor a later segment is first.
+        let segments = [(0, 0, 4, 50), (0, 0, 5, 1), (0, 1, 2, 40), (1, 0, 1, 3), (1, 3, 1, 2)];
+        let mut log = with_sealed(&segments);
+        let mut order = Vec::new();
+        while let Some(number) = log.oldest_sealed() {
+            let of = number.log().expect("a sealed one");
+            order.push((of.generation, of.shard.0, number.on_disk().0));
+            log.sealed_goes(number);
+            log.sealed_is_gone(number);
+        }
+        assert_eq!(order, [(0, 1, 2), (0, 0, 4), (0, 0, 5), (1, 3, 1), (1, 0, 1)]);
+        assert!(!log.has_sealed());
+    }
+
+    #[test]
+    fn a_sealed_segment_that_is_being_removed_is_not_read_and_still_comes_before_newer_ones() {
+        let mut log = with_sealed(&[(0, 0, 4, 50)]);
+        let number = log.oldest_sealed().expect("one is there");
+        assert!(log.readable(number).is_some());
+        log.sealed_goes(number);
+        assert_eq!((log.readable(number), log.oldest_sealed()), (None, None));
+        assert!(log.has_sealed(), "a crash may bring it back");
+        assert!(!log.exceeds(1, 0, 0, 0), "nothing else could be removed");
+        log.sealed_is_gone(number);
+        assert!(!log.has_sealed());
     }
 }

@@ -7,7 +7,7 @@ use super::group_state::GroupState;
 use super::index::{GroupIndex, IndexEntry, LogPos};
 use super::log::SegmentInfo;
 use super::snapshot::SnapshotFault;
-use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, ShardId, Stamp};
+use crate::position::{CommitNumber, Epoch, Handle, SegmentNumber, Seq, Stamp};
 
 /// What a shard's log holds.
 #[derive(Debug, Default)]
@@ -109,8 +109,6 @@ pub struct SealedSegment {
     pub number: SegmentNumber,
     /// What is known of it.
     pub info: SegmentInfo,
-    /// The shard that removes it when retention has passed it.
-    pub keeper: ShardId,
 }
 
 impl Recovered {

@@ -36,11 +36,15 @@ pub struct World {
     log: Option<LogBuf>,
     /// Bytes of each log write.
     pub commits: Vec<Vec<u8>>,
+    /// How often the shard let others have its core.
+    pub gave_way: u32,
     /// Connections that are not read.
     pub paused: HashSet<u32>,
     /// Segments that were removed.
     pub removed: Vec<SegmentNumber>,
     pub wall_ms: u64,
+    /// Reads of the log that were begun.
+    pub reads: usize,
     /// What is in each segment.
     disk: HashMap<SegmentNumber, Vec<u8>>,
 }
@@ -104,9 +108,11 @@ impl Bench {
             disk_fails: None,
             log: None,
             commits: Vec::new(),
+            gave_way: 0,
             paused: HashSet::new(),
             removed: Vec::new(),
             wall_ms: 1_000_000,
+            reads: 0,
             disk: HashMap::new(),
         };
         Self { shard, world, counters, sequences: HashMap::new(), control: orders }
@@ -237,6 +243,10 @@ impl Io for World {
         events.extend(self.events.drain(..));
     }
 
+    fn give_way(&mut self) {
+        self.gave_way += 1;
+    }
+
     fn bytes(&self, buf: &RecvBuf) -> &[u8] {
         &self.bufs[&buf.id]
     }
@@ -290,6 +300,7 @@ impl Io for World {
     }
 
     fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, len: usize) {
+        self.reads += 1;
         let file = self.disk.get(&segment).map_or(&[][..], Vec::as_slice);
         let start = (offset as usize).min(file.len());
         let bytes = &file[start..(start + len).min(file.len())];

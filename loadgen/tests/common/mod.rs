@@ -1,6 +1,8 @@
 //! A broadcaster in this process that keeps the protocol, or breaks it in one chosen way.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod peers;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -164,7 +166,7 @@ fn serve(mut stream: TcpStream, hub: &Mutex<Hub>, piece: usize) {
 }
 
 /// A thread that writes what it is sent; an empty message closes the connection.
-fn writer(mut stream: TcpStream, piece: usize) -> Sender<Vec<u8>> {
+pub fn writer(mut stream: TcpStream, piece: usize) -> Sender<Vec<u8>> {
     stream.set_nodelay(true).unwrap();
     let (sender, receiver) = channel::<Vec<u8>>();
     thread::spawn(move || {
@@ -469,7 +471,7 @@ pub fn loadgen(addr: SocketAddr, line: &str) -> Run {
     loadgen_for(addr, line, "300ms")
 }
 
-/// Runs the program with `--json -` and another measured time.
+/// The same for `duration`, or until something is found.
 pub fn loadgen_for(addr: SocketAddr, line: &str, duration: &str) -> Run {
     let output = command(&format!(
         "{line} --addr {addr} --json - --warmup 100ms --duration {duration} --drain-timeout 2s"
