@@ -321,7 +321,7 @@ const fn figure(title: &'static str, at: At, scale: f64, digits: usize, compared
     Figure { title, at, scale, digits, compared }
 }
 
-const LOADED: [Figure; 8] = [
+const LOADED: [Figure; 9] = [
     figure("deliveries/s, million", At::Pointer("/deliveries_per_s"), 1e-6, 3, true),
     figure("p50, ms", At::Latency("delivery corrected", "p50_us"), 1e-3, 2, false),
     figure("p99, ms", At::Latency("delivery corrected", "p99_us"), 1e-3, 2, true),
@@ -330,6 +330,7 @@ const LOADED: [Figure; 8] = [
     figure("server CPU per delivery, ns", At::Pointer("/server_cpu_ns_per_delivery"), 1.0, 1, true),
     figure("server busy", At::Pointer("/server_busy_cores"), 1.0, 2, false),
     figure("load busy", At::Pointer("/loadgen_busy/0"), 1.0, 2, false),
+    figure("server's core taken by others", At::Pointer("/server_waiting_cores"), 1.0, 2, false),
 ];
 
 const IDLE: [Figure; 5] = [
