@@ -70,13 +70,15 @@ impl Scaling {
     ) -> Result<(), Failure> {
         let (mut runs, mut wakes, mut batches) = (Vec::<Value>::new(), 0.0, 0.0);
         for run in 0..self.bench.pairs {
-            let more = [&ENGINE, engine, &["--stats-interval", "1s"]].concat();
-            let server = self.bench.start_engine(&more)?;
+            let more = [&ENGINE[..], engine].concat();
+            let mut server = self.bench.start_engine(&more)?;
             let name = format!("scaling-{}-{run}", label.replace([' ', ','], ""));
             if let Some(load) = prepare {
                 self.bench.load(&format!("{name}-prepare"), &server, load)?;
             }
             runs.push(self.bench.load(&name, &server, load)?);
+            // What it says when it stops counts from its start.
+            server.stop();
             let messages = server.last_figure("messages");
             wakes += server.last_figure("mesh_wakes") / messages;
             batches += server.last_figure("mesh_batches") / messages;

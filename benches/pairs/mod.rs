@@ -252,11 +252,20 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Ends it in good order; its last figures are in its log then.
+    pub fn stop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let pid = self.child.id().to_string();
+            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+            let _ = self.child.wait();
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = self.child.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 
