@@ -576,3 +576,59 @@ fn a_receipt_comes_when_the_members_have_acknowledged() {
     assert_eq!(receipt.group.as_deref(), Some(&b"g"[..]));
     assert_eq!((receipt.seq, receipt.acked, receipt.members), (Seq(1), 2, 2));
 }
+
+#[test]
+fn a_client_that_a_group_forgot_goes_on_under_a_new_id_and_makes_no_copies() {
+    let settings =
+        Settings::shards(1).set("producers_per_group_max", 1).set("producer_ttl_ms", 1_000);
+    let mut server = Server::start_apart(settings);
+    let addr = server.addr();
+    let mut ann = Client::connect(addr, options("ann").producer([7; 16])).unwrap();
+    let mut bob = Client::connect(addr, options("bob")).unwrap();
+    for text in ["a1", "a2"] {
+        ann.publish("lobby", text).unwrap();
+        published(&mut ann);
+        ann.publish("other", text).unwrap();
+        published(&mut ann);
+    }
+    // Bob takes the only place of the group, once Ann has been silent for long enough.
+    std::thread::sleep(Duration::from_millis(1_300));
+    bob.publish("lobby", "b1").unwrap();
+    assert_eq!(published(&mut bob), 3);
+    std::thread::sleep(Duration::from_millis(1_300));
+    for text in ["a3", "a4"] {
+        ann.publish("lobby", text).unwrap();
+        ann.publish("other", text).unwrap();
+    }
+    let (mut renewed, mut places) = (None, Vec::new());
+    until(&mut ann, "four places", |event| {
+        match event {
+            Event::ProducerRenewed { producer } => renewed = Some(producer),
+            Event::Published(p) => places.push((p.group.to_vec(), p.producer_seq, p.seq.0)),
+            Event::PublishFailed { error, .. } => panic!("{error}"),
+            _ => {}
+        }
+        (places.len() == 4).then_some(())
+    });
+    assert!(renewed.is_some_and(|id| id != [7; 16]), "{renewed:?}");
+    let of = |group: &[u8]| -> Vec<_> {
+        let of = places.iter().filter(|place| place.0 == group);
+        of.map(|(_, number, seq)| (*number, *seq)).collect()
+    };
+    assert_eq!(of(b"lobby"), [(1, 4), (2, 5)], "numbers begin again");
+    let texts = |client: &mut Client, group: &str, count: usize| -> Vec<String> {
+        client.join(group, Membership::live().from(Seq(1))).unwrap();
+        (0..count).map(|_| String::from_utf8(message(client).1).unwrap()).collect()
+    };
+    assert_eq!(texts(&mut bob, "lobby", 5), ["a1", "a2", "b1", "a3", "a4"]);
+    let mut others = texts(&mut bob, "other", 4);
+    others.sort();
+    assert_eq!(others, ["a1", "a2", "a3", "a4"]);
+    // What recovery makes of two ids of one member is the same.
+    server.kill();
+    server.restart_at(
+        Settings::shards(1).set("producers_per_group_max", 8).set("producer_ttl_ms", 1_000),
+    );
+    ann.publish("lobby", "a5").unwrap();
+    assert_eq!(published(&mut ann), 6);
+}

@@ -287,7 +287,8 @@ fn a_cursor_that_retention_passed_gets_a_gap_and_goes_on_after_it() {
     let settings = Settings::shards(1)
         .set("segment_bytes", segment)
         .set("retention_bytes", segment)
-        .set("tail_bytes_max", 64 << 10);
+        .set("tail_bytes_max", 64 << 10)
+        .set("ack_timeout_ms", 300);
     let server = Server::start(settings);
     let mut publisher = Client::open(&server, "publisher");
     let mut member = Client::open(&server, "member");
@@ -311,11 +312,23 @@ fn a_cursor_that_retention_passed_gets_a_gap_and_goes_on_after_it() {
     let mut follower = Follower::first(joined);
     member.follow(&mut follower, last);
     assert_eq!(follower.gaps[0].0, Seq(4));
-    member.ping();
-    drop(member);
-    // The cursor stepped over what is gone although nothing was acknowledged.
+    // That the GAP was sent says nothing: who crashes before it knows of the hole is told again.
     let mut member = Client::open(&server, "member");
-    assert_eq!(member.join_durable("a").cursor, follower.gaps[0].1);
+    let joined = member.join_durable("a");
+    assert_eq!((joined.cursor, joined.first), (Seq(3), Seq(4)));
+    let mut again = Follower::first(joined);
+    member.follow(&mut again, last);
+    assert_eq!(again.gaps, follower.gaps);
+    // Who has read it passes it, although it acknowledges nothing; and nothing comes again for it.
+    let token = member.expect("PROBE", |got| match got {
+        Got::Probe(token) => Some(*token),
+        _ => None,
+    });
+    member.probed(token);
+    member.ping();
+    let mut member = Client::open(&server, "member");
+    let joined = member.join_durable("a");
+    assert_eq!(joined.cursor, follower.gaps[0].1);
 }
 
 #[test]
@@ -332,4 +345,50 @@ fn a_group_takes_no_more_durable_members_than_it_may() {
     first.join_durable("a");
     first.leave("a");
     fourth.join_durable("a");
+}
+
+/// Names of groups in which nothing ever was and nobody is any more.
+#[test]
+fn groups_that_durable_members_left_without_a_message_are_forgotten_over_crashes_too() {
+    for shards in [1, 2] {
+        let settings = Settings::shards(shards).set("groups_max", 4).set("cursor_flush_ms", 20);
+        let mut server = Server::start(settings);
+        for round in 0..3 {
+            let mut member = Client::on_shard(&server, round % shards, "member");
+            for n in 0..20 {
+                let group = format!("made-up-{round}-{n}");
+                member.join_durable(&group);
+                member.leave(&group);
+            }
+            // The name is free, and who comes now is a member as any other.
+            let joined = member.join_durable("made-up-0-0");
+            let known = if round == 0 { Seq(0) } else { Seq(u64::from(round)) };
+            assert_eq!(joined.cursor, known, "round {round}");
+            let mut follower = Follower::first(joined);
+            let mut publisher = Client::open(&server, "publisher");
+            assert_eq!(publisher.publish("made-up-0-0", b"x").seq, known.next());
+            member.follow(&mut follower, known.0 + 1);
+            member.ack_all(&follower);
+            member.ping();
+            std::thread::sleep(Duration::from_millis(500));
+            server.kill();
+            server.restart();
+        }
+        // Those that are used count.
+        let mut member = Client::open(&server, "member");
+        let answers: Vec<_> = (0..20 * shards)
+            .map(|n| {
+                let request = member.send_join_durable(&format!("used-{n}"), Start::Cursor);
+                member.expect("an answer", |got| match got {
+                    Got::Joined { request: of, .. } if *of == request => Some(true),
+                    Got::Error { request: of, code, limit: 4, .. } if *of == request => {
+                        assert_eq!(*code, ErrorCode::TooManyGroups as u16);
+                        Some(false)
+                    }
+                    _ => None,
+                })
+            })
+            .collect();
+        assert!(answers.contains(&false) && answers.contains(&true), "{answers:?}");
+    }
 }

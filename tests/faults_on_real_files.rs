@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::client::new_producer;
 use common::{Client, Follower, Server, Settings, wait_until};
+use fanfare::position::Seq;
 use fanfare::wire::ErrorCode;
 use rustix::process::{Resource, Rlimit, prlimit};
 
@@ -33,6 +34,50 @@ fn read_all(server: &Server, group: &str) -> Follower {
 fn numbers(follower: &Follower) -> Vec<u64> {
     let first = |payload: &[u8]| u64::from_le_bytes(*payload.first_chunk().unwrap());
     follower.payloads().into_iter().map(first).collect()
+}
+
+fn fanfare(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fanfare")).args(args).output().unwrap()
+}
+
+/// What `fanfare wal COMMAND... DIR` says about a server's directory, and whether its exit code is 0.
+fn wal(server: &Server, command: &[&str]) -> (bool, String) {
+    let data = server.data_dir();
+    let output = fanfare(&[&["wal"], command, &[data.to_str().unwrap()]].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let code = output.status.code();
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(code == Some(0) || code == Some(1), "{code:?} {said} {why}");
+    (code == Some(0), said)
+}
+
+/// A directory in which nothing is damaged. Repair may make an index that a crash left out, and
+/// changes nothing else.
+fn is_sound(server: &Server) {
+    let before = content(&server.data_dir());
+    let (sound, said) = wal(server, &["verify"]);
+    assert!(sound, "{said}");
+    let (_, said) = wal(server, &["repair", "--apply"]);
+    let only_indices = said.lines().filter(|line| line.contains("shard "));
+    assert!({ only_indices }.all(|line| line.contains("write the index of segment")), "{said}");
+    let mut after = content(&server.data_dir());
+    after.retain(|(path, _)| before.iter().any(|(known, _)| known == path));
+    assert!(after == before, "repair changed a sound directory: {said}");
+    assert!(wal(server, &["repair", "--dry-run"]).1.ends_with("nothing to repair\n"));
+}
+
+/// All files below `dir` with their bytes, apart from the lock and the admin socket.
+fn content(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            all.extend(content(&entry.path()));
+        } else if entry.file_type().unwrap().is_file() && entry.file_name() != "LOCK" {
+            all.push((entry.path(), fs::read(entry.path()).unwrap()));
+        }
+    }
+    all.sort();
+    all
 }
 
 /// A group of each of two shards, told apart by what their handles say.
@@ -94,6 +139,7 @@ fn a_failed_write_stops_one_shard_and_a_restart_settles_what_was_under_way() {
 
     server.signal(rustix::process::Signal::TERM);
     server.wait(Duration::from_secs(20));
+    is_sound(&server);
     server.restart();
     let mut client = Client::on_shard_as(&server, 0, "publisher", producer);
     for n in 101..=140 {
@@ -189,6 +235,8 @@ fn a_full_disk_refuses_publishes_and_nothing_else_until_there_is_room() {
     }
     server.kill();
     fs::remove_file(&ballast).unwrap();
+    let (sound, said) = wal(&server, &["verify"]);
+    assert!(sound, "{said}");
     server.restart();
     assert_eq!(numbers(&read_all(&server, "g")), (1..=last).collect::<Vec<_>>());
     let mut client = Client::open_as(&server, "publisher", producer);
@@ -198,13 +246,20 @@ fn a_full_disk_refuses_publishes_and_nothing_else_until_there_is_room() {
     drop(disk);
 }
 
-fn fanfare(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fanfare")).args(args).output().unwrap()
-}
-
 /// The only file of the log of a server with one shard that has messages.
 fn segment(server: &Server) -> PathBuf {
     server.data_dir().join("shard-000/seg-0000000001.wal")
+}
+
+/// Changes a byte in the payload of message `n`, on disk.
+fn rot(server: &Server, n: u64) {
+    let path = segment(server);
+    let bytes = fs::read(&path).unwrap();
+    let wanted = payload(n, 1_000);
+    let at = bytes.windows(1_000).position(|window| window == wanted).unwrap() + 500;
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[!bytes[at]], at as u64).unwrap();
+    file.sync_all().unwrap();
 }
 
 #[test]
@@ -218,21 +273,11 @@ fn a_rotten_segment_is_announced_kept_and_never_made_good_by_a_copy() {
     }
     let epoch = client.join("g").epoch;
     server.kill();
-    let path = segment(&server);
-    let bytes = fs::read(&path).unwrap();
-    // A byte in the payload of message 40.
-    let wanted = payload(40, 1_000);
-    let at = bytes.windows(1_000).position(|window| window == wanted).unwrap() + 500;
-    let file = File::options().write(true).open(&path).unwrap();
-    file.write_all_at(&[!bytes[at]], at as u64).unwrap();
-    file.sync_all().unwrap();
+    rot(&server, 40);
 
     // What the operator can ask before a start.
-    let data = server.data_dir();
-    let data = data.to_str().unwrap();
-    let verify = fanfare(&["wal", "verify", data]);
-    let said = String::from_utf8_lossy(&verify.stdout).into_owned();
-    assert_eq!(verify.status.code(), Some(1), "{said}");
+    let (sound, said) = wal(&server, &["verify"]);
+    assert!(!sound, "{said}");
     assert!(said.contains("seg-0000000001") || said.contains("segment 1"), "{said}");
 
     for again in [false, true] {
@@ -259,4 +304,159 @@ fn a_rotten_segment_is_announced_kept_and_never_made_good_by_a_copy() {
         assert_eq!(published.seq.0, 101);
         server.kill();
     }
+}
+
+/// Numbers of the segment files in a log's folder.
+fn segments(log: &Path) -> Vec<u64> {
+    let names = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().file_name());
+    let number = |name: std::ffi::OsString| {
+        name.to_str()?.strip_prefix("seg-")?.strip_suffix(".wal")?.parse().ok()
+    };
+    names.filter_map(number).collect()
+}
+
+/// What is missing at a member that has everything from the first message on.
+fn holes(follower: &Follower) -> Vec<(u64, u64)> {
+    follower.gaps.iter().map(|(from, to)| (from.0, to.0)).collect()
+}
+
+#[test]
+fn a_repaired_directory_is_quiet_and_serves_everything_that_can_be_named() {
+    let mut server = Server::start(Settings::shards(1).set("cursor_flush_ms", 20));
+    let producer = new_producer();
+    let mut client = Client::open_as(&server, "publisher", producer);
+    let mut behind = Client::open(&server, "behind");
+    let mut ahead = Client::open(&server, "ahead");
+    let mut follower = Follower::first(behind.join_durable("g"));
+    let mut all = Follower::first(ahead.join_durable("g"));
+    let mut edge = Client::open(&server, "edge");
+    let mut before_it = Follower::first(edge.join_durable("g"));
+    for n in 1..=100 {
+        client.publish_as("g", n, &payload(n, 1_000)).unwrap();
+    }
+    // One has acknowledged a part of what comes before the rot, one everything.
+    behind.follow(&mut follower, 20);
+    let epoch = follower.epoch.unwrap();
+    behind.ack(follower.handle, epoch, Seq(20));
+    ahead.follow(&mut all, 100);
+    ahead.ack_all(&all);
+    edge.follow(&mut before_it, 39);
+    edge.ack(follower.handle, epoch, Seq(39));
+    for member in [&mut behind, &mut ahead, &mut edge] {
+        member.ping();
+    }
+    // Cursors are written by themselves; nothing tells when.
+    std::thread::sleep(Duration::from_millis(500));
+    server.kill();
+    rot(&server, 40);
+    // A server that is started now tells everyone of the hole, and keeps the files.
+    server.restart();
+    let said = server.log();
+    assert!(said.contains("the log is damaged here; its messages are announced as missing"));
+    assert_eq!(holes(&read_all(&server, "g")), [(40, 40)]);
+    server.kill();
+    // A file of the operator's own, and two that only look like the server's.
+    let log = server.data_dir().join("shard-000");
+    fs::write(log.join("notes.txt"), "the operator's own").unwrap();
+    let last = segments(&log).into_iter().max().unwrap();
+    let [rubbish, copy] = [1, 2].map(|n| format!("seg-{:010}.wal", last + n));
+    fs::write(log.join(&rubbish), vec![0xEE; 9_000]).unwrap();
+    fs::copy(segment(&server), log.join(&copy)).unwrap();
+
+    // The operator looks: nothing is changed by it.
+    let before = content(&server.data_dir());
+    let (nothing, plan) = wal(&server, &["repair", "--dry-run"]);
+    assert!(!nothing, "{plan}");
+    for line in [
+        "would: note as known, what is readable stays: ",
+        &format!("would: move {rubbish} to quarantine: "),
+        &format!("would: move {copy} to quarantine: it is a copy of segment 1, which is there"),
+        "nothing was changed, run again with --apply",
+    ] {
+        assert!(plan.contains(line), "{line:?} is not in\n{plan}");
+    }
+    assert!(content(&server.data_dir()) == before, "a dry run changes nothing");
+    // And repairs: what the plan said, and no file is gone.
+    let (_, said) = wal(&server, &["repair", "--apply"]);
+    // (In the plan, the files that are to be moved also make those before them look empty.)
+    let sure = |line: &&str| line.contains("would: ") && !line.contains("holds no commit");
+    for line in plan.lines().filter(sure) {
+        assert!(said.contains(&line.replace("would: ", "")), "{line:?} is not in\n{said}");
+    }
+    let after = content(&server.data_dir());
+    for (path, bytes) in &before {
+        let kept = after.iter().any(|(_, there)| there == bytes);
+        let replaced = path.ends_with("manifest.toml") || path.ends_with("known-damage.txt");
+        assert!(kept || replaced, "the bytes of {} are gone", path.display());
+    }
+    assert!(log.join("notes.txt").exists());
+    for name in [&rubbish, &copy] {
+        assert!(log.join("quarantine").join(name).exists() && !log.join(name).exists(), "{name}");
+    }
+    is_sound(&server);
+
+    // A server on it has nothing to say, and serves what can be named.
+    let told = server.log().len();
+    for start in 1..=2 {
+        server.restart();
+        let log = server.log();
+        assert!(!log[told..].contains("the log is damaged here"), "{}", &log[told..]);
+        let all = read_all(&server, "g");
+        assert_eq!(holes(&all), [(40, 40)]);
+        let head = if start == 1 { 100 } else { 101 };
+        let expected: Vec<_> = (1..=head).filter(|n| *n != 40).collect();
+        assert_eq!(numbers(&all), expected);
+        for (n, got) in expected.iter().zip(all.payloads()) {
+            assert_eq!(got, payload(*n, if *n <= 100 { 1_000 } else { 100 }));
+        }
+        let mut client = Client::open_as(&server, "publisher", producer);
+        if start == 1 {
+            // Members go on where they were, and the hole is announced to who had not passed it.
+            let mut behind = Client::open(&server, "behind");
+            let joined = behind.join_durable("g");
+            assert!(joined.epoch > epoch, "what was acknowledged is lost: a new epoch");
+            assert_eq!((joined.cursor, joined.first), (Seq(20), Seq(21)));
+            let mut follower = Follower::first(joined);
+            behind.follow(&mut follower, 100);
+            assert_eq!(holes(&follower), [(40, 40)]);
+            assert_eq!(numbers(&follower), (21..=100).filter(|n| *n != 40).collect::<Vec<_>>());
+            let mut ahead = Client::open(&server, "ahead");
+            let joined = ahead.join_durable("g");
+            assert_eq!((joined.cursor, joined.first), (Seq(100), Seq(101)));
+            let mut live = Follower::first(joined);
+            // One that crashes before it has seen the hole is told of it again.
+            let mut edge = Client::open(&server, "edge");
+            for _ in 0..2 {
+                let joined = edge.join_durable("g");
+                assert_eq!((joined.cursor, joined.first), (Seq(39), Seq(40)));
+                let mut follower = Follower::first(joined);
+                edge.follow(&mut follower, 41);
+                assert_eq!(holes(&follower), [(40, 40)]);
+                edge = Client::open(&server, "edge");
+            }
+            let joined = edge.join_durable("g");
+            edge.follow(&mut Follower::from(joined, 40), 40);
+            edge.ack(joined.handle, joined.epoch, Seq(40));
+            edge.ping();
+            edge = Client::open(&server, "edge");
+            assert_eq!(edge.join_durable("g").cursor, Seq(40), "an acknowledgement of the GAP");
+            // Publishing goes on, for who published before too, and makes no copies.
+            assert_eq!(client.publish_as("g", 100, b"x").unwrap().seq.0, 100);
+            assert_eq!(client.publish_as("g", 101, &payload(101, 100)).unwrap().seq.0, 101);
+            ahead.follow(&mut live, 101);
+            behind.follow(&mut follower, 101);
+            behind.ack_all(&follower);
+            ahead.ack_all(&live);
+            behind.ping();
+            ahead.ping();
+            std::thread::sleep(Duration::from_millis(500));
+        } else {
+            let mut behind = Client::open(&server, "behind");
+            assert_eq!(behind.join_durable("g").cursor, Seq(101));
+            assert_eq!(client.publish_as("g", 101, b"x").unwrap().seq.0, 101);
+        }
+        server.kill();
+    }
+    let (sound, said) = wal(&server, &["verify"]);
+    assert!(sound, "{said}");
 }

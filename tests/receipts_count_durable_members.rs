@@ -194,6 +194,23 @@ fn a_receipt_is_refused_where_too_many_wait_and_the_number_is_free() {
 }
 
 #[test]
+fn a_ninth_share_is_refused_with_its_own_limit_and_a_known_one_or_all_is_not() {
+    let server = Server::start(Settings::shards(2));
+    for group in ["a", "b"] {
+        let _all = members(&server, 2, group, 1);
+        let mut publisher = Client::on_shard(&server, 0, "publisher");
+        for percent in 1..=8 {
+            publisher.publish_with_receipt(group, percent, b"waits");
+        }
+        let request = publisher.send_publish_with_receipt(group, 9, b"one too many");
+        let (code, limit, _) = publisher.error(request);
+        assert_eq!((code, limit), (ErrorCode::TooManyShares, 8));
+        publisher.publish_with_receipt(group, 8, b"known");
+        publisher.publish_with_receipt(group, 100, b"all");
+    }
+}
+
+#[test]
 fn an_acknowledgement_of_another_member_or_a_redelivery_completes_nothing_twice() {
     let server = Server::start(Settings::shards(1));
     let mut all = members(&server, 1, "a", 2);

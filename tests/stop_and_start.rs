@@ -5,6 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::client::new_producer;
 use common::{Client, Follower, Got, Server, Settings};
 use fanfare::position::Level;
 use fanfare::wire::ErrorCode;
@@ -106,6 +107,21 @@ fn the_grace_time_bounds_a_drain() {
     assert!(status.success(), "{status}");
     assert!(started.elapsed() >= Duration::from_millis(600), "{:?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_stopping_server_still_answers_what_has_its_place_and_takes_nothing_new() {
+    let (server, _stalled) = server_with_a_stalled_member(60_000);
+    let producer = new_producer();
+    let mut client = Client::open_as(&server, "client", producer);
+    let first = client.publish_as("g", 1, b"once").unwrap();
+    server.signal(Signal::TERM);
+    client.expect("DRAIN", |got| matches!(got, Got::Drain { .. }).then_some(()));
+    let again = client.publish_as("g", 1, b"once").unwrap();
+    assert_eq!((again.seq, again.epoch), (first.seq, first.epoch));
+    for (group, number) in [("g", 2), ("g", 3), ("new", 1), ("new", 2)] {
+        assert_eq!(client.publish_as(group, number, b"x"), Err((ErrorCode::Draining, 0)));
+    }
 }
 
 #[test]

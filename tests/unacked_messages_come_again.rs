@@ -5,9 +5,10 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Client, Follower, Got, Server, Settings};
+use common::{Client, Follower, Got, Server, Settings, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::{ErrorCode, Redeliver};
 
@@ -148,7 +149,7 @@ fn nothing_comes_again_before_the_member_has_read_everything() {
 }
 
 #[test]
-fn a_socket_that_is_not_empty_is_not_even_probed() {
+fn a_member_is_not_even_probed_before_its_socket_let_go_of_what_was_overdue() {
     let server = Server::start(settings(1).set("stall_timeout_ms", 60_000));
     let mut publisher = Client::open(&server, "publisher");
     let mut member = Client::open(&server, "member");
@@ -158,17 +159,78 @@ fn a_socket_that_is_not_empty_is_not_even_probed() {
     let requests: Vec<_> = (0..400).map(|_| publisher.send_publish("a", &payload)).collect();
     let last = requests.into_iter().map(|r| publisher.published(r).seq.0).last().unwrap();
     std::thread::sleep(Duration::from_millis(6 * TIMEOUT_MS));
+    // What its own socket holds by now was sent before it was suspected, and there is more in
+    // the server's.
+    let here = rustix::io::ioctl_fionread(member.stream()).unwrap() / 60_000;
+    assert!(here > 0);
     let mut follower = Follower::first(joined);
-    loop {
+    while follower.last.0 < last {
         match member.recv() {
-            Got::Probe(_) => panic!("probed after {} while {last} were under way", follower.last),
+            Got::Probe(_) => assert!(follower.last.0 > here, "probed after {}", follower.last),
             got => follower.take(got),
         }
-        if follower.last.0 == last {
-            break;
-        }
+        // It reads slowly and acknowledges what it has: nothing comes again.
+        member.ack_all(&follower);
     }
-    member.ack_all(&follower);
+}
+
+/// While it reads, there is always something in its socket: new messages must not put off what
+/// is due.
+#[test]
+fn a_member_that_never_acknowledges_is_found_out_and_bounded_under_steady_traffic_too() {
+    const WINDOW: u64 = 16;
+    let settings = settings(1).set("redeliver_window", WINDOW).set("redeliver_max", 2);
+    let server = Server::start(settings);
+    let mut member = Client::open(&server, "member");
+    let joined = member.join_durable("a");
+    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (sent, over, server) = (&sent, &over, &server);
+        scope.spawn(move || {
+            let mut publisher = Client::open(server, "publisher");
+            let payload = vec![1; 20_000];
+            while !over.load(Ordering::Relaxed) {
+                publisher.publish("a", &payload);
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(4));
+            }
+        });
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // Some megabytes behind, and from there on as fast as they come.
+            const BEHIND: u64 = 150;
+            wait_until("some messages", || sent.load(Ordering::Relaxed) > BEHIND);
+            let (mut follower, mut attempts) = (Follower::first(joined), Vec::new());
+            let mut again = None;
+            loop {
+                match member.recv() {
+                    Got::Probe(token) => member.probed(token),
+                    Got::Redeliver(r) => {
+                        assert_eq!(r.from, Seq(1));
+                        attempts.push(r.attempt);
+                        again = Some(0);
+                    }
+                    Got::Deliver { seq, .. } if again.is_some() => {
+                        assert!(seq.0 <= WINDOW, "{seq} is not in the window");
+                        again = Some(seq.0);
+                    }
+                    Got::Epoch { .. } if again.is_some() => {}
+                    Got::Error { code, limit, .. } => break (attempts, code, limit),
+                    got => {
+                        follower.take(got);
+                        while sent.load(Ordering::Relaxed) < follower.last.0 + BEHIND {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                }
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        let (attempts, code, limit) = ended.unwrap();
+        assert_eq!(attempts, [1, 2]);
+        assert_eq!((code, limit), (ErrorCode::Stalled as u16, 2));
+    });
+    let mut member = Client::open(&server, "member");
+    assert_eq!(member.join_durable("a").cursor, Seq(0), "it stays a member");
 }
 
 #[test]

@@ -70,13 +70,7 @@ impl Core {
     pub fn new(options: Options) -> Result<Self, ClientError> {
         options.check()?;
         let mut session = Session::new(options, ProducerId::default());
-        session.producer = session.options.producer.unwrap_or_else(|| {
-            let mut id = ProducerId::default();
-            for half in id.chunks_exact_mut(8) {
-                half.copy_from_slice(&session.rng.next().to_le_bytes());
-            }
-            id
-        });
+        session.producer = session.options.producer.unwrap_or_else(|| session.rng.producer());
         Ok(Self { input: Input::new(), session, ended: false, handling: None })
     }
 
@@ -124,7 +118,11 @@ impl Core {
             Conn::Over => Link::Over,
             Conn::Greeting { .. } | Conn::Open => match &self.session.closing {
                 // The last words are still to be sent.
-                Some(Reason::Closed | Reason::Drained) if !self.output().is_empty() => Link::Up,
+                Some(Reason::Closed | Reason::Drained | Reason::Renewed)
+                    if !self.output().is_empty() =>
+                {
+                    Link::Up
+                }
                 Some(_) => Link::Close,
                 None if self.ended => Link::Close,
                 None => Link::Up,

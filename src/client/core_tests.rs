@@ -620,6 +620,17 @@ fn what_the_rules_of_numbers_say_about_a_publish_reaches_the_application() {
     let Event::PublishFailed { id, error, .. } = play.event() else { panic!() };
     assert_eq!((id, error), (c, PublishError::InDoubt));
     assert_eq!(play.events(), []);
+    // It goes on under a new id, on a new connection.
+    let before = play.core.to_resume().producer;
+    assert_eq!(play.said(), []);
+    assert_eq!(play.core.link(), Link::Close);
+    let Event::ProducerRenewed { producer } = play.event() else { panic!() };
+    assert!(producer != before && play.core.to_resume().producer == producer);
+    play.core.disconnected(play.now);
+    let Event::Disconnected { reason: Reason::Renewed, .. } = play.event() else { panic!() };
+    play.connect();
+    assert_eq!(play.core.take_output()[12 + 8..][..16], producer, "in HELLO");
+    play.welcome();
     assert_eq!(play.said(), [Said::Publish(8, 1, vec![4])]);
     play.published(8, 1, 9);
     assert!(matches!(play.event(), Event::Published(p) if p.id == d));
@@ -881,7 +892,17 @@ fn number_one_of_a_client_that_was_away_for_long_is_not_risked() {
         play.events()[..],
         [Event::PublishFailed { id: PublishId(1), error: PublishError::InDoubt, .. }]
     ));
+    // Number 1 of the same id could be answered with the place of the one given up.
+    let before = play.core.to_resume().producer;
+    play.said();
+    assert!(matches!(play.events()[..], [Event::ProducerRenewed { .. }]));
+    assert_eq!(play.core.link(), Link::Close);
+    play.core.disconnected(play.now);
+    play.events();
+    play.connect();
+    play.welcome();
     assert_eq!(play.said()[1..], [Said::Publish(2, 1, vec![2])]);
+    assert_ne!(play.core.to_resume().producer, before);
 }
 
 #[test]

@@ -52,6 +52,10 @@ impl Session {
         self.acknowledge(now);
         if self.drain.is_none() {
             self.release(now);
+            if self.renew_if_settled() {
+                self.acknowledge_all(now);
+                return self.close(Reason::Renewed);
+            }
             self.publish();
         } else if self.requests.open.is_empty() {
             self.acknowledge_all(now);
@@ -202,7 +206,10 @@ impl Session {
                     break;
                 }
                 let Some(group) = self.groups.get_mut(index) else { break };
-                let Some((producer_seq, entry)) = group.producer.send_next(window) else { break };
+                let Some((producer_seq, entry)) = group.producer.send_next(window, self.renewing)
+                else {
+                    break;
+                };
                 let request = Request::Publish { group: index, id: entry.id };
                 let request = self.requests.add(request);
                 Publish {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
+use crate::position::{Epoch, Handle, Level, NodeId, ProducerId, Seq, ShardId, Stamp};
 use crate::wire::{
     Deliver, ErrorCode, ErrorFrame, GapReason, Presence, RosterForm, StateForm, Welcome,
 };
@@ -55,6 +55,13 @@ pub enum Event {
         epoch: Epoch,
         /// Place of the next message.
         first: Seq,
+    },
+    /// A group had forgotten this producer, so the client goes on under a new id, on a new
+    /// connection. An application that keeps a [`super::Resume`] keeps it anew before it
+    /// publishes more: the numbers of the old one say nothing any more.
+    ProducerRenewed {
+        /// The new id.
+        producer: ProducerId,
     },
     /// Messages that will not come.
     Gap {
@@ -440,4 +447,7 @@ pub enum Reason {
     /// The application closed it.
     #[error("closed")]
     Closed,
+    /// The client goes on under a new producer id; see [`Event::ProducerRenewed`].
+    #[error("the client goes on under a new producer id")]
+    Renewed,
 }

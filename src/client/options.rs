@@ -73,7 +73,8 @@ impl Options {
 
     /// Publishes under this id instead of a random one. It must be new: the client numbers its
     /// messages from 1, and the server takes what has a number that it knows for a copy. To keep an
-    /// id over restarts, keep a [`super::Resume`], which has the numbers too.
+    /// id over restarts, keep a [`super::Resume`], which has the numbers too. Where a server has
+    /// forgotten the producer, the client draws another one; see [`super::Event::ProducerRenewed`].
     #[must_use]
     pub fn producer(mut self, producer: ProducerId) -> Self {
         self.producer = Some(producer);
@@ -190,5 +191,14 @@ impl Rng {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    /// An id that no producer has had.
+    pub fn producer(&mut self) -> ProducerId {
+        let mut id = ProducerId::default();
+        for half in id.chunks_exact_mut(8) {
+            half.copy_from_slice(&self.next().to_le_bytes());
+        }
+        id
     }
 }

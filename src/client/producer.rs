@@ -51,6 +51,8 @@ pub(super) enum Hold {
 pub(super) enum Returned {
     /// Not now.
     Held,
+    /// It is in the log or not; when it is sent again, the answer tells.
+    Indeterminate,
     /// This number is expected first.
     Expected(u64),
     /// The producer is not known in the group.
@@ -81,6 +83,8 @@ pub(super) struct Producer {
 pub(super) struct Settled {
     /// May be in the group or not; they are given up.
     pub in_doubt: Vec<(PublishId, usize)>,
+    /// The server has forgotten the producer, which cannot go on under this id.
+    pub forgotten: bool,
     /// The server expects what it was given before: it makes no progress.
     pub stuck: bool,
 }
@@ -124,8 +128,9 @@ impl Producer {
         });
     }
 
-    /// Takes the next publish to send and its number, if it may be sent now.
-    pub fn send_next(&mut self, window: usize) -> Option<(u64, &Entry)> {
+    /// Takes the next publish to send and its number, if it may be sent now; `old` takes only
+    /// what may have been taken before.
+    pub fn send_next(&mut self, window: usize, old: bool) -> Option<(u64, &Entry)> {
         if self.hold != Hold::No || self.returned.is_some() || self.in_flight >= window {
             return None;
         }
@@ -134,6 +139,9 @@ impl Producer {
         }
         let number = self.base + self.sent as u64;
         let entry = self.queue.get_mut(self.sent)?;
+        if old && !entry.doubtful {
+            return None;
+        }
         entry.state = State::Sent;
         entry.sent_as = number;
         self.sent += 1;
@@ -191,6 +199,7 @@ impl Producer {
             return;
         };
         entry.state = State::Waiting;
+        entry.doubtful |= why == Returned::Indeterminate;
         // It is what was expected, or cannot be less.
         let refused = Returned::Expected(entry.sent_as);
         self.stuck |= why == refused || why == Returned::Unknown && entry.sent_as == 1;
@@ -207,14 +216,16 @@ impl Producer {
         }
         let Some(why) = self.returned.take() else { return settled };
         match why {
-            Returned::Held => {}
+            Returned::Held | Returned::Indeterminate => {}
             // It lost what it had answered. What is in the queue was never taken, since there
             // are no holes.
             Returned::Expected(number) => self.base = number.clamp(1, self.base),
-            Returned::Unknown => {
+            // Number 1 of this id could be a copy after a crash, which reads both from the log.
+            Returned::Unknown if !self.stuck => {
                 settled.in_doubt = self.give_up_doubtful();
-                self.base = 1;
+                settled.forgotten = true;
             }
+            Returned::Unknown => {}
         }
         settled.stuck = std::mem::take(&mut self.stuck);
         self.sent = 0;
@@ -234,8 +245,22 @@ impl Producer {
 
     /// The client was away for so long that the server may have forgotten it. It would say so, but
     /// for number 1, which it would take as new: gives up what would be sent again as that.
-    pub fn away(&mut self) -> Vec<(PublishId, usize)> {
-        if self.base == 1 { self.give_up_doubtful() } else { Vec::new() }
+    pub fn away(&mut self) -> Settled {
+        let at_risk = self.base == 1 && self.queue.front().is_some_and(|entry| entry.doubtful);
+        let in_doubt = if at_risk { self.give_up_doubtful() } else { Vec::new() };
+        Settled { in_doubt, forgotten: at_risk, stuck: false }
+    }
+
+    /// Whether nothing is left of which only this producer id can tell whether it was taken.
+    pub fn may_renew(&self) -> bool {
+        self.in_flight == 0 && !self.queue.iter().any(|entry| entry.doubtful)
+    }
+
+    /// Begins again at 1 under a new producer id.
+    pub fn renew(&mut self) {
+        self.queue.retain(|entry| entry.state != State::Done);
+        (self.base, self.used, self.sent) = (1, 1, 0);
+        (self.returned, self.stuck) = (None, false);
     }
 
     /// The connection is gone: all that has no answer is sent again on the next one.
@@ -268,7 +293,7 @@ mod tests {
 
     fn send(producer: &mut Producer, window: usize) -> Vec<(u64, u64)> {
         let mut sent = Vec::new();
-        while let Some((number, entry)) = producer.send_next(window) {
+        while let Some((number, entry)) = producer.send_next(window, false) {
             sent.push((number, entry.id.0));
         }
         sent
@@ -341,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_producer_starts_again_and_gives_up_what_may_have_been_taken() {
+    fn a_forgotten_producer_gives_up_what_may_have_been_taken_and_starts_again_as_another() {
         let mut p = with(4);
         send(&mut p, 3);
         p.taken(PublishId(1));
@@ -351,8 +376,30 @@ mod tests {
             p.returned(PublishId(id), Returned::Unknown);
         }
         // 2 and 3 were sent on the connection before, 4 was not.
-        assert_eq!(p.settle().in_doubt, [(PublishId(2), 1), (PublishId(3), 1)]);
+        let settled = p.settle();
+        assert_eq!(settled.in_doubt, [(PublishId(2), 1), (PublishId(3), 1)]);
+        assert!(settled.forgotten && p.may_renew());
+        assert!(p.send_next(9, true).is_none(), "new ones wait for the new id");
+        p.renew();
         assert_eq!(send(&mut p, 9), [(1, 4)]);
+        assert_eq!(p.numbers(), (1, 2));
+    }
+
+    #[test]
+    fn what_only_the_old_id_can_settle_is_sent_under_it_and_the_rest_waits() {
+        let mut p = with(3);
+        send(&mut p, 2);
+        p.taken(PublishId(1));
+        p.returned(PublishId(2), Returned::Indeterminate);
+        p.settle();
+        assert!(!p.may_renew(), "2 is taken or not");
+        assert_eq!(p.send_next(9, true).map(|(n, entry)| (n, entry.id)), Some((2, PublishId(2))));
+        assert!(p.send_next(9, true).is_none());
+        assert!(!p.may_renew());
+        p.taken(PublishId(2));
+        assert!(p.may_renew());
+        p.renew();
+        assert_eq!(send(&mut p, 9), [(1, 3)]);
     }
 
     #[test]
@@ -364,6 +411,7 @@ mod tests {
         p.returned(PublishId(1), Returned::Unknown);
         p.returned(PublishId(2), Returned::Unknown);
         assert_eq!(p.settle().in_doubt, [(PublishId(1), 0)]);
+        p.renew();
         assert_eq!(send(&mut p, 9), [(1, 2)]);
     }
 

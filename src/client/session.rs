@@ -106,6 +106,9 @@ pub(super) struct Session {
     pub drain: Option<Nanos>,
     /// The connection is to be closed.
     pub closing: Option<Reason>,
+    /// A group has forgotten this producer: a new id is drawn as soon as all that may have been
+    /// taken under this one has its answer.
+    pub renewing: bool,
 }
 
 impl Session {
@@ -143,6 +146,7 @@ impl Session {
             attempt: 0,
             drain: None,
             closing: None,
+            renewing: false,
         }
     }
 
@@ -258,6 +262,7 @@ impl Session {
 
     /// A connection was made.
     pub fn connected(&mut self, now: Nanos) {
+        self.renew_if_settled();
         let until = now.plus_ms(self.options.answer_timeout_ms);
         self.conn = Conn::Greeting { until };
         self.out_sent = 0;
@@ -357,13 +362,29 @@ impl Session {
         if away > FORGOTTEN_AFTER_MS * 1_000_000 {
             for index in 0..self.groups.len() {
                 let Some(group) = self.groups.get_mut(index) else { break };
-                let (name, in_doubt) = (Arc::clone(&group.name), group.producer.away());
-                self.give_up(&name, in_doubt);
+                let (name, settled) = (Arc::clone(&group.name), group.producer.away());
+                self.give_up(&name, settled.in_doubt);
+                self.renewing |= settled.forgotten;
             }
         }
         if welcome.heartbeat_ms > 0 {
             self.ping_at = Some(now.plus_ms(u64::from(welcome.heartbeat_slot_ms)));
         }
+    }
+
+    /// Draws a new producer id if one is wanted and nothing needs the old one. It holds from the
+    /// next HELLO on.
+    pub fn renew_if_settled(&mut self) -> bool {
+        if !self.renewing || !self.groups.iter().all(|group| group.producer.may_renew()) {
+            return false;
+        }
+        self.renewing = false;
+        self.producer = self.rng.producer();
+        for group in &mut self.groups {
+            group.producer.renew();
+        }
+        self.events.push_back(Event::ProducerRenewed { producer: self.producer });
+        true
     }
 
     /// The connection has to end, unless it has to already.

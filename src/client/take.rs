@@ -328,8 +328,12 @@ impl Session {
             _ => None,
         };
         let (len, error) = match (refusal.known(), hold) {
-            (_, Some(hold)) => {
-                group.producer.returned(id, Returned::Held);
+            (known, Some(hold)) => {
+                let why = match known {
+                    Some(E::Indeterminate) => Returned::Indeterminate,
+                    _ => Returned::Held,
+                };
+                group.producer.returned(id, why);
                 group.producer.hold = hold;
                 let told = std::mem::replace(&mut group.held_told, true);
                 let timed = matches!(hold, Hold::Until(_));
@@ -377,6 +381,7 @@ impl Session {
         let settled = group.producer.settle();
         let name = Arc::clone(&group.name);
         self.give_up(&name, settled.in_doubt);
+        self.renewing |= settled.forgotten;
         if settled.stuck {
             let hold_ms = self.hold_ms();
             if let Some(group) = self.groups.get_mut(index)

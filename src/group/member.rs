@@ -61,12 +61,27 @@ pub struct Member {
 pub struct DurableMember {
     /// Its name on the roster.
     pub key: RosterKey,
-    /// The last gap it was told of: who has what came before it needs nothing in it.
-    pub gap: Option<(Seq, Seq)>,
+    /// The last gap that it was sent.
+    pub gap: Option<ToldGap>,
     /// Where its newest acknowledgement waits to be told to the owner: batch and index.
     pub queued: (u64, u32),
     /// What was sent and is not acknowledged.
     pub again: Again,
+}
+
+/// Messages that are gone, as a member was told. That it was sent is no proof that the member
+/// learned of it: its cursor passes the gap when it acknowledges that, or what follows, or has
+/// proved to have read it. Until then a connection that ends is told again on the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToldGap {
+    /// First message that is gone.
+    pub from: Seq,
+    /// Last one.
+    pub to: Seq,
+    /// Epoch that the member was told with it.
+    pub epoch: Epoch,
+    /// The proof that is asked for covers it.
+    pub asked: bool,
 }
 
 /// How far the proof is that a member has read what was sent and does not acknowledge it.
@@ -75,8 +90,8 @@ pub enum Proof {
     /// It was not asked for.
     #[default]
     None,
-    /// The kernel was asked whether everything was taken.
-    Asked,
+    /// What was handed to the socket up to this byte must have left it.
+    Leaving(u64),
     /// The answer to PROBE with this token is the proof.
     Token(u64),
 }
@@ -117,13 +132,14 @@ impl Member {
         // What was sent before messages came again counts too.
         let (high, high_epoch) =
             self.durable.as_ref().map(|durable| durable.again.high).unwrap_or_default();
-        let was_sent =
-            (epoch == self.epoch && seq <= self.sent) || (epoch == high_epoch && seq <= high);
+        let gap = self.durable.as_ref().and_then(|durable| durable.gap);
+        let was_sent = (epoch == self.epoch && seq <= self.sent)
+            || (epoch == high_epoch && seq <= high)
+            || gap.is_some_and(|gap| (gap.epoch, gap.to) == (epoch, seq) && seq <= self.sent);
         if !was_sent || seq <= self.acked {
             return false;
         }
         self.acked = seq;
-        self.step_over_gap();
         true
     }
 
@@ -133,24 +149,83 @@ impl Member {
         self.durable.as_ref().and_then(|durable| durable.again.hold_at)
     }
 
-    /// The messages from `from` to `to` are gone, and the member is told so. Returns whether
-    /// its cursor moved over them: nothing before them is missing.
-    pub fn gap(&mut self, from: Seq, to: Seq) -> bool {
+    /// The messages from `from` to `to` are gone, and the member is told so.
+    pub fn gap(&mut self, from: Seq, to: Seq, epoch: Epoch) {
         self.sent = to;
-        let before = self.acked;
         if let Some(durable) = &mut self.durable {
-            durable.gap = Some((from, to));
-            self.step_over_gap();
+            // One that goes on where the last one ended is one gap with it.
+            let from = match durable.gap {
+                Some(before) if before.to.next() == from => before.from,
+                _ => from,
+            };
+            durable.gap = Some(ToldGap { from, to, epoch, asked: false });
         }
-        self.acked > before
     }
 
-    fn step_over_gap(&mut self) {
-        if let Some((from, to)) = self.durable.as_ref().and_then(|durable| durable.gap)
-            && self.acked.next() >= from
-            && self.acked < to
-        {
-            self.acked = to;
+    /// The member has proved to have read the gap that it was asked about: its cursor passes it
+    /// if nothing before it is missing. Returns whether it did.
+    pub fn has_read_gap(&mut self) -> bool {
+        let gap = self.durable.as_ref().and_then(|durable| durable.gap);
+        let Some(gap) = gap.filter(|gap| gap.asked && gap.to <= self.sent) else { return false };
+        let passes = self.acked.next() >= gap.from && self.acked < gap.to;
+        if passes {
+            self.acked = gap.to;
         }
+        passes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn durable(acked: u64, sent: u64) -> Member {
+        let key = RosterKey { index: 0, generation: 0 };
+        Member {
+            conn: 0,
+            epoch: Epoch(1),
+            next: 0,
+            sent: Seq(sent),
+            acked: Seq(acked),
+            lag: Lag::Live,
+            wants_roster: false,
+            dirty: false,
+            durable: Some(DurableMember::new(key)),
+        }
+    }
+
+    fn asked(member: &mut Member) {
+        member.durable.as_mut().unwrap().gap.as_mut().unwrap().asked = true;
+    }
+
+    #[test]
+    fn a_cursor_passes_a_gap_only_when_the_member_has_proved_to_know_of_it() {
+        let mut member = durable(4, 4);
+        member.gap(Seq(5), Seq(9), Epoch(2));
+        assert_eq!((member.acked, member.sent), (Seq(4), Seq(9)), "sent is not read");
+        assert!(!member.has_read_gap(), "a proof of what came before it");
+        asked(&mut member);
+        assert!(member.has_read_gap() && member.acked == Seq(9));
+        assert!(!member.has_read_gap());
+
+        // One gap after another is one; messages before it are still missing.
+        let mut member = durable(2, 4);
+        member.gap(Seq(5), Seq(9), Epoch(2));
+        asked(&mut member);
+        member.gap(Seq(10), Seq(11), Epoch(2));
+        assert!(!member.has_read_gap(), "the second was not asked about");
+        asked(&mut member);
+        assert!(!member.has_read_gap(), "3 and 4 are not acknowledged");
+        assert!(member.ack(Seq(4), Epoch(1)) && member.acked == Seq(4));
+        assert!(member.has_read_gap() && member.acked == Seq(11));
+    }
+
+    #[test]
+    fn the_end_of_a_gap_is_acknowledged_with_its_epoch() {
+        let mut member = durable(4, 4);
+        member.gap(Seq(5), Seq(9), Epoch(2));
+        assert!(!member.ack(Seq(8), Epoch(2)) && !member.ack(Seq(9), Epoch(3)));
+        assert!(member.ack(Seq(9), Epoch(2)) && member.acked == Seq(9));
     }
 }

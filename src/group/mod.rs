@@ -18,7 +18,7 @@ use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::shard::OwnedState;
 
 pub use mail::{Handed, Mail, Place};
-pub use member::{Again, Chunk, DurableMember, Lag, Member, Proof};
+pub use member::{Again, Chunk, DurableMember, Lag, Member, Proof, ToldGap};
 pub use producers::{Attempt, ProducerLimits, Producers, Slot, Unacceptable, Verdict};
 pub use roster::{Acked, Durable, Incoming, Roster, RosterKey};
 pub use sequencer::{Message, PeerCursor, Sequencer, Staged};

@@ -41,6 +41,17 @@ impl RosterLog {
         (u64::from(start.0) << 32) + self.count
     }
 
+    /// Changes in this start of the server.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The versions up to this count were given to another group of the name.
+    pub fn go_on_after(&mut self, count: u64) {
+        (self.count, self.announced) = (count, count);
+    }
+
     /// Notes a change.
     pub fn note(&mut self, what: Presence, member: &Rc<[u8]>) {
         if self.changes.len() >= ROSTER_CHANGES_KEPT_MAX {

@@ -61,6 +61,8 @@ pub struct Sequencer {
     pub roster: Option<Box<Roster>>,
     /// Joins and leaves of durable members that are not on disk yet.
     pub roster_waits: u32,
+    /// Versions of the roster go on after this one: a group of this name was forgotten.
+    pub roster_base: u64,
 }
 
 /// Messages that have their place but are not in a commit yet: frames as members will get
@@ -114,7 +116,12 @@ impl Sequencer {
 
     /// The durable members; the roster is made if there is none yet.
     pub fn roster(&mut self) -> &mut Roster {
-        self.roster.get_or_insert_default()
+        let base = self.roster_base;
+        self.roster.get_or_insert_with(|| {
+            let mut roster = Box::<Roster>::default();
+            roster.log.go_on_after(base);
+            roster
+        })
     }
 
     /// Gives the message its place and stages it: the one place where sequence numbers are

@@ -36,6 +36,8 @@ pub struct Forward {
     pub producer_seq: u64,
     /// Share of the members for which a receipt is wanted; 0 for none.
     pub receipt: u8,
+    /// It came after DRAIN was sent: answered if it has its place, and not taken.
+    pub late: bool,
     /// Name of the group.
     pub group: Range<u32>,
     /// Member id of the publisher.

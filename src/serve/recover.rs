@@ -24,6 +24,10 @@ fn recover(
 ) -> Result<Recovered, ServeError> {
     let log = |source| ServeError::Log { shard: id, path: log_dir.to_owned(), source };
     files.create_dir(log_dir).map_err(log)?;
+    let finished = wal::create::finish_repair(files, log_dir).map_err(log)?;
+    if !finished.is_empty() {
+        warn!(shard = id.0, ?finished, "a repair was interrupted; these segments have their names");
+    }
     wal::create::remove_temporaries(files, log_dir).map_err(log)?;
     let recovered = wal::recover(&mut DirSource::on(files.clone(), log_dir), manifest.node, id)
         .map_err(|source| ServeError::Recovery { shard: id, source })?;

@@ -138,6 +138,9 @@ pub(super) fn reshard<F: Files>(
         })
         .collect();
     for group in recovered.into_iter().flat_map(|log| log.groups) {
+        if group.is_unused() {
+            continue;
+        }
         let owner = owner_of(&group.name, manifest.hash_seed, shards);
         let RecoveredGroup { handle, name, epoch, first, head, used_memory, state, .. } = group;
         let first_kept = first;

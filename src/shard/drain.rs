@@ -29,6 +29,13 @@ pub struct Drain {
     said_drained: bool,
 }
 
+impl Drain {
+    /// Whether this shard has said that it has nothing left.
+    pub fn is_over(&self) -> bool {
+        self.said_drained
+    }
+}
+
 impl Shard {
     /// Whether everything this shard ever acknowledged is in its log.
     #[must_use]

@@ -38,6 +38,13 @@ impl Shard {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
+            // It has no place, and gets none any more.
+            Verdict::Fresh(_)
+            | Verdict::Refused(Unacceptable::Gap { .. } | Unacceptable::Unknown)
+                if header.late =>
+            {
+                (ErrorCode::Draining, 0)
+            }
             // What was expected next is not known any more; a restart tells.
             Verdict::Refused(Unacceptable::Gap { .. }) if self.log.is_poisoned() => {
                 (ErrorCode::StorageFailed, 0)

@@ -400,16 +400,20 @@ impl Shard {
         self.forget_unused(key);
     }
 
-    /// Forgets an owned group that nobody is in and that never had a message or a durable
-    /// member, so that joins of made-up names do not fill the table of groups.
+    /// Forgets an owned group that nobody is in and that never had a message or a state, so that
+    /// joins of made-up names do not fill the table of groups. If it had durable members, the log
+    /// says that they have left; a group that gets the name later has a handle of its own, and a
+    /// start passes over what is left of this one.
     pub(super) fn forget_unused(&mut self, key: u32) {
         let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
         let members = sequencer.members + sequencer.roster_waits;
         let roster = sequencer.roster.as_deref();
-        let has_roster = roster.is_some_and(|roster| roster.staged_version > 0);
-        let used = sequencer.sequenced > Seq(0) || sequencer.state.is_some() || has_roster;
+        let durable = roster.is_some_and(|roster| !roster.is_empty());
+        let used = sequencer.sequenced > Seq(0) || sequencer.state.is_some() || durable;
+        let changes = roster.map_or(0, |roster| roster.log.count());
         // A publish in the inbox holds the key of its group.
         if members == 0 && !used && self.inbox.is_empty() {
+            self.forgotten_changes = self.forgotten_changes.max(changes);
             self.forget_group(key);
         }
     }

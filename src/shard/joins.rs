@@ -86,7 +86,8 @@ impl Shard {
         }
         self.groups_created += 1;
         let handle = Handle::new(self.id, self.start, self.groups_created);
-        let sequencer = Sequencer::after(Seq(0), Seq(1), GroupIndex::default());
+        let mut sequencer = Sequencer::after(Seq(0), Seq(1), GroupIndex::default());
+        sequencer.roster_base = self.forgotten_changes;
         let group = Group::new(name.into(), handle, self.start, Role::Owner(Box::new(sequencer)));
         let key = self.insert_group(group)?;
         self.by_handle.insert(handle, key);

@@ -118,6 +118,9 @@ pub struct Shard {
     questions: Questions,
     held: HeldAnswers,
     announcements: Announcements,
+    /// Changes of rosters of groups that were forgotten since the start, those of the one with
+    /// the most: another group of the name must not give a version twice.
+    forgotten_changes: u64,
     backpressure: Backpressure,
 
     /// Joins and leaves of durable members that wait for the disk.
@@ -126,8 +129,6 @@ pub struct Shard {
     cursors: Cursors,
     /// Acknowledgements for the owners of foreign groups, by shard.
     acks_out: Vec<AcksOut>,
-    /// Local members whose cursor moved over a gap that is in the write being made.
-    stepped: Vec<Membership>,
     /// Durable members that have something to acknowledge with the write being made.
     unwatched: Vec<Membership>,
     /// Owned groups with receipts in which messages were published in this turn.

@@ -163,7 +163,7 @@ impl Shard {
         let bytes = |range: &std::ops::Range<u32>| &arena[range.start as usize..range.end as usize];
         let (name, payload) = (bytes(&forward.group), bytes(&forward.payload));
         let origin = Origin { shard: from, conn: forward.conn, request: forward.request };
-        let group = match self.group_to_publish(name, forward.producer_seq) {
+        let group = match self.group_to_publish(name, forward.producer_seq, forward.late) {
             Ok(group) => group,
             Err((code, limit)) => {
                 self.refuse_publish(origin, code, limit);
@@ -179,6 +179,7 @@ impl Shard {
             producer: forward.producer,
             producer_seq: forward.producer_seq,
             receipt: forward.receipt,
+            late: forward.late,
         };
         self.inbox.push(header, bytes(&forward.sender), payload);
         0

@@ -20,6 +20,25 @@ pub struct Watch {
     pub armed: bool,
     /// Receipts that it was sent and has not proved to have read.
     pub receipts: VecDeque<Sent>,
+    /// Bytes of the writes since the watch began, the one in flight included.
+    pub handed: u64,
+    /// The same without the last write.
+    handed_before: u64,
+    /// The kernel was asked what it still holds; this much had been written then.
+    pub asked_at: Option<u64>,
+}
+
+impl Watch {
+    /// A write of so many bytes is started.
+    pub fn hand(&mut self, bytes: u64) {
+        self.handed_before = self.handed;
+        self.handed += bytes;
+    }
+
+    /// Bytes of the writes that have ended.
+    pub fn written(&self, in_flight: bool) -> u64 {
+        if in_flight { self.handed_before } else { self.handed }
+    }
 }
 
 impl Shard {

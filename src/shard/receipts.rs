@@ -5,7 +5,7 @@
 
 use super::conn::ConnState;
 use super::{ConnId, Shard};
-use crate::group::receipts::Fulfilled;
+use crate::group::receipts::{Fulfilled, ReceiptRefused, SHARES_MAX};
 use crate::group::{Group, Place, Sequencer};
 use crate::mesh::Message;
 use crate::position::{Handle, Seq, ShardId};
@@ -37,7 +37,10 @@ impl Shard {
         let crate::group::Role::Owner(sequencer) = &group.role else { return Ok(()) };
         let Some(roster) = &sequencer.roster else { return Ok(()) };
         let asked = roster.receipts.may_ask(percent, max as usize);
-        asked.map_err(|_| (ErrorCode::ReceiptsRefused, u64::from(max)))
+        asked.map_err(|why| match why {
+            ReceiptRefused::TooMany => (ErrorCode::ReceiptsRefused, u64::from(max)),
+            ReceiptRefused::TooManyShares => (ErrorCode::TooManyShares, SHARES_MAX as u64),
+        })
     }
 
     fn receipts_of(&mut self, key: u32) -> Option<(Seq, &mut Sequencer)> {

@@ -2,9 +2,11 @@
 //!
 //! TCP loses nothing, so an acknowledgement that is missing means a client that lost its work or
 //! its acknowledgements, or one that is slow. A slow one must not get the same again. So a
-//! member is suspected after `ack_timeout`, its socket must have taken everything (SIOCOUTQ),
-//! and it must have read everything (PROBED) without moving its cursor. Then the messages after
-//! the cursor are sent again, at most a window of them until it moves.
+//! member is suspected after `ack_timeout`; the socket must then let go of everything that it was
+//! given until then (SIOCOUTQ), and the member must have read that (PROBED) without moving its
+//! cursor. New messages meanwhile do not put this off, or a member under steady traffic would
+//! never be found out. Then the messages after the cursor are sent again, at most a window of
+//! them until it moves.
 //!
 //! Members that have nothing to acknowledge cost nothing here, live ones never anything.
 
@@ -14,13 +16,13 @@ use super::conn::Membership;
 use super::replies::Refusal;
 use super::{ConnId, Io, Shard};
 use crate::group::{Lag, Member, Proof};
-use crate::position::{Nanos, Seq};
+use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::ErrorCode;
 
-/// How long until a suspected member that has something in flight is looked at again.
+/// How long until a suspected member whose socket holds something is looked at again.
 const BUSY_MS: u64 = 1_000;
-/// The same for one that has not answered a PROBE.
-const UNPROVED_MS: u64 = 30_000;
+/// The same for one that has not answered a PROBE: when it has, what comes next may be due soon.
+const UNPROVED_MS: u64 = 2_000;
 /// Longest time between two redeliveries.
 const BACKOFF_MS_MAX: u64 = 30_000;
 
@@ -60,7 +62,7 @@ impl Shard {
     pub(super) fn look_at_acks(&mut self, id: ConnId, now: Nanos, io: &mut impl Io) {
         let Some(watch) = self.watch(id) else { return };
         watch.armed = false;
-        let busy = self.conn(id).is_some_and(|conn| conn.in_flight || conn.has_output());
+        let handed = watch.handed;
         let (mut next, mut query) = (None, false);
         for membership in self.memberships(id) {
             let timeout_ms = self.ack_timeout_ms(membership.group);
@@ -82,46 +84,62 @@ impl Shard {
             };
             if at <= now {
                 at = now.plus_ms(match again.proof {
-                    Proof::None if busy => BUSY_MS,
                     Proof::None => {
-                        again.proof = Proof::Asked;
+                        again.proof = Proof::Leaving(handed);
                         query = true;
                         BUSY_MS
                     }
-                    Proof::Asked => BUSY_MS,
+                    Proof::Leaving(_) => {
+                        query = true;
+                        BUSY_MS
+                    }
                     Proof::Token(_) => UNPROVED_MS,
                 });
             }
             next = Some(next.map_or(at, |next: Nanos| next.min(at)));
         }
         if query {
-            io.query_unsent(id);
+            self.ask_unsent(id, io);
         }
         if let Some(at) = next {
             self.look_at_acks_at(id, at);
         }
     }
 
+    /// Asks the kernel what it holds, once at a time: the answer is compared with what had been
+    /// written when it was asked for.
+    fn ask_unsent(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(conn) = self.conn(id) else { return };
+        let in_flight = conn.in_flight;
+        let Some(watch) = &mut conn.watch else { return };
+        if watch.asked_at.is_none() {
+            watch.asked_at = Some(watch.written(in_flight));
+            io.query_unsent(id);
+        }
+    }
+
     /// What the socket of a connection still holds, or an errno if the kernel cannot tell:
     /// then PROBED alone must do.
     pub(super) fn unsent(&mut self, id: ConnId, result: Result<u32, i32>) {
-        let empty = !matches!(result, Ok(1..));
-        let mut asked = Vec::new();
-        for membership in self.memberships(id) {
-            if let Some(durable) = self.member(membership).and_then(|m| m.durable.as_mut())
-                && durable.again.proof == Proof::Asked
-            {
-                durable.again.proof = Proof::None;
-                asked.push(membership);
-            }
-        }
-        if !empty || asked.is_empty() {
+        let Some(watch) = self.conn(id).and_then(|conn| conn.watch.as_deref_mut()) else { return };
+        let Some(written) = watch.asked_at.take() else { return };
+        // What was written after the question counts as held, so this is never too much.
+        let left = written.saturating_sub(u64::from(result.unwrap_or(0)));
+        let mut free = self.memberships(id);
+        free.retain(|membership| {
+            let durable = self.member(*membership).and_then(|member| member.durable.as_ref());
+            matches!(durable.map(|d| d.again.proof), Some(Proof::Leaving(up_to)) if up_to <= left)
+        });
+        if free.is_empty() {
             return;
         }
         let token = self.prove(id);
-        for membership in asked {
+        for membership in free {
             if let Some(durable) = self.member(membership).and_then(|m| m.durable.as_mut()) {
                 durable.again.proof = Proof::Token(token);
+                if let Some(gap) = &mut durable.gap {
+                    gap.asked = true;
+                }
             }
         }
     }
@@ -137,7 +155,11 @@ impl Shard {
                 continue;
             }
             durable.again.proof = Proof::None;
-            if stands && !self.redeliver(id, membership) {
+            if member.has_read_gap() {
+                // Epoch 0: no message was acknowledged.
+                self.tell_cursor(membership.group, membership.member, Epoch(0));
+                self.progressed(membership);
+            } else if stands && !self.redeliver(id, membership) {
                 return;
             }
         }

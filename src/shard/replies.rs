@@ -64,6 +64,9 @@ pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
         ErrorCode::ReceiptsRefused => {
             "receipts are off for this group or too many wait; the message was not accepted"
         }
+        ErrorCode::TooManyShares => {
+            "receipts of too many different shares wait; ask for a share that others ask for, or 100"
+        }
         _ => "the request was refused",
     }
 }

@@ -1,5 +1,6 @@
 //! Stage 3: publishes get their place in their group's order.
 
+use super::drain::Drain;
 use super::inbox::{Header, Origin};
 use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
@@ -26,10 +27,11 @@ impl Shard {
             self.figures.refused += 1;
             return self.refuse(id, publish.request, refusal);
         }
-        if self.drain.is_some() {
+        let owner = self.owner_of(publish.group);
+        // A shard that said that it is drained pushes nothing to the others any more.
+        if owner != self.id && self.drain.as_ref().is_some_and(Drain::is_over) {
             return self.refuse_publish(origin, ErrorCode::Draining, 0);
         }
-        let owner = self.owner_of(publish.group);
         if owner == self.id {
             self.enqueue_local(origin, publish);
         } else {
@@ -38,7 +40,8 @@ impl Shard {
     }
 
     fn enqueue_local(&mut self, origin: Origin, publish: &Publish<'_>) {
-        let group = match self.group_to_publish(publish.group, publish.producer_seq) {
+        let late = self.drain.is_some();
+        let group = match self.group_to_publish(publish.group, publish.producer_seq, late) {
             Ok(group) => group,
             Err((code, limit)) => return self.refuse_publish(origin, code, limit),
         };
@@ -54,19 +57,25 @@ impl Shard {
             producer: conn.producer,
             producer_seq: publish.producer_seq,
             receipt: publish.receipt,
+            late,
         };
         self.inbox.push(header, &conn.member, publish.payload);
     }
 
     /// The group that a publish goes to. One that is not there yet is created only for what
-    /// can be taken: a producer's first message, while the log takes messages.
+    /// can be taken: a producer's first message, while the log takes messages and the server does
+    /// not stop.
     pub(super) fn group_to_publish(
         &mut self,
         name: &[u8],
         producer_seq: u64,
+        late: bool,
     ) -> Result<u32, (ErrorCode, u64)> {
         if let Some(&key) = self.by_name.get(name) {
             return Ok(key);
+        }
+        if late {
+            return Err((ErrorCode::Draining, 0));
         }
         self.may_publish()?;
         if producer_seq != 1 {
@@ -77,6 +86,7 @@ impl Shard {
     }
 
     fn forward(&mut self, owner: ShardId, id: ConnId, publish: &Publish<'_>) {
+        let late = self.drain.is_some();
         let priority = self.priority_of_foreign(publish.group);
         self.throttle_if_full(id, priority);
         let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
@@ -89,6 +99,7 @@ impl Shard {
             producer: conn.producer,
             producer_seq: publish.producer_seq,
             receipt: publish.receipt,
+            late,
             group: peer.carry(publish.group),
             sender: peer.carry(&conn.member),
             payload: peer.carry(publish.payload),
@@ -165,7 +176,7 @@ impl Shard {
                 now_ms,
             };
             let slot = match sequencer.producers.judge(attempt, sequencer.synced, &limits) {
-                Verdict::Fresh(slot) if open.is_ok() => slot,
+                Verdict::Fresh(slot) if open.is_ok() && !header.late => slot,
                 verdict => {
                     // A receipt that was asked for goes to where it is asked for again.
                     if let (Some(roster), Verdict::Duplicate { .. }) =

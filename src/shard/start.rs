@@ -15,8 +15,8 @@ use crate::config::ShardConfig;
 use crate::fanout::PinGauge;
 use crate::group::{Group, Role, Roster, Sequencer};
 use crate::mesh::Mesh;
-use crate::position::{CommitNumber, Epoch, Nanos, NodeId, SegmentNumber, ShardId};
-use crate::wal::{Log, Recovered};
+use crate::position::{CommitNumber, Epoch, Handle, Nanos, NodeId, SegmentNumber, Seq, ShardId};
+use crate::wal::{Log, Recovered, RecoveredGroup};
 
 /// The segment that was created for this start, empty.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,25 @@ pub struct ShardParts {
     pub control: rtrb::Consumer<Control>,
     /// Monotonic time.
     pub now: Nanos,
+}
+
+/// The groups to go on with. The log may still hold some that were forgotten, since nothing was
+/// left of them; a newer one may have the name.
+fn newest_of_each_name(mut groups: Vec<RecoveredGroup>) -> Vec<RecoveredGroup> {
+    groups.retain(|group| !group.is_unused());
+    let mut newest: HashMap<&[u8], (Seq, Handle)> = HashMap::with_capacity(groups.len());
+    for group in &groups {
+        let place = newest.entry(&group.name).or_default();
+        *place = (*place).max((group.head, group.handle));
+    }
+    // Two of one name can be there only if damage took what said that one of them ended.
+    if newest.len() < groups.len() {
+        let keep: Vec<bool> =
+            groups.iter().map(|group| newest[&*group.name].1 == group.handle).collect();
+        let mut keep = keep.into_iter();
+        groups.retain(|_| keep.next().unwrap_or(true));
+    }
+    groups
 }
 
 /// The shard that owns the group `name`.
@@ -102,11 +121,11 @@ impl Shard {
             questions: super::queries::Questions::default(),
             held: super::held::HeldAnswers::default(),
             announcements: super::rosters::Announcements::default(),
+            forgotten_changes: 0,
             backpressure: super::backpressure::Backpressure::default(),
             roster_changes: super::durable::RosterChanges::default(),
             cursors: super::cursors::Cursors::default(),
             acks_out: Vec::new(),
-            stepped: Vec::new(),
             unwatched: Vec::new(),
             receipts_due: Vec::new(),
             receipts_kept: Vec::new(),
@@ -141,7 +160,7 @@ impl Shard {
             config,
         };
         let limits = shard.config.producer_limits();
-        for group in recovered.groups {
+        for group in newest_of_each_name(recovered.groups) {
             let mut epoch = group.epoch.max(parts.epoch_floor);
             if group.used_memory {
                 epoch = epoch.max(parts.memory_epoch_floor);

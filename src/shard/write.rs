@@ -30,8 +30,6 @@ struct Taken {
     fell_behind: bool,
     /// ... but because it has to acknowledge first, not because it was too slow.
     held: bool,
-    /// Its cursor moved over a gap.
-    stepped: bool,
 }
 
 impl Shard {
@@ -166,14 +164,11 @@ impl Shard {
             if taken.ask {
                 self.reads.wanted.push(membership);
             }
-            if taken.stepped {
-                self.stepped.push(membership);
-            }
         }
         if moved {
             self.judge(slot);
         }
-        if !self.stepped.is_empty() || !self.unwatched.is_empty() {
+        if !self.unwatched.is_empty() {
             self.note_acks(id);
         }
         let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
@@ -190,6 +185,9 @@ impl Shard {
         conn.progress_at = now;
         let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
         conn.drainage.started(now, bytes);
+        if let Some(watch) = &mut conn.watch {
+            watch.hand(bytes);
+        }
         self.figures.writes += 1;
         self.figures.write_bytes += bytes;
         self.writes_in_flight += 1;
@@ -199,13 +197,9 @@ impl Shard {
         true
     }
 
-    /// What a write that is being made means for the cursors of durable members.
+    /// Durable members get something to acknowledge with the write that is being made.
     #[cold]
     fn note_acks(&mut self, id: ConnId) {
-        while let Some(membership) = self.stepped.pop() {
-            self.tell_cursor(membership.group, membership.member, Epoch(0));
-            self.progressed(membership);
-        }
         while let Some(membership) = self.unwatched.pop() {
             self.watch_acks(id, membership);
         }
@@ -292,7 +286,7 @@ fn take(
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
                 taken.gaps += 1;
-                taken.stepped = member.gap(from, to);
+                member.gap(from, to, live_epoch);
             }
             let hold_at = member.hold_at();
             if let Some(segment) = &chunk.segment {

@@ -236,7 +236,7 @@ impl Client {
         match ErrorCode::from_number(e.code) {
             Some(ErrorCode::StorageFull) => oracle.fault(Fault::RefusedFull),
             Some(ErrorCode::StorageFailed) => oracle.fault(Fault::RefusedFailed),
-            Some(ErrorCode::Draining | ErrorCode::ReceiptsRefused) => {}
+            Some(ErrorCode::Draining | ErrorCode::ReceiptsRefused | ErrorCode::TooManyShares) => {}
             Some(ErrorCode::Indeterminate) => {
                 oracle.fault(Fault::Indeterminate);
                 item.unsure = true;

@@ -205,6 +205,25 @@ pub fn remove_temporaries(files: &mut impl Files, shard_dir: &Path) -> io::Resul
     Ok(())
 }
 
+/// Gives segment files their names that an interrupted repair left without one, and returns
+/// them. One whose name is taken meanwhile stays for the next repair.
+///
+/// # Errors
+/// The system refused; what was not renamed is as it was.
+pub fn finish_repair(files: &mut impl Files, shard_dir: &Path) -> io::Result<Vec<SegmentNumber>> {
+    let names = files.list(shard_dir)?;
+    let mut moved: Vec<_> = names.iter().filter_map(|name| paths::moved_segment(name)).collect();
+    moved.retain(|number| !names.contains(&paths::segment_name(*number)));
+    for number in &moved {
+        let to = paths::segment_path(shard_dir, *number);
+        files.rename_new(&paths::moved_path(shard_dir, *number), &to)?;
+    }
+    if !moved.is_empty() {
+        files.sync_dir(shard_dir)?;
+    }
+    Ok(moved)
+}
+
 /// Shrinks a segment to which nothing is written any more to `bytes_used`, or to its last
 /// block that is not zero if that is later: only zeros are ever cut off. Returns the size it
 /// has now.

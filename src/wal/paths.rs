@@ -66,6 +66,18 @@ pub fn segment_number(name: &str) -> Option<SegmentNumber> {
     (segment_name(number) == name && number.on_disk() == number).then_some(number)
 }
 
+/// The name of a segment file while repair gives several of them each other's names.
+#[must_use]
+pub fn moved_path(shard_dir: &Path, number: SegmentNumber) -> PathBuf {
+    segment_path(shard_dir, number).with_extension("moved")
+}
+
+/// The segment that a file was about to become; `None` for any other name.
+#[must_use]
+pub fn moved_segment(name: &str) -> Option<SegmentNumber> {
+    segment_number(&format!("{}.wal", name.strip_suffix(".moved")?))
+}
+
 /// The index of a segment in a shard's folder.
 #[must_use]
 pub fn index_path(shard_dir: &Path, number: SegmentNumber) -> PathBuf {

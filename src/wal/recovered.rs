@@ -85,6 +85,19 @@ pub struct RecoveredGroup {
     pub(super) last_commit: CommitNumber,
 }
 
+impl RecoveredGroup {
+    /// Whether nothing is left of it: it never had a message, and all who were in it have left.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        let state = &self.state;
+        self.head == Seq(0)
+            && state.members.is_empty()
+            && (state.state_version, state.entries.len()) == (0, 0)
+            && state.producers.is_empty()
+            && state.receipts.is_empty()
+    }
+}
+
 /// A segment that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveredSegment {

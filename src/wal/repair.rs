@@ -23,6 +23,8 @@ use crate::position::{Epoch, LogId, NodeId, SegmentNumber};
 enum Action {
     /// The file has the name of another segment.
     Rename(SegmentNumber, SegmentNumber),
+    /// A repair was interrupted before the file got its name.
+    Finish(SegmentNumber),
     /// The file cannot be used; it goes to the quarantine folder.
     Aside(PathBuf, String),
     /// The index is made again.
@@ -48,6 +50,14 @@ pub fn repair(dir: &Path, apply: bool, out: &mut impl Write) -> Result<bool, Too
         let failed = |source| read(RecoveryError::List(source));
         // Files first: what they really are decides what damage is left.
         let mut moves = misplaced(&mut files, &log_dir, manifest.node, log).map_err(failed)?;
+        if apply {
+            tell(out, log, &moves, "")?;
+            carry_out(&mut files, &log_dir, &moves).map_err(failed)?;
+            found += moves.len();
+            moves.clear();
+        }
+        // After that, since one that has no name may wait for one that is taken.
+        moves.extend(interrupted(&mut files, &log_dir, &moves).map_err(failed)?);
         if apply {
             tell(out, log, &moves, "")?;
             carry_out(&mut files, &log_dir, &moves).map_err(failed)?;
@@ -108,6 +118,23 @@ fn look(log_dir: &Path, manifest: &Manifest, log: LogId) -> Result<Recovered, Re
     } else {
         recover_places(&mut source, manifest.node, log.shard, false)
     }
+}
+
+/// Segment files that an interrupted repair left between two names.
+fn interrupted(files: &mut RealFiles, dir: &Path, moves: &[Action]) -> io::Result<Vec<Action>> {
+    let names = files.list(dir)?;
+    let number = |name: &String| paths::moved_segment(name);
+    let leaves = |number| moves.iter().any(|action| action.segment() == Some(number));
+    let taken =
+        |number: &SegmentNumber| names.contains(&paths::segment_name(*number)) && !leaves(*number);
+    let action = |number: SegmentNumber| match taken(&number) {
+        false => Action::Finish(number),
+        true => {
+            let why = format!("a repair was interrupted, and segment {number} is there meanwhile");
+            Action::Aside(paths::moved_path(dir, number), why)
+        }
+    };
+    Ok(names.iter().filter_map(number).map(action).collect())
 }
 
 /// Segment files whose header says that they are another segment of the same log.
@@ -179,6 +206,7 @@ impl Action {
     fn segment(&self) -> Option<SegmentNumber> {
         match self {
             Self::Rename(from, _) => Some(*from),
+            Self::Finish(number) => Some(*number),
             Self::Aside(path, _) => path.file_name()?.to_str().and_then(paths::segment_number),
             Self::Index(_) | Self::Note(_) => None,
         }
@@ -193,8 +221,14 @@ fn carry_out(files: &mut RealFiles, dir: &Path, actions: &[Action]) -> io::Resul
             aside(files, path, &folder)?;
         }
     }
+    for action in actions {
+        if let Action::Finish(number) = action {
+            let (from, to) = (paths::moved_path(dir, *number), paths::segment_path(dir, *number));
+            files.rename_new(&from, &to)?;
+        }
+    }
     // Two that have each other's name first get names of their own.
-    let between = |number: &SegmentNumber| dir.join(format!("seg-{:010}.moved", number.0));
+    let between = |number: &SegmentNumber| paths::moved_path(dir, *number);
     let renames = actions.iter().filter_map(|action| match action {
         Action::Rename(from, to) => Some((from, to)),
         _ => None,
@@ -250,6 +284,10 @@ fn tell(out: &mut impl Write, log: LogId, actions: &[Action], would: &str) -> io
         match action {
             Action::Rename(from, to) => {
                 writeln!(out, "{place}: {would}rename segment {from}, whose header says {to}")?;
+            }
+            Action::Finish(number) => {
+                let what = "which an interrupted repair left without a name";
+                writeln!(out, "{place}: {would}give segment {number} its name back, {what}")?;
             }
             Action::Aside(path, why) => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -135,6 +135,36 @@ fn swapped_segments_get_their_names_back_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_repair_that_is_interrupted_is_finished_by_the_next_one_and_as_far_as_it_goes_by_a_start() {
+    for steps in 1..=3 {
+        // A repair of two segments with each other's names, cut off after so many renames.
+        let interrupted = |log: &Path| {
+            fs::rename(segment(log, 1), log.join("x")).unwrap();
+            fs::rename(segment(log, 2), segment(log, 1)).unwrap();
+            fs::rename(log.join("x"), segment(log, 2)).unwrap();
+            let moved = |number| paths::moved_path(log, SegmentNumber(number));
+            let renames = [
+                (segment(log, 1), moved(2)),
+                (segment(log, 2), moved(1)),
+                (moved(2), segment(log, 2)),
+            ];
+            for (from, to) in &renames[..steps] {
+                fs::rename(from, to).unwrap();
+            }
+        };
+        let (dir, said) = damage(interrupted, 6);
+        assert!(said.contains("which an interrupted repair left without a name"), "{said}");
+        assert_eq!(Manifest::read(dir.path()).unwrap().unwrap().epoch_floor, Epoch(0));
+
+        let (dir, log) = stopped();
+        interrupted(&log);
+        let finished = create::finish_repair(&mut RealFiles::default(), &log).unwrap();
+        assert_eq!(finished.len(), [0, 2, 1][steps - 1], "{finished:?}");
+        assert_eq!(is_sound(dir.path()).0, steps > 1);
+    }
+}
+
+#[test]
 fn a_copy_of_a_segment_is_moved_aside() {
     let (dir, said) = damage(|log| drop(fs::copy(segment(log, 1), segment(log, 4))), 6);
     assert!(said.contains("it is a copy of segment 1"), "{said}");

@@ -71,7 +71,8 @@ pub enum ErrorCode {
     ProducerTaken = 116,
     /// The group holds as many producers as it may; `limit` is that number.
     TooManyProducers = 117,
-    /// Receipts are not served for this group, or too many wait; `limit` is how many may.
+    /// Receipts are not served for this group, with `limit` 0, or too many wait; then it is how
+    /// many may.
     ReceiptsRefused = 118,
     /// Key, value or state of a group is too large; `field` says which, `limit` is the most.
     StateTooLarge = 119,
@@ -80,6 +81,8 @@ pub enum ErrorCode {
     TooManyRequests = 120,
     /// The group holds as many keys as it may; `limit` is that number.
     TooManyKeys = 121,
+    /// Receipts of as many different shares wait in the group as may; `limit` is that number.
+    TooManyShares = 122,
 }
 
 impl ErrorCode {
@@ -129,6 +132,7 @@ impl ErrorCode {
             119 => E::StateTooLarge,
             120 => E::TooManyRequests,
             121 => E::TooManyKeys,
+            122 => E::TooManyShares,
             _ => return None,
         })
     }
