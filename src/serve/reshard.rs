@@ -104,7 +104,8 @@ fn take(sealed: &mut Sealed, log: LogId, recovered: &Recovered) {
 /// Removes snapshots and indices that a log without segments has left.
 fn clear(files: &mut impl Files, dir: &Path) -> std::io::Result<()> {
     for name in files.list(dir)? {
-        if paths::snapshot_commit(&name).is_some() || paths::indexed_segment(&name).is_some() {
+        let snapshot = paths::snapshot_commit(&name).is_some() || name == paths::BASE_COPY;
+        if snapshot || paths::indexed_segment(&name).is_some() {
             files.remove(&dir.join(name))?;
         }
     }
@@ -154,10 +155,14 @@ pub(super) fn reshard<F: Files>(
         data.create_dir(&dir)?;
         let path = paths::snapshot_path(&dir, snapshot.header.covered);
         let groups = snapshot.groups.len();
-        steps_to_replace(&path, encode_snapshot(&snapshot), 0)
-            .iter()
-            .try_for_each(|step| step.run(files))
-            .map_err(failed)?;
+        let bytes = encode_snapshot(&snapshot);
+        // Twice: nothing else in the new log says what its groups had before.
+        for (path, bytes) in [(dir.join(paths::BASE_COPY), bytes.clone()), (path, bytes)] {
+            steps_to_replace(&path, bytes, 0)
+                .iter()
+                .try_for_each(|step| step.run(files))
+                .map_err(failed)?;
+        }
         info!(shard = shard.0, generation, groups, "wrote what a shard starts from");
     }
     data.begin_generation(shards)?;

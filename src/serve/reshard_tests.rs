@@ -221,6 +221,35 @@ fn groups_keep_all_they_have_through_any_number_of_shards() {
     }
 }
 
+#[test]
+fn a_rotten_snapshot_that_a_log_begins_with_costs_nothing_and_two_are_damage() {
+    let dir = memory_dir();
+    let files = RealFiles::default();
+    let (manifest, _) = start(files.clone(), dir.path(), 2).unwrap();
+    write(dir.path(), &manifest, 1, 1, 1);
+    let (manifest, found) = start(files.clone(), dir.path(), 1).unwrap();
+    let log = paths::log_dir(dir.path(), manifest.log(ShardId(0)));
+    let rot = |path: PathBuf| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    rot(paths::snapshot_path(&log, CommitNumber(0)));
+    // The rotten one goes to quarantine at the first start.
+    for _ in 0..2 {
+        let (_, again) = start(files.clone(), dir.path(), 1).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{found:?}"));
+    }
+    rot(log.join(paths::BASE_COPY));
+    let (mut data, manifest) =
+        Manifest::open_on(files.clone(), dir.path(), Some(1), RANDOM, None).unwrap();
+    let before = manifest.epoch_floor;
+    let (manifest, recovered) = recover_all(&mut files.clone(), &mut data, manifest).unwrap();
+    assert_eq!(recovered[0].damage.len(), 1, "{:?}", recovered[0].damage);
+    assert!(manifest.epoch_floor > before, "numbers are given again, in a new epoch");
+}
+
 fn write_next(dir: &Path, manifest: &Manifest, segment: u64, first: u64, roster: u64) {
     // Commit numbers begin anew in each generation; versions of rosters do not.
     for shard in (0..manifest.shards).map(ShardId) {

@@ -11,6 +11,9 @@ pub const MANIFEST: &str = "manifest.toml";
 pub const LOCK: &str = "LOCK";
 /// Damage of a log that `fanfare wal repair` has noted: one line each, as `verify` says it.
 pub const KNOWN_DAMAGE: &str = "known-damage.txt";
+/// A second copy of the snapshot that a log begins with after the number of shards changed: the
+/// log itself does not hold what came before.
+pub const BASE_COPY: &str = "base.snap";
 /// A snapshot of a shard that is being written.
 pub const SNAPSHOT_TEMPORARY: &str = "snapshot.tmp";
 /// The folder of a shard that keeps damaged segments for the operator.

@@ -15,7 +15,7 @@ use super::run::Run;
 use super::scan::{Scan, Window};
 use super::segment::{SegmentHeader, SegmentHeaderFault};
 use super::segment_index::{IndexHeader, decode_index};
-use super::snapshot::decode_snapshot;
+use super::snapshot::{Snapshot, decode_snapshot};
 use super::source::LogSource;
 use crate::limits::LOG_BLOCK;
 use crate::position::{CommitNumber, NodeId, SegmentNumber, ShardId};
@@ -111,6 +111,10 @@ fn read(
     let mut recovery = Recovery::new(node, shard, visit);
     recovery.snapshot(source)?;
     // The first segment of all starts with the first commit of all.
+    let from_first = numbers.first().is_none_or(|first| *first == SegmentNumber(1));
+    if from_first && recovery.out.snapshot.is_none() {
+        recovery.base_copy(source)?;
+    }
     if numbers.first() == Some(&SegmentNumber(1)) {
         recovery.last = Some(CommitNumber(0));
     } else if let Some(first) = numbers.first()
@@ -196,17 +200,34 @@ impl<'v> Recovery<'v> {
             let bytes = source.snapshot(covered).map_err(read)?;
             match decode_snapshot(&bytes, self.node, self.shard, covered) {
                 Ok(snapshot) => {
-                    self.out.snapshot = Some(covered);
                     self.out.snapshots = all[..=older].to_vec();
-                    self.out.max_stamp = snapshot.header.max_stamp;
-                    self.out.max_epoch = snapshot.header.max_epoch;
-                    self.fold = Fold::begin(snapshot);
+                    self.begin(snapshot);
                     return Ok(());
                 }
                 Err(fault) => self.out.bad_snapshots.push((covered, fault)),
             }
         }
         Ok(())
+    }
+
+    /// A log that began with a snapshot has a copy of it. Without either it does not say what its
+    /// groups had before.
+    fn base_copy(&mut self, source: &mut impl LogSource) -> Result<(), RecoveryError> {
+        let covered = CommitNumber(0);
+        let read = |source| RecoveryError::ReadSnapshot { covered, source };
+        let Some(bytes) = source.base_copy().map_err(read)? else { return Ok(()) };
+        match decode_snapshot(&bytes, self.node, self.shard, covered) {
+            Ok(snapshot) => self.begin(snapshot),
+            Err(_) => self.damage(SegmentNumber(1), 0, 0, DamageKind::NoSnapshot),
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, snapshot: Snapshot) {
+        self.out.snapshot = Some(snapshot.header.covered);
+        self.out.max_stamp = snapshot.header.max_stamp;
+        self.out.max_epoch = snapshot.header.max_epoch;
+        self.fold = Fold::begin(snapshot);
     }
 
     /// Takes a segment in by its index, if it has a valid one and a snapshot covers it. Its

@@ -49,6 +49,14 @@ pub trait LogSource {
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no snapshot of commit {covered}")))
     }
 
+    /// The second copy of the snapshot of commit 0, if the log began with one.
+    ///
+    /// # Errors
+    /// The read failed.
+    fn base_copy(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
     /// Damage that was noted by a repair, as it is said.
     ///
     /// # Errors
@@ -88,6 +96,13 @@ impl<F: Files> DirSource<F> {
     pub fn on(files: F, shard_dir: &Path) -> Self {
         Self { dir: shard_dir.to_owned(), files }
     }
+
+    fn read_if_there(&mut self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        match self.files.read_all(path, u64::MAX) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
 }
 
 impl<F: Files> LogSource for DirSource<F> {
@@ -124,10 +139,11 @@ impl<F: Files> LogSource for DirSource<F> {
         }
     }
 
+    fn base_copy(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.read_if_there(&self.dir.join(paths::BASE_COPY))
+    }
+
     fn index(&mut self, number: SegmentNumber) -> io::Result<Option<Vec<u8>>> {
-        match self.files.read_all(&paths::index_path(&self.dir, number), u64::MAX) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            read => read.map(Some),
-        }
+        self.read_if_there(&paths::index_path(&self.dir, number))
     }
 }
