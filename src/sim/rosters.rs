@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::oracle::{Oracle, Violation};
+use super::oracle::{Name, Oracle, Violation};
 use super::presence::Names;
 use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Nanos, Seq};
@@ -25,8 +25,8 @@ struct Membership {
 pub(super) struct Rosters {
     members: BTreeMap<(usize, usize), Membership>,
     handles: BTreeMap<Handle, usize>,
-    /// Messages whose receipt came.
-    receipts: BTreeSet<u64>,
+    /// Messages whose receipt came, perhaps before anybody knew which message that is.
+    receipts: BTreeSet<Name>,
     /// What rosters were, by group and version.
     seen: BTreeMap<(usize, u64), Names>,
     /// How many were on them, and how many online.
@@ -134,7 +134,8 @@ impl Oracle {
             return Err("a receipt of an unknown group".to_owned());
         };
         let (epoch, seq) = (r.epoch.0, r.seq.0);
-        let Some(known) = self.known.get(&(group, epoch, seq)).copied() else {
+        let name = (group, epoch, seq);
+        let Some(known) = self.known.get(&name).copied() else {
             // The answer may have been lost with a connection; then it comes with the next try.
             let unanswered = self.faults.of(Fault::Crash) > 0
                 || self.faults.of(Fault::ClientReset) > 0
@@ -142,6 +143,7 @@ impl Oracle {
                 || self.faults.of(Fault::ClientVanished) > 0
                 || self.faults.of(Fault::ServerClosed) > 0;
             if unanswered {
+                self.rosters.receipts.insert(name);
                 return Ok(());
             }
             return Err("a receipt before PUBLISHED".to_owned());
@@ -164,7 +166,7 @@ impl Oracle {
         }
         let sure = || self.rosters.of(group).filter(|m| m.since.is_some_and(|at| at < first_sent));
         if passed {
-            self.rosters.receipts.insert(known.id);
+            self.rosters.receipts.insert(name);
             self.fault(Fault::Receipt);
             return Ok(());
         }
@@ -175,7 +177,7 @@ impl Oracle {
             return Err("not all members acknowledged it".to_owned());
         }
         self.fault(Fault::Receipt);
-        self.rosters.receipts.insert(known.id);
+        self.rosters.receipts.insert(name);
         let group = group as u64;
         self.note(Note::Receipt { client, group, seq, acked: r.acked, members: r.members });
         Ok(())
@@ -187,13 +189,14 @@ impl Oracle {
         if self.rotten {
             return None;
         }
-        let missing = self.known.iter().find(|((group, epoch, seq), known)| {
+        let missing = self.known.iter().find(|(name, known)| {
+            let (group, epoch, seq) = *name;
             let sent = self.message(known.id);
             sent.receipt > 0
                 && known.durable
                 && sent.answered
                 && Seq(*seq) > self.removed(known.handle)
-                && !self.rosters.receipts.contains(&known.id)
+                && !self.rosters.receipts.contains(name)
                 && listens(sent.client, *group)
                 && self.rosters.members.range((*group, 0)..(*group + 1, 0)).all(|(of, m)| {
                     // One that is away may have acknowledged what a crash took.

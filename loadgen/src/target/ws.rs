@@ -173,22 +173,17 @@ mod tests {
 
     #[test]
     fn what_a_server_says_is_read() {
-        let all = stream();
-        let mut rest = &all[..];
-        let mut expect = |expected: Event<'_>| {
-            let Found::Frame(event, len) = next(rest).unwrap() else { panic!("{rest:?}") };
-            assert_eq!(event, expected);
-            rest = &rest[len..];
-        };
         let message = |payload| Event::Message { topic: None, payload, ack: 0 };
-        expect(Event::Ready);
-        expect(message(b"Hello"));
-        expect(Event::Ping(b"Hello"));
-        expect(Event::Other);
-        expect(message(&[7; 256]));
-        expect(message(&[8; 300]));
-        expect(Event::Refused(b"going"));
-        assert!(rest.is_empty());
+        let expected = [
+            Event::Ready,
+            message(b"Hello"),
+            Event::Ping(b"Hello"),
+            Event::Other,
+            message(&[7; 256]),
+            message(&[8; 300]),
+            Event::Refused(b"going"),
+        ];
+        assert_eq!(laws::all(next, &stream()), expected);
     }
 
     #[test]
