@@ -12,6 +12,8 @@ pub type Failure = Box<dyn std::error::Error>;
 
 /// The first of the two ports that servers under measurement listen on.
 const PORT: u16 = 7461;
+/// How long a server may take until it accepts.
+const START: Duration = Duration::from_secs(20);
 
 /// A value of every run of one side: median, least and greatest.
 pub struct Spread {
@@ -52,10 +54,7 @@ impl Bench {
             Ok(bin) => (PathBuf::from(&bin), Path::new(&bin).join("floor")),
             Err(_) => build()?,
         };
-        let out = out.unwrap_or_else(|| {
-            let host = output("hostname", &[]);
-            Path::new("benches/runs").join(format!("{}-{host}", output("date", &["+%F"])))
-        });
+        let out = out.unwrap_or_else(runs_folder);
         std::fs::create_dir_all(&out)?;
         Ok(Self { pairs, seconds, target, floor, out, report: String::new() })
     }
@@ -75,22 +74,10 @@ impl Bench {
 
     /// What was measured, with what, where and when.
     pub fn header(&mut self, title: &str, command: &str, more: &[&str]) {
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("?");
-        let clean = output("git", &["status", "--porcelain", "-uno"]).is_empty();
-        let changed = if clean { "" } else { " (changed)" };
-        let lines = [
-            format!("# {title}\n"),
-            format!("- command: `{command} --pairs {} --seconds {}`", self.pairs, self.seconds),
-            format!("- commit: {}{changed}", output("git", &["rev-parse", "--short=12", "HEAD"])),
-            format!(
-                "- kernel: {}, CPU: {cpu} x {}",
-                output("uname", &["-r"]),
-                output("nproc", &[])
-            ),
-            format!("- date: {}", output("date", &["-u", "+%F %H:%M UTC"])),
-        ];
-        lines.iter().for_each(|line| self.say(line));
+        self.say(&format!("# {title}\n"));
+        let (pairs, seconds) = (self.pairs, self.seconds);
+        self.say(&format!("- command: `{command} --pairs {pairs} --seconds {seconds}`"));
+        machine().iter().for_each(|line| self.say(line));
         more.iter().for_each(|line| self.say(&format!("- {line}")));
     }
 
@@ -98,7 +85,7 @@ impl Bench {
     pub fn start_floor(&self) -> Result<Server, Failure> {
         let address = address(0);
         let mut command = Command::new(&self.floor);
-        Server::start(command.args(["--listen", &address, "--core", "0"]), address, None)
+        Server::start(command.args(["--listen", &address, "--core", "0"]), address, None, START)
     }
 
     /// An engine with one shard on core 0, unless `more` says otherwise.
@@ -113,16 +100,14 @@ impl Bench {
                 command.args([flag, value]);
             }
         }
-        Server::start(&mut command, address, Some(data))
+        Server::start(&mut command, address, Some(data), START)
     }
 
     /// One run of the load generator; its JSON is kept beside the table.
     pub fn load(&self, name: &str, server: &Server, load: &[String]) -> Result<Value, Failure> {
         let json = self.out.join(format!("{name}.json"));
         let mut command = Command::new(self.target.join("loadgen"));
-        command.args(load).args(["--addr", &server.address, "--cores", "1", "--server-pid"]);
-        command.arg(server.child.id().to_string()).arg("--json").arg(&json);
-        run(command.stdout(Stdio::null()))?;
+        run(server.under(command.args(load), &json))?;
         Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
     }
 
@@ -220,39 +205,50 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(
+    /// Starts it and waits until it accepts.
+    pub fn start(
         command: &mut Command,
         address: String,
         data: Option<tempfile::TempDir>,
+        timeout: Duration,
     ) -> Result<Self, Failure> {
         let log = tempfile::NamedTempFile::new()?;
-        let child = command.stdout(Stdio::null()).stderr(log.reopen()?).spawn()?;
-        let mut server = Self { child, address, log, _data: data };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
+        let mut server = Self { child: command.spawn()?, address, log, _data: data };
+        let deadline = Instant::now() + timeout;
         while std::net::TcpStream::connect(&server.address).is_err() {
             if Instant::now() > deadline || server.child.try_wait()?.is_some() {
-                let log = std::fs::read_to_string(server.log.path())?;
-                return Err(format!("nothing accepts on {}: {log}", server.address).into());
+                return Err(
+                    format!("nothing accepts on {}: {}", server.address, server.said()).into()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        // The next segment is zero-written right after the start; that is not measured.
+        // What a server does right after its start, such as zero-writing the next segment, is
+        // not measured.
         std::thread::sleep(Duration::from_millis(500));
         Ok(server)
     }
-}
 
-impl Server {
+    /// Puts a load generator on core 1 against it; its result goes to `json`.
+    pub fn under<'a>(&self, load: &'a mut Command, json: &Path) -> &'a mut Command {
+        load.args(["--addr", &self.address, "--cores", "1", "--server-pid"]);
+        load.arg(self.child.id().to_string()).arg("--json").arg(json).stdout(Stdio::null())
+    }
+
+    /// What it has written to its output.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap_or_default()
+    }
+
     /// The last value of a figure in the server's log.
     pub fn last_figure(&self, name: &str) -> f64 {
-        let log = std::fs::read_to_string(self.log.path()).unwrap_or_default();
+        let log = self.said();
         let at = log.rfind(&format!("{name}=")).map(|at| &log[at + name.len() + 1..]);
         let digits = at.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
         digits.and_then(|digits| digits.parse().ok()).unwrap_or(f64::NAN)
     }
-}
 
-impl Server {
     /// Ends it in good order; its last figures are in its log then.
     pub fn stop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -269,7 +265,7 @@ impl Drop for Server {
     }
 }
 
-fn run(command: &mut Command) -> Result<(), Failure> {
+pub fn run(command: &mut Command) -> Result<(), Failure> {
     let status = command.status()?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} ended with {status}").into()) }
 }
@@ -283,9 +279,33 @@ pub fn output(program: &str, args: &[&str]) -> String {
 fn build() -> Result<(PathBuf, PathBuf), Failure> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     run(Command::new(&cargo).args(["build", "--release", "--workspace"]))?;
+    Ok((target_folder()?, floor_binary(&cargo)?))
+}
+
+/// Where the binaries are that were built with this one.
+pub fn target_folder() -> Result<PathBuf, Failure> {
     let exe = std::env::current_exe()?;
     let target = exe.ancestors().nth(2).ok_or("the benchmark does not lie in a target folder")?;
-    Ok((target.to_owned(), floor_binary(&cargo)?))
+    Ok(target.to_owned())
+}
+
+/// Where results of today on this machine are kept.
+pub fn runs_folder() -> PathBuf {
+    let host = output("hostname", &[]);
+    Path::new("benches/runs").join(format!("{}-{host}", output("date", &["+%F"])))
+}
+
+/// With what, where and when something was measured.
+pub fn machine() -> [String; 3] {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("?");
+    let clean = output("git", &["status", "--porcelain", "-uno"]).is_empty();
+    let changed = if clean { "" } else { " (changed)" };
+    [
+        format!("- commit: {}{changed}", output("git", &["rev-parse", "--short=12", "HEAD"])),
+        format!("- kernel: {}, CPU: {cpu} x {}", output("uname", &["-r"]), output("nproc", &[])),
+        format!("- date: {}", output("date", &["-u", "+%F %H:%M UTC"])),
+    ]
 }
 
 /// Builds the floor and finds its binary, whose name has a hash in it.

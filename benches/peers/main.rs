@@ -3,14 +3,18 @@
 //! row of the comparison, kept with the raw results under `benches/runs/<date>-<host>/peers/`. See
 //! benches/README.md.
 
+#[path = "../pairs/mod.rs"]
+#[allow(dead_code, reason = "what other benches use")]
+mod pairs;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
 
-type Failure = Box<dyn std::error::Error>;
+use pairs::{Failure, Server, Spread, keys, run};
 
 /// RabbitMQ needs its time.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,15 +122,8 @@ fn main() -> Result<(), Failure> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         run(Command::new(cargo).args(["build", "--release", "--workspace"]))?;
     }
-    let target = std::env::current_exe()?
-        .ancestors()
-        .nth(2)
-        .ok_or("the benchmark does not lie in a target folder")?
-        .to_owned();
-    let out = args.out.clone().unwrap_or_else(|| {
-        let host = output("hostname", &[]);
-        Path::new("benches/runs").join(format!("{}-{host}/peers", output("date", &["+%F"])))
-    });
+    let target = pairs::target_folder()?;
+    let out = args.out.clone().unwrap_or_else(|| pairs::runs_folder().join("peers"));
     std::fs::create_dir_all(&out)?;
     let mut systems = vec![System::named("fanfare", args.port)?];
     for (i, name) in (1..).zip(&args.peers) {
@@ -185,19 +182,16 @@ impl Bench {
             Some(command) => command,
             None => self.fanfare(system.port, data.path()),
         };
-        let log = tempfile::NamedTempFile::new()?;
-        command.stdout(log.reopen()?).stderr(log.reopen()?);
-        let server = Server::start(&mut command, system.port, log.path())?;
+        let address = format!("127.0.0.1:{}", system.port);
+        let server = Server::start(&mut command, address, Some(data), START_TIMEOUT)?;
         let json = self.out.join(format!("{name}.json"));
         let mut command = Command::new(self.target.join("loadgen"));
         command.args(load).args(system.flags);
-        command.args(["--duration", &format!("{}s", self.args.seconds), "--cores", "1"]);
-        command.args(["--addr", &format!("127.0.0.1:{}", system.port), "--server-pid"]);
-        command.arg(server.child.id().to_string()).arg("--json").arg(&json);
-        let status = command.stdout(Stdio::null()).status()?;
+        command.args(["--duration", &format!("{}s", self.args.seconds)]);
+        let status = server.under(&mut command, &json).status()?;
         // 1 is a run that was made and failed: that is a result too.
         if !matches!(status.code(), Some(0 | 1)) {
-            let said = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let said = server.said();
             return Err(format!("{command:?} ended with {status}; the server said: {said}").into());
         }
         Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
@@ -211,23 +205,21 @@ impl Bench {
     }
 
     fn header(&self, row: &str, load: &[&str]) -> Vec<String> {
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("?");
-        let clean = output("git", &["status", "--porcelain", "-uno"]).is_empty();
-        let commit = output("git", &["rev-parse", "--short=12", "HEAD"]);
         let peers = self.args.peers.join(",");
         let (pairs, seconds) = (self.args.pairs, self.args.seconds);
         let mut lines = vec![
             format!("# Fanfare and others: {row}"),
             String::new(),
-            format!("- command: `cargo bench --bench peers -- --rows {row} --peers {peers} --pairs {pairs} --seconds {seconds}`"),
+            format!(
+                "- command: `cargo bench --bench peers -- --rows {row} --peers {peers} --pairs {pairs} --seconds {seconds}`"
+            ),
             format!("- load: `loadgen {}`, with the flags of each target", load.join(" ")),
-            format!("- commit: {commit}{}", if clean { "" } else { " (changed)" }),
-            format!("- kernel: {}, CPU: {cpu} x {}", output("uname", &["-r"]), output("nproc", &[])),
-            format!("- date: {}", output("date", &["-u", "+%F %H:%M UTC"])),
+        ];
+        lines.extend(pairs::machine());
+        lines.extend([
             "- server pinned to core 0, load generator to core 1; loopback; medians (least to greatest)".to_owned(),
             "- fanfare: durable, one shard, a log on the disk of the target folder".to_owned(),
-        ];
+        ]);
         for system in &self.systems {
             let Some(about) = system.script(&["about"]).and_then(|mut c| c.output().ok()) else {
                 continue;
@@ -269,9 +261,9 @@ impl Bench {
         for (system, theirs) in self.systems.iter().zip(runs).skip(1) {
             let cells = table.iter().map(|figure| {
                 let (ours, theirs) = (figure.values(&runs[0]), figure.values(theirs));
-                let ratio = spread(ours.iter().zip(&theirs).map(|(a, b)| a / b).collect(), 3);
+                let ratio = shown(ours.iter().zip(&theirs).map(|(a, b)| a / b).collect(), 3);
                 let itself = theirs.iter().zip(theirs.iter().skip(1)).map(|(a, b)| b / a);
-                format!("{ratio} | {}", spread(itself.collect(), 3))
+                format!("{ratio} | {}", shown(itself.collect(), 3))
             });
             let cells: Vec<_> = cells.collect();
             lines.push(format!("| {} | {} |", system.name, cells.join(" | ")));
@@ -302,120 +294,57 @@ impl Bench {
     }
 }
 
-/// A column: where it is in the JSON of a run, and how it is shown.
+/// A column: where it is in the JSON of a run, as [`pairs::values`] takes it, and how it is shown.
 struct Figure {
     title: &'static str,
-    /// A pointer, or the name of a latency and its quantile.
-    at: At,
+    at: &'static str,
     scale: f64,
     digits: usize,
     compared: bool,
 }
 
-enum At {
-    Pointer(&'static str),
-    Latency(&'static str, &'static str),
-}
-
-const fn figure(title: &'static str, at: At, scale: f64, digits: usize, compared: bool) -> Figure {
+const fn figure(
+    title: &'static str,
+    at: &'static str,
+    scale: f64,
+    digits: usize,
+    compared: bool,
+) -> Figure {
     Figure { title, at, scale, digits, compared }
 }
 
 const LOADED: [Figure; 9] = [
-    figure("deliveries/s, million", At::Pointer("/deliveries_per_s"), 1e-6, 3, true),
-    figure("p50, ms", At::Latency("delivery corrected", "p50_us"), 1e-3, 2, false),
-    figure("p99, ms", At::Latency("delivery corrected", "p99_us"), 1e-3, 2, true),
-    figure("p99.9, ms", At::Latency("delivery corrected", "p999_us"), 1e-3, 2, false),
-    figure("publish answered, p50, ms", At::Latency("ack corrected", "p50_us"), 1e-3, 2, false),
-    figure("server CPU per delivery, ns", At::Pointer("/server_cpu_ns_per_delivery"), 1.0, 1, true),
-    figure("server busy", At::Pointer("/server_busy_cores"), 1.0, 2, false),
-    figure("load busy", At::Pointer("/loadgen_busy/0"), 1.0, 2, false),
-    figure("server's core taken by others", At::Pointer("/server_waiting_cores"), 1.0, 2, false),
+    figure("deliveries/s, million", keys::RATE, 1e-6, 3, true),
+    figure("p50, ms", keys::P50, 1e-3, 2, false),
+    figure("p99, ms", keys::P99, 1e-3, 2, true),
+    figure("p99.9, ms", keys::P999, 1e-3, 2, false),
+    figure("publish answered, p50, ms", keys::ACK_P50, 1e-3, 2, false),
+    figure("server CPU per delivery, ns", keys::CPU, 1.0, 1, true),
+    figure("server busy", keys::SERVER_BUSY, 1.0, 2, false),
+    figure("load busy", keys::LOAD_BUSY, 1.0, 2, false),
+    figure("server's core taken by others", "/server_waiting_cores", 1.0, 2, false),
 ];
 
 const IDLE: [Figure; 5] = [
-    figure("server bytes per member", At::Pointer("/server_memory/bytes_per_member"), 1.0, 0, true),
-    figure(
-        "kernel slab bytes per member, both ends",
-        At::Pointer("/kernel_slab_bytes_per_member"),
-        1.0,
-        0,
-        false,
-    ),
-    figure("joined in, s", At::Pointer("/join_s"), 1.0, 2, true),
-    figure("join p99, ms", At::Latency("join", "p99_us"), 1e-3, 2, false),
-    figure("server busy while idle, %", At::Pointer("/server_busy_cores"), 100.0, 3, false),
+    figure("server bytes per member", keys::MEMBER_BYTES, 1.0, 0, true),
+    figure("kernel slab bytes per member, both ends", keys::KERNEL_SLAB, 1.0, 0, false),
+    figure("joined in, s", "/join_s", 1.0, 2, true),
+    figure("join p99, ms", "join:/p99_us", 1e-3, 2, false),
+    figure("server busy while idle, %", keys::SERVER_BUSY, 100.0, 3, false),
 ];
 
 impl Figure {
+    /// Of the runs that have it.
     fn values(&self, runs: &[Value]) -> Vec<f64> {
-        let one = |run: &Value| {
-            let value = match self.at {
-                At::Pointer(at) => run.pointer(at)?.as_f64()?,
-                At::Latency(what, quantile) => {
-                    let all = run["latency"].as_array()?;
-                    all.iter().find(|l| l["what"] == what)?[quantile].as_f64()?
-                }
-            };
-            Some(value * self.scale)
-        };
-        runs.iter().filter_map(one).collect()
+        let all = pairs::values(runs, self.at).into_iter();
+        all.filter(|value| !value.is_nan()).map(|value| value * self.scale).collect()
     }
 
     fn cell(&self, runs: &[Value]) -> String {
-        match self.values(runs) {
-            values if values.is_empty() => "none".to_owned(),
-            values => spread(values, self.digits),
-        }
+        shown(self.values(runs), self.digits)
     }
 }
 
-/// Median, least and greatest.
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    match (values.first(), values.get(values.len() / 2), values.last()) {
-        (Some(least), Some(median), Some(greatest)) => {
-            format!("{median:.digits$} ({least:.digits$} to {greatest:.digits$})")
-        }
-        _ => "none".to_owned(),
-    }
-}
-
-/// A server's process, stopped when dropped.
-struct Server {
-    child: Child,
-}
-
-impl Server {
-    fn start(command: &mut Command, port: u16, log: &Path) -> Result<Self, Failure> {
-        let mut server = Self { child: command.stdin(Stdio::null()).spawn()? };
-        let deadline = Instant::now() + START_TIMEOUT;
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if Instant::now() > deadline || server.child.try_wait()?.is_some() {
-                let log = std::fs::read_to_string(log)?;
-                return Err(format!("nothing accepts on port {port}: {log}").into());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        // What a server does right after its start is not measured.
-        std::thread::sleep(Duration::from_millis(500));
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), Failure> {
-    let status = command.status()?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?} ended with {status}").into()) }
-}
-
-fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default()
+fn shown(values: Vec<f64>, digits: usize) -> String {
+    if values.is_empty() { "none".to_owned() } else { Spread::of(values).show(digits) }
 }
