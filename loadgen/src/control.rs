@@ -30,7 +30,7 @@ use crate::record::{Histograms, Measured};
 use crate::report::{self, Report};
 use crate::shared::{Interval, Phase, Shared, ThreadCounters};
 use crate::spawn::Server;
-use crate::timeline::{self, Point, Timeline};
+use crate::timeline::{self, Timeline};
 use crate::violation::{Kind, Violations};
 use crate::worker::{Outcome, Worker};
 
@@ -310,9 +310,7 @@ impl Control<'_> {
             Workload::Soak(_) => Duration::from_secs(3600),
             _ => Duration::from_secs(5),
         });
-        if matches!(self.workload, Workload::Soak(_)) && o.json.as_deref() != Some(Path::new("-")) {
-            println!("{}", Point::head());
-        }
+        timeline.begin();
         let start = now_ns() + START_DELAY_NS;
         let from = start + o.warmup.as_nanos() as u64;
         let to = from + duration.as_nanos() as u64;

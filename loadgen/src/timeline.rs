@@ -136,6 +136,13 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// Members are there and the intervals begin.
+    pub fn begin(&self) {
+        if self.prints {
+            println!("{}", Point::head());
+        }
+    }
+
     /// Takes what threads have handed over.
     pub fn take(&mut self, some: impl Iterator<Item = Interval>) -> Result<(), LoadError> {
         for interval in some {
