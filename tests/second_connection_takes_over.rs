@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
 
 mod common;
+mod one_shard;
 
 use common::{Client, Follower, Got, Server, Settings};
+use fanfare::config::ShardConfig;
 use fanfare::position::Seq;
-use fanfare::wire::{ErrorCode, Start};
+use fanfare::wire::{ErrorCode, JoinEntry, Mode, ServerFrame, Start, split};
+use one_shard::Bench;
 
 fn publish(client: &mut Client, group: &str, count: u64) -> u64 {
     (0..count).map(|n| client.publish(group, &n.to_le_bytes()).seq.0).last().unwrap_or(0)
@@ -109,4 +112,43 @@ fn side_by_side_the_highest_acknowledgement_is_the_cursor() {
             assert_eq!((joined.cursor, joined.first), (Seq(10), Seq(11)), "a new member");
         }
     }
+}
+
+/// What a connection was sent: where JOINED says that it begins, its cursor, and the messages.
+fn sent_to(bytes: &[u8]) -> (Option<(Seq, Seq)>, Vec<Seq>) {
+    let (mut rest, mut joined, mut seqs) = (bytes, None, Vec::new());
+    while let Some((frame, len)) = split(rest, usize::MAX).unwrap() {
+        match ServerFrame::decode(frame).unwrap() {
+            ServerFrame::Joined(j) => joined = Some((j.cursor, j.first)),
+            ServerFrame::Deliver(d) => seqs.push(d.seq),
+            _ => {}
+        }
+        rest = &rest[len..];
+    }
+    (joined, seqs)
+}
+
+#[test]
+fn a_join_that_waits_beside_the_one_that_makes_the_member_goes_on_at_its_cursor() {
+    let mut bench = Bench::new(ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() });
+    let entry = JoinEntry { mode: Mode::Durable, ..JoinEntry::live(b"a", Start::Cursor) };
+    bench.connect(9, &[]);
+    bench.settle();
+    bench.world.disk_works = false;
+    bench.publish(9, "a", 10);
+    bench.settle();
+    // The group is empty as far as the first connection can see.
+    bench.connect_as(1, "member", &[entry]);
+    bench.settle();
+    // The message is published, and the join is on its way to the disk.
+    bench.world.disk_works = true;
+    bench.turn();
+    bench.world.disk_works = false;
+    bench.settle();
+    bench.connect_as(2, "member", &[entry]);
+    bench.settle();
+    bench.world.disk_works = true;
+    let (joined, seqs) = sent_to(&bench.settle_reading(2));
+    assert_eq!(joined, Some((Seq(0), Seq(1))), "the cursor, and what comes first");
+    assert_eq!(seqs, [Seq(1)]);
 }

@@ -298,12 +298,16 @@ impl Shard {
             roster.applied_version = roster.applied_version.max(version);
             match change {
                 Change::Join { member, joined_at, begin, epoch, start } => {
+                    // A join that waited beside the one that made the member goes on at the
+                    // member's cursor: where it would have begun is later.
+                    let makes_member = roster.find(&member).is_none();
                     let (acked, acked_epoch) = (begin, epoch);
                     let incoming = Incoming { id: &member, joined_at, acked, acked_epoch };
                     let durable = roster.join(incoming);
                     self.roster_changed(key);
                     self.no_longer_joining(key, member);
-                    self.admit_durable(key, caller, durable, start, Some(begin));
+                    let begin = makes_member.then_some(begin);
+                    self.admit_durable(key, caller, durable, start, begin);
                 }
                 Change::Leave { key: durable } => {
                     if let Some(member) = roster.leave(durable) {

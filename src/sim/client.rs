@@ -115,6 +115,11 @@ pub(super) struct Client {
     pub lines: Vec<Line>,
     /// It has time to send everything that was not accepted again.
     pub finishing: bool,
+    /// How many producer ids it had before.
+    producer_life: u32,
+    /// A group has forgotten its producer: it needs another id as soon as the old one has settled
+    /// everything.
+    pub renewing: bool,
     pub views: Vec<View>,
     /// Last PUBLISHED per group on this connection.
     pub answered: BTreeMap<usize, (u32, Seq)>,
@@ -163,6 +168,8 @@ impl Client {
             second: BTreeMap::new(),
             lines: vec![Line::default(); groups],
             finishing: false,
+            producer_life: 0,
+            renewing: false,
             views: (0..groups).map(view).collect(),
             answered: BTreeMap::new(),
             heartbeat_ms: 1_000,
@@ -177,7 +184,21 @@ impl Client {
     fn producer(&self) -> ProducerId {
         let mut id = [0xC1; 16];
         id[..8].copy_from_slice(&(self.index as u64 + 1).to_le_bytes());
+        id[8..12].copy_from_slice(&self.producer_life.to_le_bytes());
         id
+    }
+
+    /// Takes another producer id if it needs one and the old one has settled everything. It holds
+    /// from the next connection on.
+    pub fn renew_if_settled(&mut self, oracle: &mut Oracle) -> bool {
+        if !self.renewing || !self.lines_are_settled() {
+            return false;
+        }
+        oracle.fault(Fault::ProducerRenewed);
+        self.renewing = false;
+        self.producer_life += 1;
+        self.lines.iter_mut().for_each(Line::begin_again);
+        true
     }
 
     /// The connection is there: says hello.
@@ -219,7 +240,7 @@ impl Client {
             || self.state == State::Open
                 && self.out.is_empty()
                 && self.publishes.is_empty()
-                && (!self.finishing || self.lines.iter().all(Line::is_empty))
+                && (!self.finishing || self.lines.iter().all(Line::is_empty) && !self.renewing)
                 && self.joins.is_empty()
                 && self.leaves.is_empty()
                 && self.pings.is_empty()

@@ -129,7 +129,7 @@ impl Client {
     fn epoch(&mut self, epoch: &wire::EpochStart, oracle: &mut Oracle) -> Result<(), Violation> {
         let group = self.member_of(epoch.handle)?;
         let view = &mut self.views[group];
-        view.step_over_acked(epoch.first);
+        view.step_over_known(epoch.first);
         if epoch.first != view.expect {
             return Err(format!("message {} is next", view.expect));
         }
@@ -152,7 +152,7 @@ impl Client {
         if view.epoch == Epoch(0) {
             return Err("no EPOCH came before".to_owned());
         }
-        view.step_over_acked(d.seq);
+        view.step_over_known(d.seq);
         if d.seq != view.expect {
             return Err(format!("message {} is next", view.expect));
         }
@@ -183,7 +183,7 @@ impl Client {
     fn gap(&mut self, gap: &wire::Gap, oracle: &mut Oracle) -> Result<(), Violation> {
         let group = self.member_of(gap.handle)?;
         let view = &mut self.views[group];
-        view.step_over_acked(gap.from);
+        view.step_over_known(gap.from);
         if gap.from != view.expect || gap.to < gap.from {
             return Err(format!("message {} is next", view.expect));
         }

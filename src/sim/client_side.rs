@@ -14,13 +14,20 @@ impl World {
         let trouble = self.config.trouble.clone();
         let now = self.now;
         let client = &mut self.clients[index];
+        let renews = client.state == State::Open && client.renew_if_settled(&mut self.oracle);
         match client.state {
             _ if client.retired => return,
             State::Down if client.retry_at <= now => self.connect(index),
             State::Down => after = client.retry_at.since(now).max(1),
             State::Greeting => {}
+            State::Open if renews => self.leave_net(index, Fault::ClientClosed),
             State::Open if !self.calm && self.rng.chance(trouble.disconnect_ppm) => {
-                self.leave_net(index);
+                let how = match self.rng.below(3) {
+                    0 => Fault::ClientClosed,
+                    1 => Fault::ClientReset,
+                    _ => Fault::ClientVanished,
+                };
+                self.leave_net(index, how);
             }
             State::Open => {
                 if !self.calm && self.rng.chance(trouble.garbage_ppm) {
@@ -54,6 +61,7 @@ impl World {
         self.note(Note::Connect { client, link, shard });
         let c = &mut self.clients[client];
         c.link = Some(link);
+        c.renew_if_settled(&mut self.oracle);
         c.connected(self.now);
         if !self.calm && self.rng.chance(self.config.trouble.mute_ppm) {
             self.oracle.fault(Fault::Mute);
@@ -68,13 +76,8 @@ impl World {
     }
 
     /// The client goes away: in order, at once, or without a word.
-    fn leave_net(&mut self, index: usize) {
+    fn leave_net(&mut self, index: usize, how: Fault) {
         let Some(link) = self.clients[index].link else { return };
-        let how = match self.rng.below(3) {
-            0 => Fault::ClientClosed,
-            1 => Fault::ClientReset,
-            _ => Fault::ClientVanished,
-        };
         self.oracle.fault(how);
         self.note(Note::ClientLeaves { client: index, how });
         let Some(l) = self.links.get_mut(&link) else { return };

@@ -35,6 +35,10 @@ pub(super) struct Durable {
     gaps: Vec<(Seq, Seq)>,
     /// REDELIVER came, and says of which epoch the next message is.
     pub rewound: Option<Epoch>,
+    /// Up to where messages had come on this connection before they came again.
+    high: Seq,
+    /// The cursor moved since REDELIVER, so the redelivery may have ended.
+    moved: bool,
 }
 
 impl View {
@@ -55,9 +59,12 @@ impl View {
         if same_epoch { told.max(self.durable.acked) } else { told }
     }
 
-    /// An acknowledgement ends a redelivery; it goes on after what was acknowledged.
-    pub fn step_over_acked(&mut self, to: Seq) {
-        if to > self.expect && to <= self.durable.acked.next() {
+    /// An acknowledgement ends a redelivery: what follows comes after what was acknowledged, or
+    /// after all that had come before.
+    pub fn step_over_known(&mut self, to: Seq) {
+        let Durable { acked, high, moved, .. } = self.durable;
+        let known = if moved { acked.max(high) } else { acked };
+        if to > self.expect && to <= known.next() {
             self.expect = to;
         }
     }
@@ -65,6 +72,7 @@ impl View {
     /// A GAP moves the cursor too.
     pub fn missed(&mut self, from: Seq, to: Seq) {
         self.durable.gaps.push((from, to));
+        self.durable.moved = true;
         self.durable.acked = self.durable.acked.max(to);
     }
 }
@@ -80,6 +88,7 @@ impl Client {
         let view = &mut self.views[group];
         let durable = &mut view.durable;
         durable.rewound = None;
+        (durable.high, durable.moved) = (Seq(0), false);
         let cursor = joined.cursor;
         if cursor > durable.acked.max(joined.head) && !oracle.rotten {
             return Err("the cursor is above the head".to_owned());
@@ -140,6 +149,7 @@ impl Client {
             acks.push(Ack { handle: view.handle, seq, epoch });
             if self.profile.durable {
                 let durable = &mut view.durable;
+                durable.moved = true;
                 if seq > durable.acked {
                     durable.acked_epoch = epoch;
                     durable.acked = seq;
@@ -186,6 +196,8 @@ impl Client {
         }
         oracle.fault(Fault::Redelivered);
         view.durable.rewound = Some(r.epoch);
+        view.durable.high = view.durable.high.max(Seq(view.expect.0 - 1));
+        view.durable.moved = false;
         view.expect = r.from;
         view.stamp = Stamp(0);
         let (from, attempt) = (r.from.0, r.attempt);

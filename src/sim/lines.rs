@@ -1,7 +1,8 @@
 //! What a simulated client publishes to a group: one line of messages, numbered without a
 //! hole. It sends in the order of the numbers, and what was not answered again before
 //! anything new. After a refusal it waits until all it has under way is answered, then it
-//! begins again where the line begins.
+//! begins again where the line begins. Once a group has forgotten the client's producer, only what
+//! the old producer id alone can settle is sent, and then the lines begin again under a new one.
 
 use std::collections::VecDeque;
 
@@ -53,6 +54,19 @@ impl Line {
     fn at(&mut self, request: u32) -> Option<usize> {
         self.items.iter().position(|item| item.request == Some(request))
     }
+
+    /// Forgets what nobody can say anything of any more, once nothing is under way.
+    fn give_up_forgotten(&mut self) {
+        if self.under_way == 0 && std::mem::take(&mut self.forgotten) {
+            self.items.retain(|item| !item.unsure);
+        }
+    }
+
+    /// The line goes on under another producer id, so its numbers begin again.
+    pub fn begin_again(&mut self) {
+        (self.answered, self.durable) = (0, 0);
+        self.blocked = false;
+    }
 }
 
 impl Client {
@@ -80,10 +94,13 @@ impl Client {
             return;
         }
         line.blocked = false;
-        if std::mem::take(&mut line.forgotten) {
-            line.items.retain(|item| !item.unsure);
-        }
-        for n in line.under_way..line.items.len() {
+        line.give_up_forgotten();
+        let end = if self.renewing {
+            line.items.iter().rposition(|item| item.unsure).map_or(0, |last| last + 1)
+        } else {
+            line.items.len()
+        };
+        for n in line.under_way..end {
             self.give_up(group, n, rng, oracle);
             let request = self.request();
             let line = &mut self.lines[group];
@@ -157,6 +174,13 @@ impl Client {
         }
         oracle.answered((group, p.epoch.0, p.seq.0), p.handle, id, p.level)?;
         Ok(true)
+    }
+
+    /// Whether no message is left of which only the producer id can tell whether it was taken.
+    pub(super) fn lines_are_settled(&mut self) -> bool {
+        self.lines.iter_mut().for_each(Line::give_up_forgotten);
+        let settled = |line: &Line| line.under_way == 0 && line.items.iter().all(|i| !i.unsure);
+        self.second.is_empty() && self.lines.iter().all(settled)
     }
 
     /// Perhaps another message takes the number of one that was refused for certain.
@@ -244,13 +268,20 @@ impl Client {
             }
             Some(ErrorCode::ProducerGap | ErrorCode::UnknownProducer) => {
                 oracle.fault(Fault::RefusedGap);
-                line.forgotten |= e.code == ErrorCode::UnknownProducer as u16;
                 let forgotten = oracle.rotten;
                 if e.limit >= number || (e.limit <= line.durable && !forgotten) {
                     return Err(format!("number {} is on disk, this is {number}", line.durable));
                 }
-                // What was answered at level memory was lost: its numbers are free again.
-                line.answered = line.answered.min(e.limit - 1);
+                let unknown = e.code == ErrorCode::UnknownProducer as u16;
+                let had_some = line.answered > 0 || line.items.iter().any(|item| item.unsure);
+                if unknown && had_some {
+                    // Number 1 of this id may come to the server yet, or be in the log.
+                    line.forgotten = true;
+                    self.renewing = true;
+                } else {
+                    // What was answered at level memory was lost: its numbers are free again.
+                    line.answered = line.answered.min(e.limit - 1);
+                }
             }
             code => return Err(format!("a publish was refused with {code:?}")),
         }

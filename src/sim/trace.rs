@@ -127,6 +127,8 @@ faults! {
     RefusedGap,
     /// A client gave up a message that was refused, and used its number for another.
     GivenUp,
+    /// A group did not know a producer any more, and the client drew a new producer id.
+    ProducerRenewed,
     /// A client sent a publish twice at once.
     SentTwice,
     /// A publish was answered that was in the group before it was sent again.

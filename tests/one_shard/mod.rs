@@ -168,11 +168,16 @@ impl Bench {
 
     /// A connection that is in these groups from `start` on.
     pub fn connect_from(&mut self, slot: u32, groups: &[&str], start: Start) {
+        let entries = groups.iter().map(|g| JoinEntry::live(g.as_bytes(), start));
+        self.connect_as(slot, &format!("m{slot}"), &entries.collect::<Vec<_>>());
+    }
+
+    /// A connection of a member that joins these groups at once.
+    pub fn connect_as(&mut self, slot: u32, member: &str, entries: &[JoinEntry<'_>]) {
         self.world.events.push_back(Event::Accepted { conn: id(slot) });
         let mut bytes = MAGIC.to_vec();
         let mut producer = [0; 16];
         producer[..4].copy_from_slice(&slot.to_le_bytes());
-        let member = format!("m{slot}");
         Hello {
             version_min: VERSION,
             version_max: VERSION,
@@ -182,9 +187,8 @@ impl Bench {
             member: member.as_bytes(),
         }
         .encode(&mut bytes);
-        if !groups.is_empty() {
-            let entries = groups.iter().map(|g| JoinEntry::live(g.as_bytes(), start));
-            Join::encode(&mut bytes, 1, &entries.collect::<Vec<_>>());
+        if !entries.is_empty() {
+            Join::encode(&mut bytes, 1, entries);
         }
         self.say(slot, bytes);
     }
