@@ -429,6 +429,30 @@ fn redelivered_messages_are_dropped_and_acknowledged_again() {
 }
 
 #[test]
+fn a_redelivery_that_ends_may_leave_out_what_the_application_has_and_nothing_else() {
+    let again = |play: &mut Play| {
+        play.send(|out| {
+            Redeliver { handle: HANDLE, from: Seq(1), epoch: Epoch(1), attempt: 1 }.encode(out);
+        });
+        play.deliver(1);
+        play.events();
+    };
+    let mut play = Play::member(Options::new("ann"), Membership::durable(), 4);
+    again(&mut play);
+    play.deliver(5);
+    assert_eq!(seqs(&play.events()), [5]);
+    // Also where a new epoch begins.
+    again(&mut play);
+    play.epoch(2, 6);
+    play.deliver(6);
+    assert_eq!(seqs(&play.events()), [6]);
+    again(&mut play);
+    play.deliver(8);
+    play.events();
+    assert!(matches!(play.core.closing(), Some(Reason::Protocol(_))), "7 never came");
+}
+
+#[test]
 fn a_gap_is_an_event_and_only_for_what_the_application_does_not_have() {
     let mut play = Play::member(Options::new("ann"), Membership::durable(), 4);
     play.reconnect();

@@ -61,6 +61,9 @@ pub(super) struct Group {
     stream: Option<Epoch>,
     /// Next message that it sends.
     next: Seq,
+    /// It sent messages again on this connection. When that ends, it goes on after what it had
+    /// sent before, which may leave out some that the application has.
+    again: bool,
     /// Looking for the start of an epoch: where from, and how far back the next look goes.
     rewind: Option<(Seq, u64)>,
     /// The stream of that look has not shown its first epoch.
@@ -99,6 +102,7 @@ impl Group {
             former: None,
             stream: None,
             next: Seq(1),
+            again: false,
             rewind: None,
             probing: false,
             rejoin: false,
@@ -159,6 +163,7 @@ impl Group {
         self.handle = Some(j.handle);
         self.stream = None;
         self.next = j.first;
+        self.again = false;
         self.acked = Place::default();
         let (epoch, last) = self.place;
         if !self.placed {
@@ -211,6 +216,7 @@ impl Group {
     /// An epoch begins in the stream. Returns the place before it if the application must know.
     pub fn epoch(&mut self, e: &EpochStart) -> Option<Place> {
         self.stream = Some(e.epoch);
+        self.leave_out_known(e.first);
         if self.drops() {
             return None;
         }
@@ -252,6 +258,7 @@ impl Group {
             return Err("a DELIVER of a group that is not joined");
         }
         let Some(epoch) = self.stream else { return Err("a DELIVER before EPOCH") };
+        self.leave_out_known(seq);
         if seq != self.next {
             return Err("a DELIVER out of order");
         }
@@ -278,9 +285,17 @@ impl Group {
         }
     }
 
+    /// The end of a redelivery leaves out what the application has.
+    fn leave_out_known(&mut self, first: Seq) {
+        if self.again && first > self.next && first <= next(self.place.1) {
+            self.next = first;
+        }
+    }
+
     /// The server begins again at `from`.
     pub fn redelivers(&mut self, from: Seq, epoch: Epoch) {
         self.next = from;
+        self.again = true;
         if epoch <= self.place.0 {
             self.stream = Some(epoch);
         }

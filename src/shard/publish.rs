@@ -53,12 +53,8 @@ impl Shard {
         let mut groups = std::mem::take(&mut self.filling.groups);
         groups.retain(|&key| {
             let waits = self.groups[key as usize].sequencer().is_some_and(|s| s.staged.waits);
-            if !waits && let Some(run) = self.freeze(key) {
-                let segment = run.segment.clone();
-                self.filling.runs.push(run);
-                self.push_tail(key, segment);
-                self.note_receipts_due(key);
-                self.make_peers_dirty(key);
+            if !waits {
+                self.show_early(key);
             }
             waits
         });
@@ -68,6 +64,16 @@ impl Shard {
             self.reply(reply);
         }
         self.filling.early_replies = replies;
+    }
+
+    /// Shows what a group has staged, none of which waits for the disk.
+    pub(super) fn show_early(&mut self, key: u32) {
+        let Some(run) = self.freeze(key) else { return };
+        let segment = run.segment.clone();
+        self.filling.runs.push(run);
+        self.push_tail(key, segment);
+        self.note_receipts_due(key);
+        self.make_peers_dirty(key);
     }
 
     fn publish_run(&mut self, run: Run) {

@@ -208,6 +208,13 @@ impl Shard {
             let shown_early = header.level == Level::Memory
                 && !sequencer.has_waiting()
                 && sequencer.memory_marked == self.log.active();
+            if !shown_early && sequencer.staged.count > 0 && !sequencer.staged.waits {
+                // What is staged is answered in this turn. In one run with this message it would be
+                // shown only after the commit, and never if that failed.
+                let key = header.group as u32;
+                self.show_early(key);
+                continue;
+            }
             self.stamp = self.stamp.tick(wall_ms);
             if sequencer.staged.count == 0 {
                 self.filling.groups.push(header.group as u32);

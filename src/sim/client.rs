@@ -13,6 +13,9 @@ use super::trace::{Fault, Note};
 use crate::position::{Epoch, Handle, Level, Nanos, ProducerId, Seq, Stamp};
 use crate::wire::{self, ClientFrame, Hello, Join, JoinEntry, Leave, Mode, Start};
 
+/// Publishes in front of which a client sends one that is longer than any may be, in a million.
+const TOO_LONG_PPM: u32 = 10_000;
+
 /// What a client is like.
 #[derive(Clone, Debug)]
 pub(super) struct Habits {
@@ -124,6 +127,8 @@ pub(super) struct Client {
     /// Last PUBLISHED per group on this connection.
     pub answered: BTreeMap<usize, (u32, Seq)>,
     pub heartbeat_ms: u64,
+    /// The longest payload that the server takes.
+    pub payload_max: usize,
     said_at: Nanos,
     pub found: BTreeMap<Name, u64>,
     pub garbage_sent: bool,
@@ -173,6 +178,7 @@ impl Client {
             views: (0..groups).map(view).collect(),
             answered: BTreeMap::new(),
             heartbeat_ms: 1_000,
+            payload_max: 0,
             said_at: Nanos(0),
             found: BTreeMap::new(),
             garbage_sent: false,
@@ -220,7 +226,9 @@ impl Client {
         self.out.clear();
         self.partial.clear();
         self.lines_cut();
-        self.joins.clear();
+        for (_, group) in self.joins.drain(..) {
+            self.views[group].durable.stale_join = true;
+        }
         self.leaves.clear();
         self.pings.clear();
         self.questions.clear();
@@ -301,6 +309,9 @@ impl Client {
                     let group = rng.index(self.views.len());
                     let memory = rng.chance(self.profile.memory_ppm);
                     let level = if memory { Level::Memory } else { Level::Durable };
+                    if rng.chance(TOO_LONG_PPM) {
+                        self.new_too_long(group, level, oracle);
+                    }
                     self.new_publish(group, level, rng, oracle);
                     self.send_line(group, rng, oracle);
                 }

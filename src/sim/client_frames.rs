@@ -36,6 +36,7 @@ impl Client {
                 F::Welcome(welcome) => {
                     self.state = State::Open;
                     self.heartbeat_ms = u64::from(welcome.heartbeat_ms);
+                    self.payload_max = welcome.payload_max as usize;
                     Ok(())
                 }
                 F::Error(error) if error.code < 100 => Ok(()),
@@ -112,8 +113,13 @@ impl Client {
         self.views[group].place = Place::Out;
         self.views[group].head = Seq(0);
         if self.profile.durable {
-            self.views[group].durable.belongs = Belongs::No;
-            oracle.rosters.left(group, self.index, oracle.now);
+            let durable = &mut self.views[group].durable;
+            if durable.stale_join {
+                durable.belongs = Belongs::Perhaps;
+            } else {
+                durable.belongs = Belongs::No;
+                oracle.rosters.left(group, self.index, oracle.now);
+            }
         }
         oracle.note(Note::Left { client: self.index, group });
         Ok(())

@@ -55,6 +55,8 @@ pub struct Trouble {
     pub crash_every_ms: u64,
     /// A stop while a log write is in flight or has just ended, at each write.
     pub crash_at_write_ppm: u32,
+    /// A stop soon after a job on files was started, at each job.
+    pub crash_at_job_ppm: u32,
     /// Share of stops that are in good order instead.
     pub drain_ppm: u32,
     /// The power goes while the node starts, at each start.

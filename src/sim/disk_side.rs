@@ -13,6 +13,9 @@ use crate::shard::{Event, Job};
 use crate::wal::paths::segment_path;
 use crate::wal::{Files, Step};
 
+/// Most steps of a job are over in this time.
+const CRASH_AFTER_JOB_MS: u64 = 20;
+
 impl World {
     pub(super) fn write_log(
         &mut self,
@@ -86,6 +89,10 @@ impl World {
         self.next_job += 1;
         let id = self.next_job;
         self.node.shards[shard].jobs.push(RunningJob { id, job, steps, done: 0 });
+        if !self.calm && self.rng.chance(self.config.trouble.crash_at_job_ppm) {
+            let stop = self.rng.below(CRASH_AFTER_JOB_MS * 1_000_000);
+            self.after(stop, Due::Stop);
+        }
         self.job_goes_on(shard, id);
     }
 

@@ -33,6 +33,12 @@ pub(super) struct Durable {
     pub from: Option<Seq>,
     handled: BTreeSet<(u32, u64)>,
     gaps: Vec<(Seq, Seq)>,
+    /// What JOINED passed over was of later epochs than this one, up to this message. A crash may
+    /// have taken what the member had there, so places that it knew are among them.
+    passed: Vec<(Epoch, Seq)>,
+    /// A connection ended while a join on it had no answer: the server may take it after what came
+    /// on a later one.
+    pub stale_join: bool,
     /// REDELIVER came, and says of which epoch the next message is.
     pub rewound: Option<Epoch>,
     /// Up to where messages had come on this connection before they came again.
@@ -54,9 +60,10 @@ impl View {
 
     /// Up to where it has messages: a redelivery may have ended before it came there again.
     pub fn has(&self) -> Seq {
-        let told = Seq(self.expect.0 - 1);
-        let same_epoch = self.durable.acked_epoch == self.epoch;
-        if same_epoch { told.max(self.durable.acked) } else { told }
+        let Durable { acked, acked_epoch, high, moved, .. } = self.durable;
+        let acked = if acked_epoch == self.epoch { acked } else { Seq(0) };
+        let before = if moved { high } else { Seq(0) };
+        Seq(self.expect.0 - 1).max(acked).max(before)
     }
 
     /// An acknowledgement ends a redelivery: what follows comes after what was acknowledged, or
@@ -90,7 +97,7 @@ impl Client {
         durable.rewound = None;
         (durable.high, durable.moved) = (Seq(0), false);
         let cursor = joined.cursor;
-        if cursor > durable.acked.max(joined.head) && !oracle.rotten {
+        if cursor > joined.head && !oracle.rotten {
             return Err("the cursor is above the head".to_owned());
         }
         if durable.belongs == Belongs::Yes && oracle.rotten {
@@ -107,6 +114,7 @@ impl Client {
             // Then JOINED tells the member what it will not get.
             if cursor > durable.acked {
                 durable.gaps.push((durable.acked.next(), cursor));
+                durable.passed.push((durable.acked_epoch, cursor));
                 (durable.acked, durable.acked_epoch) = (cursor, joined.epoch);
             }
             if cursor < durable.confirmed.min(joined.head) {
@@ -219,6 +227,7 @@ impl Client {
                 && since.is_some_and(|from| Seq(*seq) >= from)
                 && !durable.handled.contains(&(*epoch, *seq))
                 && !durable.gaps.iter().any(|(from, to)| (*from..=*to).contains(&Seq(*seq)))
+                && !durable.passed.iter().any(|(before, to)| *epoch > before.0 && Seq(*seq) <= *to)
         });
         match missed {
             Some(name) => Err(format!("client {} never got {name:?}", self.index)),

@@ -392,6 +392,15 @@ impl NameChange {
         }
     }
 
+    /// The names that it is about.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let (one, other) = match self {
+            Self::Add(path, _) | Self::Remove(path) => (path, None),
+            Self::Rename(from, to, _) => (from, Some(to)),
+        };
+        std::iter::once(one).chain(other).map(PathBuf::as_path)
+    }
+
     pub fn apply(self, names: &mut BTreeMap<PathBuf, Entry>) {
         match self {
             Self::Add(path, entry) => drop(names.insert(path, entry)),

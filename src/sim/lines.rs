@@ -29,6 +29,14 @@ struct Item {
     refused: bool,
     /// Someone had it when it was sent again.
     known: bool,
+    /// It was refused for its length, so it is given up.
+    too_long: bool,
+}
+
+impl Item {
+    fn new(id: u64) -> Self {
+        Self { id, request: None, unsure: false, refused: false, known: false, too_long: false }
+    }
 }
 
 /// The messages of one client in one group that have no answer.
@@ -83,8 +91,15 @@ impl Client {
             let percent = if rng.flip() { 100 } else { [1, 50, 75, 99][rng.index(4)] };
             oracle.wants_receipt(id, percent);
         }
-        let item = Item { id, request: None, unsure: false, refused: false, known: false };
-        self.lines[group].items.push_back(item);
+        self.lines[group].items.push_back(Item::new(id));
+    }
+
+    /// Puts a message at the end of a line that no server takes. Those behind it must not get a
+    /// place before the client gave its number to another message.
+    pub(super) fn new_too_long(&mut self, group: usize, level: Level, oracle: &mut Oracle) {
+        let id = oracle.new_message(self.index, group, level);
+        oracle.lengthen(id, self.payload_max + 1);
+        self.lines[group].items.push_back(Item::new(id));
     }
 
     /// Sends what a line holds, in order.
@@ -186,12 +201,11 @@ impl Client {
     /// Perhaps another message takes the number of one that was refused for certain.
     fn give_up(&mut self, group: usize, n: usize, rng: &mut Rng, oracle: &mut Oracle) {
         let item = &mut self.lines[group].items[n];
-        if item.refused && !item.unsure && rng.chance(GIVEN_UP_PPM) {
+        if item.refused && !item.unsure && (item.too_long || rng.chance(GIVEN_UP_PPM)) {
             oracle.fault(Fault::GivenUp);
             oracle.given_up(item.id);
             let level = oracle.message(item.id).level;
-            item.id = oracle.new_message(self.index, group, level);
-            item.refused = false;
+            *item = Item::new(oracle.new_message(self.index, group, level));
         }
     }
 
@@ -258,6 +272,11 @@ impl Client {
         item.request = None;
         item.refused = true;
         match ErrorCode::from_number(e.code) {
+            Some(ErrorCode::PayloadTooLong) => {
+                oracle.fault(Fault::RefusedTooLong);
+                // No sending of it was ever taken, whatever became of it.
+                (item.too_long, item.unsure) = (true, false);
+            }
             Some(ErrorCode::StorageFull) => oracle.fault(Fault::RefusedFull),
             Some(ErrorCode::StorageFailed) => oracle.fault(Fault::RefusedFailed),
             Some(ErrorCode::Draining | ErrorCode::ReceiptsRefused | ErrorCode::TooManyShares) => {}

@@ -318,6 +318,10 @@ impl World {
         self.node.files.power_cut();
         self.file_faults();
         self.node.accepting = false;
+        // What waited in its memory is never taken.
+        for view in self.clients.iter_mut().flat_map(|client| &mut client.views) {
+            view.durable.stale_join = false;
+        }
         self.links_lose_server();
     }
 

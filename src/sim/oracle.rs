@@ -104,6 +104,11 @@ impl Oracle {
         id
     }
 
+    /// The payload of a message that was not sent yet gets this length.
+    pub fn lengthen(&mut self, id: u64, len: usize) {
+        self.sent[id as usize].payload.resize(len, 0);
+    }
+
     pub fn message(&self, id: u64) -> &Sent {
         &self.sent[id as usize]
     }
@@ -286,6 +291,18 @@ impl Oracle {
             }
             _ => Err(format!("retention went up to {}", self.removed(gap.handle))),
         }
+    }
+
+    /// The last message of each group that anyone was shown in its present epoch.
+    pub fn shown(&self) -> BTreeMap<Handle, Seq> {
+        let mut shown = BTreeMap::<Handle, Seq>::new();
+        for ((_, epoch, seq), known) in &self.known {
+            if self.epochs.get(&known.handle) == Some(epoch) {
+                let last = shown.entry(known.handle).or_default();
+                *last = Seq(*seq).max(*last);
+            }
+        }
+        shown
     }
 
     /// Compares what clients know with all that is there at the end; `crashed` says whether

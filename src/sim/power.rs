@@ -112,16 +112,23 @@ impl SimFiles {
 }
 
 impl Inner {
-    /// In each directory, changes survive up to some point in their order.
+    /// In each directory, changes survive up to some point in their order. Removals may have
+    /// another point than the rest: a file system need not keep the order of names that have
+    /// nothing to do with each other.
     fn lose_names(&mut self) {
         let pending = std::mem::take(&mut self.pending);
-        let mut dirs: Vec<_> = pending.iter().filter_map(|c| c.dir().map(Path::to_owned)).collect();
-        dirs.sort();
-        dirs.dedup();
-        let mut left: Vec<_> = dirs
+        let apart = self.rng.flip();
+        let order_of = |change: &NameChange| {
+            let removes = apart && matches!(change, NameChange::Remove(_));
+            (change.dir().map(Path::to_owned), removes)
+        };
+        let mut orders: Vec<_> = pending.iter().map(order_of).collect();
+        orders.sort();
+        orders.dedup();
+        let mut left: Vec<_> = orders
             .iter()
-            .map(|dir| {
-                let count = pending.iter().filter(|c| c.dir() == Some(dir)).count();
+            .map(|order| {
+                let count = pending.iter().filter(|change| order_of(change) == *order).count();
                 match self.rng.below(3) {
                     0 => 0,
                     1 => count,
@@ -129,12 +136,17 @@ impl Inner {
                 }
             })
             .collect();
+        let mut lost = Vec::new();
         for change in pending {
-            let Some(at) = dirs.iter().position(|dir| change.dir() == Some(dir)) else { continue };
-            if left[at] > 0 {
+            let order = order_of(&change);
+            let Some(at) = orders.iter().position(|other| *other == order) else { continue };
+            // Of one name, the first change comes first.
+            let follows = change.paths().any(|path| lost.contains(&path.to_owned()));
+            if left[at] > 0 && !follows {
                 left[at] -= 1;
                 change.apply(&mut self.durable);
             } else {
+                lost.extend(change.paths().map(Path::to_owned));
                 let renames = matches!(change, NameChange::Rename(..));
                 self.happened.push(if renames { Fault::RenameLost } else { Fault::NameLost });
             }

@@ -78,6 +78,7 @@ impl Profile {
             Self::Quiet => &[F::MeshFull],
             Self::Unsteady => &[
                 F::AnsweredAgain,
+                F::RefusedTooLong,
                 F::ClientClosed,
                 F::ClientReset,
                 F::ClientVanished,
@@ -194,6 +195,7 @@ fn crashing(shards: u16) -> WorldConfig {
             disconnect_ppm: 2_000,
             crash_every_ms: 1_000,
             crash_at_write_ppm: 20_000,
+            crash_at_job_ppm: 20_000,
             crash_at_start_ppm: 200_000,
             drain_ppm: 100_000,
             ..Trouble::default()
@@ -204,8 +206,12 @@ fn crashing(shards: u16) -> WorldConfig {
 
 fn memory(seed: u64, shards: u16) -> WorldConfig {
     let config = if seed.is_multiple_of(2) { unsteady(shards) } else { crashing(shards) };
-    let trouble =
-        Trouble { crash_every_ms: 1_500, crash_at_write_ppm: 15_000, ..config.trouble.clone() };
+    let trouble = Trouble {
+        crash_every_ms: 1_500,
+        crash_at_write_ppm: 15_000,
+        crash_at_job_ppm: 20_000,
+        ..config.trouble.clone()
+    };
     // With few of them, a crash can take the very first one of a group.
     let (memory_ppm, groups) = if seed % 5 < 2 { (30_000, 12) } else { (500_000, 5) };
     WorldConfig { memory_ppm, groups, trouble, ..config }
@@ -225,9 +231,11 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
         file_sync_error_ppm: if errors { 10_000 } else { 0 },
         ..config.trouble.clone()
     };
-    // A log that failed keeps what it has shown in memory only.
+    // A log that failed keeps what it has shown in memory only, however little the tails may hold.
     let memory_ppm = if seed.is_multiple_of(3) { 500_000 } else { 100_000 };
-    WorldConfig { memory_ppm, trouble, ..config }
+    let tail_bytes_max = if seed.is_multiple_of(2) { 1024 } else { config.shard.tail_bytes_max };
+    let shard = ShardConfig { tail_bytes_max, ..config.shard.clone() };
+    WorldConfig { memory_ppm, shard, trouble, ..config }
 }
 
 /// Segments and retention are small, so that sealed logs are used up too.
@@ -236,6 +244,7 @@ fn resharding(seed: u64, shards: u16) -> WorldConfig {
     let trouble = Trouble {
         crash_every_ms: 800,
         crash_at_start_ppm: 200_000,
+        crash_at_job_ppm: 20_000,
         drain_ppm: 300_000,
         reshard_ppm: 600_000,
         file_read_error_ppm: if seed.is_multiple_of(5) { 3_000 } else { 0 },
@@ -276,6 +285,7 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         clock_ppm: some(2_000),
         crash_every_ms: u64::from(4_000 - some(3_000)),
         crash_at_write_ppm: some(15_000),
+        crash_at_job_ppm: some(20_000),
         crash_at_start_ppm: some(200_000),
         drain_ppm: some(200_000),
         disk_full_ppm: some(200_000),

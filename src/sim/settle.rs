@@ -29,6 +29,9 @@ impl World {
             self.rest()?;
         }
         if may_have_failed && self.node.is_up() {
+            if !self.node.draining {
+                self.members_get_what_was_shown()?;
+            }
             self.crash();
         }
         if !self.node.is_up() {
@@ -50,6 +53,35 @@ impl World {
         self.after(0, Due::Start);
         self.rest()?;
         self.read_back("reading back after the power was cut", true)
+    }
+
+    /// Whether a log failed or not, who is in a group gets everything of it that anyone was shown.
+    fn members_get_what_was_shown(&mut self) -> Result<(), Violation> {
+        let end = self.now.plus_ms(SETTLE_MS);
+        // Until then those that were cut off are back.
+        self.run_until(self.now.plus_ms(PROBE_AFTER_MS));
+        loop {
+            let shown = self.oracle.shown();
+            let lacks = |client: &Client| {
+                let views = client.views.iter().filter(|view| view.place == Place::In);
+                views
+                    .filter_map(|view| Some((view, *shown.get(&view.handle)?)))
+                    .find(|(view, last)| view.has() < *last)
+                    .map(|(view, last)| (client.index, view.handle, view.has(), last))
+            };
+            let Some((client, handle, has, last)) = self.clients.iter().find_map(lacks) else {
+                return Ok(());
+            };
+            if self.is_violated() {
+                return Ok(());
+            }
+            if self.now >= end {
+                return Err(format!(
+                    "client {client} has group {handle} up to {has}, {last} was shown"
+                ));
+            }
+            self.run_until(self.now.plus_ms(STEP_MS));
+        }
     }
 
     /// Runs until every client has all its answers and is where it wants to be.

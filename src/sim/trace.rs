@@ -209,6 +209,8 @@ faults! {
     RottenIndex,
     /// There was no room for a segment.
     DiskFull,
+    /// A publish was refused because it was too long.
+    RefusedTooLong,
     /// A publish was refused because there was no room.
     RefusedFull,
     /// A log write failed.

@@ -194,13 +194,17 @@ impl Bench {
     }
 
     pub fn publish(&mut self, slot: u32, group: &str, bytes: usize) {
+        self.publish_at(slot, group, bytes, Level::Durable);
+    }
+
+    pub fn publish_at(&mut self, slot: u32, group: &str, bytes: usize, level: Level) {
         let payload = vec![b'x'; bytes];
         let seq = self.sequences.entry((slot, group.into())).or_default();
         *seq += 1;
         let mut out = Vec::new();
         Publish {
             request: 1,
-            level: Some(Level::Durable),
+            level: Some(level),
             receipt: 0,
             producer_seq: *seq,
             group: group.as_bytes(),
