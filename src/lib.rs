@@ -36,5 +36,7 @@ pub mod shard;
 #[cfg(feature = "server")]
 pub mod sim;
 #[cfg(feature = "server")]
+pub mod slots;
+#[cfg(feature = "server")]
 pub mod wal;
 pub mod wire;

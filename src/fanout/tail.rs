@@ -42,6 +42,12 @@ impl Tail {
         self.segments.get(usize::try_from(ordinal.checked_sub(self.base)?).ok()?)
     }
 
+    /// The segments from `ordinal` on; none if that one is not here.
+    pub fn from(&self, ordinal: Ordinal) -> impl Iterator<Item = &SegmentRef> {
+        let skipped = ordinal.checked_sub(self.base).unwrap_or(u64::MAX);
+        self.segments.range((skipped as usize).min(self.segments.len())..)
+    }
+
     /// The oldest segment.
     #[must_use]
     pub fn front(&self) -> Option<&SegmentRef> {

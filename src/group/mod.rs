@@ -10,12 +10,11 @@ pub mod roster_log;
 mod sequencer;
 pub mod state;
 
-use slab::Slab;
-
 use crate::config::{ClassId, Priority};
 use crate::fanout::Tail;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::shard::OwnedState;
+use crate::slots::Slots;
 
 pub use mail::{Handed, Mail, Place};
 pub use member::{Again, Chunk, DurableMember, Lag, Member, Proof, ToldGap};
@@ -43,7 +42,7 @@ pub struct Scan {
     /// The tail moved after the scan had passed some members.
     pub again: bool,
     /// Key of the next member to visit.
-    pub next: usize,
+    pub next: u32,
 }
 
 /// Members that wait for the same chunk of history.
@@ -73,7 +72,7 @@ pub struct Group {
     /// Last message that members may see.
     pub published: Seq,
     /// Local members.
-    pub members: Slab<Member>,
+    pub members: Slots<Member>,
     /// Fan-out to them.
     pub scan: Scan,
     /// Chunks of history that were asked for.
@@ -100,7 +99,7 @@ impl Group {
             epoch,
             tail: Tail::default(),
             published: Seq(0),
-            members: Slab::new(),
+            members: Slots::default(),
             scan: Scan::default(),
             reads: Vec::new(),
             watchers: 0,
@@ -162,7 +161,7 @@ impl Group {
         if let Role::Owner(sequencer) = &self.role {
             debug_assert!(self.published <= sequencer.sequenced);
         }
-        for (_, member) in &self.members {
+        for member in self.members.iter() {
             debug_assert!(member.acked <= member.sent);
             debug_assert!(
                 member.sent <= self.published || self.published == Seq(0),

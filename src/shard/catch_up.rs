@@ -142,7 +142,7 @@ impl Shard {
     /// A member needs what follows its cursor. Members at the same place share one read.
     fn want(&mut self, membership: Membership) {
         let Some(group) = self.groups.get_mut(membership.group as usize) else { return };
-        let Some(member) = group.members.get(membership.member as usize) else { return };
+        let Some(member) = group.members.get(membership.member) else { return };
         let from = member.sent.next();
         if let Some(wait) = group.reads.iter_mut().find(|wait| wait.from == from) {
             wait.members.push(membership.member);
@@ -350,7 +350,7 @@ impl Shard {
         }
         let bytes = segment.as_ref().map_or(0, |segment| segment.bytes().len());
         let chunk = Rc::new(Chunk { gap, epoch, segment });
-        waiting.retain(|member| match group.members.get_mut(*member as usize) {
+        waiting.retain(|member| match group.members.get_mut(*member) {
             Some(member) if matches!(member.lag, Lag::Waiting) && member.sent.next() == from => {
                 member.lag = Lag::Ready(chunk.clone());
                 true

@@ -88,8 +88,8 @@ pub struct Conn {
 impl Conn {
     /// A connection that was just accepted.
     #[must_use]
-    pub fn new(id: ConnId, now: Nanos) -> Box<Self> {
-        Box::new(Self {
+    pub fn new(id: ConnId, now: Nanos) -> Self {
+        Self {
             id,
             state: ConnState::Opening,
             in_flight: false,
@@ -113,7 +113,29 @@ impl Conn {
             heard_at: now,
             progress_at: now,
             drainage: Drainage::default(),
-        })
+        }
+    }
+
+    /// Whether nothing of it is under way or waits.
+    #[inline]
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        !self.in_flight
+            && self.queued == 0
+            && !self.tripped
+            && self.control.is_empty()
+            && self.dirty.is_empty()
+    }
+
+    /// A write of so many bytes is started.
+    #[inline]
+    pub fn begin_write(&mut self, now: Nanos, bytes: u64) {
+        self.in_flight = true;
+        self.progress_at = now;
+        self.drainage.started(now, bytes);
+        if let Some(watch) = &mut self.watch {
+            watch.hand(bytes);
+        }
     }
 
     /// Whether a write could be started that carries something.

@@ -51,7 +51,7 @@ impl Shard {
             let Some(&key) = self.by_handle.get(&ack.handle) else { continue };
             let Some(membership) = self.membership(id, key) else { continue };
             let group = &mut self.groups[key as usize];
-            let member = &mut group.members[membership.member as usize];
+            let member = &mut group.members[membership.member];
             if member.ack(ack.seq, ack.epoch) && member.durable.is_some() {
                 self.tell_cursor(key, membership.member, ack.epoch);
                 self.progressed(membership);
@@ -64,7 +64,7 @@ impl Shard {
     pub(super) fn tell_cursor(&mut self, key: u32, member: u32, epoch: Epoch) {
         let group = &mut self.groups[key as usize];
         let handle = group.handle;
-        let member = &mut group.members[member as usize];
+        let member = &mut group.members[member];
         let seq = member.acked;
         let Some(durable) = &mut member.durable else { return };
         let moved = CursorMove { handle, key: durable.key, seq, epoch };

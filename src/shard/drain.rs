@@ -74,7 +74,7 @@ impl Shard {
         if (!over && !late) || (over && !self.last_snapshot(now)) {
             return Turn::Continue;
         }
-        let open: Vec<_> = self.conns.iter().flatten().map(|conn| conn.id).collect();
+        let open: Vec<_> = self.conns.iter().map(|conn| conn.id).collect();
         for id in open {
             self.close(id, io);
         }
@@ -91,7 +91,6 @@ impl Shard {
         let open: Vec<_> = self
             .conns
             .iter()
-            .flatten()
             .filter(|conn| conn.state == ConnState::Open)
             .map(|conn| conn.id)
             .collect();

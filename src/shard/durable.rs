@@ -450,8 +450,7 @@ impl Shard {
     pub(super) fn dismissed(&mut self, id: ConnId, handle: Handle) {
         let Some(&key) = self.by_handle.get(&handle) else { return };
         if let Some(membership) = self.membership(id, key)
-            && let Some(member) =
-                self.groups[key as usize].members.get_mut(membership.member as usize)
+            && let Some(member) = self.groups[key as usize].members.get_mut(membership.member)
         {
             member.durable = None;
         }

@@ -12,6 +12,8 @@ use crate::wire::ErrorCode;
 
 /// Silence of this length may be noticed a second late.
 const LOOSE_SILENCE_MS: u64 = 20_000;
+/// Room for deadlines that is kept.
+const FIRED_KEPT_MAX: usize = 256;
 
 impl Shard {
     /// When the shard must have a turn even if nothing happens.
@@ -42,6 +44,8 @@ impl Shard {
                 Due::Acks(id) => self.look_at_acks(id, now, io),
             }
         }
+        // Ten thousand deadlines at the same second are rare, and their list is not kept.
+        fired.shrink_to(FIRED_KEPT_MAX);
         self.fired = fired;
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now, io);
@@ -100,15 +104,14 @@ impl Shard {
     /// Closes members whose write made no progress for too long.
     fn sweep(&mut self, now: Nanos, io: &mut impl Io) {
         let limit_ms = u64::from(self.config.stall_timeout_ms);
-        for slot in 0..self.conns.len() {
-            if self.conns[slot].as_deref().is_some_and(|conn| self.seems_stalled(conn, now)) {
-                self.has_stalled(slot as u32);
+        for slot in 0..self.conns.end() {
+            if self.conns.get(slot).is_some_and(|conn| self.seems_stalled(conn, now)) {
+                self.has_stalled(slot);
             }
         }
         let stalled: Vec<_> = self
             .conns
             .iter()
-            .flatten()
             .filter(|conn| conn.in_flight && conn.progress_at.plus_ms(limit_ms) <= now)
             .map(|conn| conn.id)
             .collect();
@@ -130,7 +133,7 @@ impl Shard {
         if self.pins.bytes() <= self.config.pinned_bytes_max {
             return;
         }
-        let oldest = self.conns.iter().flatten().filter(|conn| conn.in_flight);
+        let oldest = self.conns.iter().filter(|conn| conn.in_flight);
         if let Some(id) = oldest.min_by_key(|conn| conn.progress_at).map(|conn| conn.id) {
             self.close_stalled(id, "unfinished writes hold more than pinned_bytes_max", io);
         }
@@ -142,7 +145,7 @@ impl Shard {
         if self.figures.partial_bytes <= max {
             return;
         }
-        let holders = self.conns.iter().flatten().filter(|conn| conn.state != ConnState::Closing);
+        let holders = self.conns.iter().filter(|conn| conn.state != ConnState::Closing);
         if let Some(id) = holders.max_by_key(|conn| conn.partial.len()).map(|conn| conn.id) {
             let text = "memory for unfinished frames ran out and this connection held the most";
             self.refuse(id, 0, Refusal::new(ErrorCode::MemoryBudget, text).limit(max));

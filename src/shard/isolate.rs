@@ -13,7 +13,7 @@ use crate::position::Nanos;
 const MEDIAN_EVERY_MS: u64 = 1_000;
 /// Connections in a sample, and slots looked at to find them.
 const SAMPLE: usize = 64;
-const SAMPLE_SLOTS: usize = 1024;
+const SAMPLE_SLOTS: u32 = 1024;
 /// A write is slow if it takes this many times the median ...
 const SLOW_TIMES: u64 = 8;
 /// ... and more than this: what is faster waited for no reader.
@@ -91,8 +91,9 @@ impl Drainage {
         self.sending = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
-    /// The write ended; `slow_ns` is what is slow on this shard now.
-    fn finished(&mut self, now: Nanos, slow_ns: u64) {
+    /// The write ended; `slow_ns` is what is slow on this shard now. Returns whether there is
+    /// something to conclude from that: nothing from one more good write after others.
+    pub fn finished(&mut self, now: Nanos, slow_ns: u64) -> bool {
         // A write that ended in the turn that started it took some time too.
         let nanos = now.since(self.started_at).max(1_000);
         let share = if self.nanos > 0.0 { EWMA_SHARE } else { 1.0 };
@@ -100,9 +101,11 @@ impl Drainage {
         self.nanos += (nanos as f32 - self.nanos) * share;
         if nanos > slow_ns {
             self.strike(1);
-        } else {
-            self.strikes = self.strikes.saturating_sub(1);
+            return true;
         }
+        let struck = self.strikes > 0;
+        self.strikes -= u8::from(struck);
+        struck
     }
 
     /// Memberships that are not served from the tail.
@@ -145,7 +148,7 @@ pub struct Normal {
     /// When it is asked for again.
     due_at: Nanos,
     /// Slot at which the next sample starts.
-    slot: usize,
+    slot: u32,
     /// Median time of a write.
     pub write_ns: u64,
     /// Median of the drain rates.
@@ -175,7 +178,7 @@ impl Shard {
     /// A connection goes away.
     pub(super) fn end_health(&mut self, slot: u32) {
         self.set_health(slot, None);
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+        if let Some(conn) = self.conns.get_mut(slot)
             && std::mem::take(&mut conn.tripped)
         {
             self.figures.members_tripped -= 1;
@@ -184,24 +187,14 @@ impl Shard {
 
     /// Memberships of a connection that are not served from the tail, counted anew.
     pub(super) fn behind(&self, conn: &Conn) -> u32 {
-        let member =
-            |m: &Membership| self.groups.get(m.group as usize)?.members.get(m.member as usize);
+        let member = |m: &Membership| self.groups.get(m.group as usize)?.members.get(m.member);
         let behind = |m: &&Membership| member(m).is_some_and(|m| !matches!(m.lag, Lag::Live));
         conn.memberships.iter().filter(behind).count() as u32
     }
 
-    /// A write of the connection ended.
-    pub(super) fn drained(&mut self, slot: u32, now: Nanos) {
-        let slow_ns = self.normal.slow_ns();
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
-            conn.drainage.finished(now, slow_ns);
-            self.judge(slot);
-        }
-    }
-
     /// A membership of the connection begins behind the tail.
     pub(super) fn begins_behind(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
+        if let Some(conn) = self.conns.get_mut(slot) {
             conn.drainage.begins_behind();
             self.judge(slot);
         }
@@ -209,7 +202,7 @@ impl Shard {
 
     /// A membership of the connection that was behind the tail is gone.
     pub(super) fn ends_behind(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
+        if let Some(conn) = self.conns.get_mut(slot) {
             conn.drainage.caught_up();
             self.judge(slot);
         }
@@ -217,7 +210,7 @@ impl Shard {
 
     /// The write of the connection has not moved for too long.
     pub(super) fn has_stalled(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+        if let Some(conn) = self.conns.get_mut(slot)
             && conn.drainage.health.is_some_and(|health| health != Health::Stalled)
         {
             conn.drainage.strike(STRIKES_TRIP);
@@ -228,7 +221,7 @@ impl Shard {
 
     /// Draws the conclusions from what was noted of a connection.
     pub(super) fn judge(&mut self, slot: u32) {
-        let Some(Some(conn)) = self.conns.get(slot as usize) else { return };
+        let Some(conn) = self.conns.get(slot) else { return };
         let Drainage { health: Some(before), strikes, .. } = conn.drainage else { return };
         let seen = conn.drainage.seen();
         let tripped = conn.tripped;
@@ -243,7 +236,7 @@ impl Shard {
     }
 
     fn trip(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+        if let Some(conn) = self.conns.get_mut(slot)
             && !std::mem::replace(&mut conn.tripped, true)
         {
             self.figures.members_tripped += 1;
@@ -252,7 +245,7 @@ impl Shard {
     }
 
     fn recover(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+        if let Some(conn) = self.conns.get_mut(slot)
             && std::mem::take(&mut conn.tripped)
         {
             self.figures.members_tripped -= 1;
@@ -262,7 +255,7 @@ impl Shard {
     }
 
     fn set_health(&mut self, slot: u32, health: Option<Health>) {
-        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return };
+        let Some(conn) = self.conns.get_mut(slot) else { return };
         let before = std::mem::replace(&mut conn.drainage.health, health);
         let figures = &mut self.figures;
         let mut count = |health: Option<Health>, by: i64| {
@@ -287,12 +280,12 @@ impl Shard {
         }
         self.normal.due_at = now.plus_ms(MEDIAN_EVERY_MS);
         let (mut times, mut rates, mut count) = ([0; SAMPLE], [0; SAMPLE], 0);
-        let slots = self.conns.len();
+        let slots = self.conns.end();
         let start = self.normal.slot;
         for n in 0..slots.min(SAMPLE_SLOTS) {
             let slot = (start + n) % slots;
             self.normal.slot = slot + 1;
-            let Some(conn) = &self.conns[slot] else { continue };
+            let Some(conn) = self.conns.get(slot) else { continue };
             // Who is served last is no measure for the others.
             if let (Some(rate), false) = (conn.drainage.rate(), conn.tripped) {
                 (times[count], rates[count]) = (conn.drainage.nanos as u64, rate);

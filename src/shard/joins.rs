@@ -162,7 +162,7 @@ impl Shard {
             durable: durable.map(DurableMember::new),
         };
         let group = &mut self.groups[key as usize];
-        let member = group.members.insert(member) as u32;
+        let member = group.members.insert(member);
         if roster {
             self.watch_roster(key, true);
         }
@@ -244,7 +244,7 @@ impl Shard {
     /// Takes a member off a group on this shard. Returns its name on the roster.
     fn take_member(&mut self, membership: Membership) -> Option<RosterKey> {
         let group = &mut self.groups[membership.group as usize];
-        let member = group.members.remove(membership.member as usize);
+        let member = group.members.remove(membership.member)?;
         if member.wants_roster {
             self.watch_roster(membership.group, false);
         }

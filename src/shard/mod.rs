@@ -51,6 +51,7 @@ use crate::group::receipts::Fulfilled;
 use crate::group::{Group, Place};
 use crate::mesh::Mesh;
 use crate::position::{Epoch, Handle, Nanos, NodeId, ShardId, Stamp};
+use crate::slots::Slots;
 use crate::wal::Log;
 
 use backpressure::Backpressure;
@@ -106,7 +107,7 @@ pub struct Shard {
     /// Monotonic time of this turn.
     now: Nanos,
     events: Vec<Event>,
-    conns: Vec<Option<Box<Conn>>>,
+    conns: Slots<Conn>,
     groups: Slab<Group>,
     by_name: HashMap<Box<[u8]>, u32>,
     by_handle: HashMap<Handle, u32>,
@@ -228,7 +229,7 @@ impl Shard {
             for (_, group) in &self.groups {
                 group.invariants();
             }
-            for conn in self.conns.iter().flatten() {
+            for conn in self.conns.iter() {
                 debug_assert_eq!(conn.drainage.behind(), self.behind(conn));
             }
         }
@@ -249,7 +250,7 @@ impl Shard {
 
     /// The connection with this name, if it is still there.
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
-        let conn = self.conns.get_mut(id.slot as usize)?.as_deref_mut()?;
+        let conn = self.conns.get_mut(id.slot)?;
         (conn.id == id).then_some(conn)
     }
 }

@@ -152,7 +152,7 @@ impl Shard {
         while let Some((at, handle, what)) = self.pace.next() {
             let Some(group) = self.groups.get_mut(at.group as usize) else { continue };
             let priority = group.priority;
-            let Some(member) = group.members.get(at.member as usize) else { continue };
+            let Some(member) = group.members.get(at.member) else { continue };
             if group.handle != handle {
                 continue;
             }
@@ -160,7 +160,7 @@ impl Shard {
             match what {
                 What::Chunk if matches!(member.lag, Lag::Ready(_)) => self.mark_dirty(at),
                 What::Tail if member.dirty => {
-                    if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
+                    if let Some(conn) = self.conns.get_mut(slot) {
                         conn.dirty.push(priority, at);
                     }
                 }

@@ -147,8 +147,13 @@ impl Dirty {
     }
 
     /// Whether there is none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.highest().is_none()
+        match self {
+            Self::None => true,
+            Self::One(..) => false,
+            Self::Queues(queues) => queues.iter().all(VecDeque::is_empty),
+        }
     }
 
     /// The highest priority that has one.
@@ -214,7 +219,7 @@ impl Shard {
     /// Puts a connection with output into its run queue. One that waits in a lower lane
     /// already is put into the higher one too; whichever comes first serves it.
     pub(super) fn make_ready(&mut self, slot: u32) {
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize)
+        if let Some(conn) = self.conns.get_mut(slot)
             && !conn.in_flight
             && let Some(lane) = conn.lane()
             && conn.queued & (1 << lane.index()) == 0
@@ -227,7 +232,7 @@ impl Shard {
     /// The next connection of this lane that belongs in it.
     pub(super) fn pop_ready(&mut self, lane: Priority) -> Option<u32> {
         while let Some(slot) = self.queues.lanes[lane.index()].ready.pop_front() {
-            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
             conn.queued &= !(1 << lane.index());
             match conn.lane() {
                 _ if conn.in_flight => {}

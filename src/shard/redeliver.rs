@@ -55,7 +55,7 @@ impl Shard {
     }
 
     fn member(&mut self, membership: Membership) -> Option<&mut Member> {
-        self.groups.get_mut(membership.group as usize)?.members.get_mut(membership.member as usize)
+        self.groups.get_mut(membership.group as usize)?.members.get_mut(membership.member)
     }
 
     /// The wheel fired for the acknowledgements of a connection.
@@ -224,10 +224,10 @@ impl Shard {
     /// Puts a member where what follows `sent` is: on the tail, or behind it.
     fn reposition(&mut self, membership: Membership) {
         let Some(group) = self.groups.get_mut(membership.group as usize) else { return };
-        let Some(member) = group.members.get(membership.member as usize) else { return };
+        let Some(member) = group.members.get(membership.member) else { return };
         let attached = group.attach(member.sent);
         let more = member.sent < group.published;
-        let Some(member) = group.members.get_mut(membership.member as usize) else { return };
+        let Some(member) = group.members.get_mut(membership.member) else { return };
         let was_live = matches!(member.lag, Lag::Live);
         (member.lag, member.next) = match attached {
             Some(next) => (Lag::Live, next),

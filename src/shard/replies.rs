@@ -75,7 +75,7 @@ impl Shard {
     /// Lets `encode` append control frames for a connection, and has them written.
     pub(super) fn control(&mut self, id: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         let spare = &mut self.spare_control;
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
+        let Some(conn) = self.conns.get_mut(id.slot) else { return };
         // The last frame of a connection is the fatal one; nothing follows it.
         if conn.id != id || conn.state == ConnState::Closing {
             return;

@@ -32,7 +32,7 @@ struct Walk {
     group: u32,
     handle: Handle,
     frame: Bytes,
-    next: usize,
+    next: u32,
 }
 
 /// What is to be announced.
@@ -180,7 +180,7 @@ impl Shard {
                 self.announcements.walks.pop_front();
                 continue;
             };
-            if walk.next >= group.members.capacity() {
+            if walk.next >= group.members.end() {
                 group.walks -= 1;
                 self.announcements.walks.pop_front();
                 continue;
@@ -189,7 +189,7 @@ impl Shard {
             walk.next += 1;
             visits -= 1;
             let Some(member) = member.filter(|member| member.wants_roster) else { continue };
-            let Some(Some(conn)) = self.conns.get(member.conn as usize) else { continue };
+            let Some(conn) = self.conns.get(member.conn) else { continue };
             let (id, frame) = (conn.id, walk.frame.clone());
             if conn.control.len() <= control_max {
                 bytes = bytes.saturating_sub(frame.len());

@@ -48,7 +48,7 @@ impl Shard {
         let Group { class, priority, .. } = self.groups[group as usize];
         self.throttle_if_full(origin.conn, priority);
         let default_level = self.config.level_of(class);
-        let Some(Some(conn)) = self.conns.get(origin.conn.slot as usize) else { return };
+        let Some(conn) = self.conns.get(origin.conn.slot) else { return };
         let header = Header {
             origin,
             group: group as usize,
@@ -89,7 +89,7 @@ impl Shard {
         let late = self.drain.is_some();
         let priority = self.priority_of_foreign(publish.group);
         self.throttle_if_full(id, priority);
-        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        let Some(conn) = self.conns.get(id.slot) else { return };
         let Some(peer) = self.mesh.peer(owner) else { return };
         let forward = Forward {
             conn: id,

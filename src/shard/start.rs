@@ -111,7 +111,7 @@ impl Shard {
             figures: Figures::default(),
             now: parts.now,
             events: Vec::with_capacity(1024),
-            conns: Vec::new(),
+            conns: crate::slots::Slots::default(),
             groups: Slab::new(),
             by_name: HashMap::new(),
             by_handle: HashMap::new(),

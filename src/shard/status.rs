@@ -9,7 +9,7 @@ use crate::position::ShardId;
 /// Members in an answer.
 pub const SLOWEST_MAX: usize = 16;
 /// Slots looked at in one turn.
-const SLOTS_PER_TURN: usize = 4096;
+const SLOTS_PER_TURN: u32 = 4096;
 /// Memberships of a member looked at for its lag.
 const GROUPS_LOOKED_AT: usize = 64;
 
@@ -54,7 +54,7 @@ pub struct SlowMember {
 #[derive(Debug)]
 pub struct Collecting {
     to: StatusReply,
-    next: usize,
+    next: u32,
     slowest: Vec<SlowMember>,
 }
 
@@ -74,7 +74,7 @@ impl Shard {
     /// Looks at some connections; answers when all have been seen.
     pub(super) fn collect_status(&mut self, io: &mut impl Io) {
         let Some(mut collecting) = self.collecting.take() else { return };
-        let end = (collecting.next + SLOTS_PER_TURN).min(self.conns.len());
+        let end = (collecting.next + SLOTS_PER_TURN).min(self.conns.end());
         for slot in collecting.next..end {
             if let Some(slow) = self.slow_member(slot, io) {
                 let rank = slow.rank();
@@ -86,7 +86,7 @@ impl Shard {
             }
         }
         collecting.next = end;
-        if end < self.conns.len() {
+        if end < self.conns.end() {
             self.collecting = Some(collecting);
             return;
         }
@@ -104,13 +104,13 @@ impl Shard {
         let _ = collecting.to.push(Box::new(status));
     }
 
-    fn slow_member(&mut self, slot: usize, io: &impl Io) -> Option<SlowMember> {
-        let conn = self.conns[slot].as_deref()?;
+    fn slow_member(&mut self, slot: u32, io: &impl Io) -> Option<SlowMember> {
+        let conn = self.conns.get(slot)?;
         conn.drainage.health()?;
         if self.seems_stalled(conn, io.now()) {
-            self.has_stalled(slot as u32);
+            self.has_stalled(slot);
         }
-        let conn = self.conns[slot].as_deref()?;
+        let conn = self.conns.get(slot)?;
         let health = conn.drainage.health()?;
         (conn.tripped || health != Health::Live).then(|| SlowMember {
             member: conn.member.clone(),
@@ -119,15 +119,15 @@ impl Shard {
             rate: conn.drainage.rate(),
             lag: 0,
             groups: conn.memberships.len(),
-            slot: slot as u32,
+            slot,
         })
     }
 
     fn lag(&self, slot: u32) -> u64 {
-        let Some(Some(conn)) = self.conns.get(slot as usize) else { return 0 };
+        let Some(conn) = self.conns.get(slot) else { return 0 };
         let lags = conn.memberships.iter().take(GROUPS_LOOKED_AT).filter_map(|membership| {
             let group = self.groups.get(membership.group as usize)?;
-            let member = group.members.get(membership.member as usize)?;
+            let member = group.members.get(membership.member)?;
             Some(group.published.0.saturating_sub(member.sent.0))
         });
         lags.max().unwrap_or(0)

@@ -39,14 +39,22 @@ impl Shard {
             }
         }
         self.events = events;
+        self.take_control_bufs(io);
+    }
+
+    /// Takes the buffers of control frames back that were written.
+    fn take_control_bufs(&mut self, io: &mut impl Io) {
+        while self.spare_control.len() < SPARE_CONTROL_MAX {
+            let buf = io.control_buf();
+            if buf.capacity() == 0 {
+                return;
+            }
+            self.spare_control.push(buf);
+        }
     }
 
     fn accepted(&mut self, id: ConnId, io: &mut impl Io) {
-        let slot = id.slot as usize;
-        if self.conns.len() <= slot {
-            self.conns.resize_with(slot + 1, || None);
-        }
-        self.conns[slot] = Some(Conn::new(id, io.now()));
+        self.conns.put(id.slot, Conn::new(id, io.now()));
         self.figures.connections += 1;
         if self.figures.connections > u64::from(self.config.connections_max) {
             let text = "this shard holds as many connections as it may; try again later";
@@ -260,7 +268,8 @@ impl Shard {
     }
 
     fn sent(&mut self, id: ConnId, result: Result<(), i32>, io: &mut impl Io) {
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
+        let slow_ns = self.normal.slow_ns();
+        let Some(conn) = self.conns.get_mut(id.slot) else { return };
         if conn.id != id || !conn.in_flight {
             return;
         }
@@ -271,15 +280,12 @@ impl Shard {
             debug!(slot = id.slot, errno, "write failed");
             return self.close(id, io);
         }
-        self.drained(id.slot, io.now());
-        let spare = &mut self.spare_control;
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
-        if spare.len() < SPARE_CONTROL_MAX {
-            let buf = io.control_buf();
-            if buf.capacity() > 0 {
-                spare.push(buf);
-            }
+        if conn.drainage.finished(io.now(), slow_ns) {
+            self.judge(id.slot);
+        } else if conn.is_at_rest() && !closing && !conn.recv_off && conn.parked.is_empty() {
+            return;
         }
+        let Some(conn) = self.conns.get_mut(id.slot) else { return };
         if closing && conn.control.is_empty() {
             io.shutdown_write(id);
             self.wheel.arm(id, io.now().plus_ms(1_000));
@@ -296,7 +302,7 @@ impl Shard {
     }
 
     fn pause_if_needed(&mut self, id: ConnId, io: &mut impl Io) {
-        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        let Some(conn) = self.conns.get(id.slot) else { return };
         if conn.id == id && !conn.paused && self.must_pause(conn) {
             io.pause_recv(id);
             if let Some(conn) = self.conn(id) {
@@ -306,7 +312,7 @@ impl Shard {
     }
 
     pub(super) fn resume_if_possible(&mut self, id: ConnId, io: &mut impl Io) {
-        let Some(Some(conn)) = self.conns.get(id.slot as usize) else { return };
+        let Some(conn) = self.conns.get(id.slot) else { return };
         if conn.id == id && conn.recv_off && !self.must_pause(conn) {
             io.resume_recv(id);
             let now = io.now();
@@ -330,8 +336,8 @@ impl Shard {
         if conn.in_flight {
             self.writes_in_flight -= 1;
         }
-        // The box goes at once: later events of this name find nothing and are ignored.
-        self.conns[id.slot as usize] = None;
+        // It goes at once: later events of this name find nothing and are ignored.
+        self.conns.remove(id.slot);
         if let Some(moment) = moment {
             self.heartbeats.give_back(moment);
         }

@@ -4,6 +4,7 @@
 
 use super::ConnId;
 use crate::position::Nanos;
+use crate::slots::Slots;
 
 const TICK_NS: u64 = 50_000_000;
 const SLOTS: u64 = 512;
@@ -21,13 +22,25 @@ pub enum Due {
     Acks(ConnId),
 }
 
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// One of the entries of a tick. They are chained, since there is one for each connection: a
+/// list for each tick would keep room for the most that it ever had.
+#[derive(Debug)]
+struct Entry {
+    due: Due,
+    next: u32,
+}
+
 /// Hashed wheel of [`SLOTS`] ticks; what lies further ahead fires early and is armed again.
 #[derive(Debug)]
 pub struct Wheel {
-    slots: Vec<Vec<Due>>,
+    entries: Slots<Entry>,
+    /// The entry of each tick that was armed last.
+    ticks: Vec<u32>,
     /// Next tick to fire.
     tick: u64,
-    armed: usize,
     next: Option<u64>,
 }
 
@@ -35,8 +48,8 @@ impl Wheel {
     /// An empty wheel that starts at `now`.
     #[must_use]
     pub fn new(now: Nanos) -> Self {
-        let slots = (0..SLOTS).map(|_| Vec::new()).collect();
-        Self { slots, tick: now.0 / TICK_NS, armed: 0, next: None }
+        let ticks = vec![NONE; SLOTS as usize];
+        Self { entries: Slots::default(), ticks, tick: now.0 / TICK_NS, next: None }
     }
 
     /// Fires `conn` at or after `at`, at the latest one horizon from now.
@@ -68,8 +81,8 @@ impl Wheel {
     }
 
     fn arm_tick(&mut self, what: Due, due: u64) {
-        self.slots[(due % SLOTS) as usize].push(what);
-        self.armed += 1;
+        let last = &mut self.ticks[(due % SLOTS) as usize];
+        *last = self.entries.insert(Entry { due: what, next: *last });
         self.next = Some(self.next.map_or(due, |next| next.min(due)));
     }
 
@@ -83,19 +96,22 @@ impl Wheel {
     pub fn fire(&mut self, now: Nanos, fired: &mut Vec<Due>) {
         let until = now.0 / TICK_NS;
         let Some(next) = self.next.filter(|next| *next <= until) else {
-            if self.armed == 0 {
+            if self.entries.is_empty() {
                 self.tick = self.tick.max(until);
             }
             return;
         };
         let last = until.min(next + SLOTS - 1);
         for tick in next..=last {
-            fired.append(&mut self.slots[(tick % SLOTS) as usize]);
+            let mut at = std::mem::replace(&mut self.ticks[(tick % SLOTS) as usize], NONE);
+            while let Some(entry) = self.entries.remove(at) {
+                fired.push(entry.due);
+                at = entry.next;
+            }
         }
-        self.armed -= fired.len();
         self.tick = until;
         self.next =
-            (until + 1..until + SLOTS).find(|tick| !self.slots[(tick % SLOTS) as usize].is_empty());
+            (until + 1..until + SLOTS).find(|tick| self.ticks[(tick % SLOTS) as usize] != NONE);
     }
 }
 

@@ -5,7 +5,7 @@ use super::conn::Membership;
 use super::queues::Slice;
 use super::{ConnId, Io, Shard};
 use crate::config::Priority;
-use crate::fanout::Part;
+use crate::fanout::{Ordinal, Part, Tail};
 use crate::group::{Group, Lag, Member};
 use crate::limits::SEND_PARTS_MAX;
 use crate::position::{Epoch, Handle, Nanos, Seq};
@@ -30,6 +30,46 @@ struct Taken {
     fell_behind: bool,
     /// ... but because it has to acknowledge first, not because it was too slow.
     held: bool,
+}
+
+/// Why a visit to members ended.
+enum Visited {
+    /// All of them were visited.
+    All,
+    /// The slice is over.
+    SliceOver,
+    /// The group is gone or not to be visited.
+    Gone,
+    /// This connection has something, and waits for its turn.
+    Has(u32),
+    /// This connection has something and can be served.
+    Can(u32),
+}
+
+/// A tail from one place on: the same for all members that are there.
+struct Rest {
+    from: Ordinal,
+    first: Seq,
+    last: Seq,
+    bytes: usize,
+    /// One write can carry all of it.
+    fits: bool,
+}
+
+impl Rest {
+    fn of(tail: &Tail, from: Ordinal, bytes_max: usize) -> Self {
+        let (mut first, mut last, mut bytes, mut parts) = (Seq(0), Seq(0), 0, 0);
+        for segment in tail.from(from).take(SEND_PARTS_MAX) {
+            if parts == 0 {
+                first = segment.first();
+            }
+            last = segment.last();
+            bytes += segment.bytes().len();
+            parts += 1;
+        }
+        let fits = (1..SEND_PARTS_MAX).contains(&parts) && bytes <= bytes_max;
+        Self { from, first, last, bytes, fits }
+    }
 }
 
 impl Shard {
@@ -67,46 +107,97 @@ impl Shard {
         io: &mut impl Io,
     ) {
         loop {
-            let Some(group) = self.groups.get_mut(key as usize) else { return };
-            if !group.scan.queued {
-                return;
+            match self.visit(key, lane, slice, visits, io) {
+                Visited::Has(slot) => self.make_ready(slot),
+                Visited::Can(slot) => {
+                    self.serve(slot, lane, slice, io);
+                }
+                Visited::SliceOver => return self.queues.resume_scan(lane, key),
+                Visited::All => {
+                    let Some(group) = self.groups.get_mut(key as usize) else { return };
+                    let again = std::mem::take(&mut group.scan.again);
+                    group.scan.next = 0;
+                    group.scan.queued = again;
+                    if again {
+                        self.queues.push_scan(lane, key);
+                    }
+                    return;
+                }
+                Visited::Gone => return,
+            }
+        }
+    }
+
+    /// Visits members up to one whose connection has more to look at than this group's tail.
+    /// All others, nearly all, get their write here.
+    fn visit(
+        &mut self,
+        key: u32,
+        lane: Priority,
+        slice: &mut Slice,
+        visits: &mut usize,
+        io: &mut impl Io,
+    ) -> Visited {
+        let Some(group) = self.groups.get_mut(key as usize).filter(|group| group.scan.queued)
+        else {
+            return Visited::Gone;
+        };
+        let (now, bytes_max) = (io.now(), self.config.send_bytes_max as usize);
+        let (tail, end, members_end) = (&group.tail, group.tail.end(), group.members.end());
+        let mut rest = Rest::of(tail, end, bytes_max);
+        let (mut writes, mut bytes) = (0, 0);
+        let visited = loop {
+            if group.scan.next >= members_end {
+                break Visited::All;
             }
             if slice.is_over(lane) || *visits == 0 {
-                return self.queues.resume_scan(lane, key);
+                break Visited::SliceOver;
             }
             *visits -= 1;
             let at = group.scan.next;
-            if at >= group.members.capacity() || group.members.is_empty() {
-                let again = std::mem::take(&mut group.scan.again);
-                group.scan.next = 0;
-                group.scan.queued = again;
-                if again {
-                    self.queues.push_scan(lane, key);
-                }
-                return;
-            }
             group.scan.next += 1;
-            let end = group.tail.end();
             let Some(member) = group.members.get_mut(at) else { continue };
             if member.dirty || !matches!(member.lag, Lag::Live) || member.next == end {
                 continue;
             }
-            member.dirty = true;
             let slot = member.conn;
-            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
-            conn.dirty.push(lane, Membership { group: key, member: at as u32 });
-            if conn.tripped {
-                self.make_ready(slot);
-            } else if !conn.in_flight && !conn.is_queued_by(lane) {
-                self.serve(slot, lane, slice, io);
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
+            if conn.is_at_rest() && member.epoch == group.epoch && member.durable.is_none() {
+                if rest.from != member.next {
+                    rest = Rest::of(tail, member.next, bytes_max);
+                }
+                if rest.fits {
+                    debug_assert_eq!(member.sent.next(), rest.first);
+                    self.figures.deliveries += rest.last.0 - member.sent.0;
+                    (member.next, member.sent) = (end, rest.last);
+                    if lane != Priority::Realtime {
+                        slice.bytes = slice.bytes.saturating_sub(rest.bytes);
+                    }
+                    slice.sends -= 1;
+                    self.parts.extend(tail.from(rest.from).cloned().map(Part::Frames));
+                    conn.begin_write(now, rest.bytes as u64);
+                    (writes, bytes) = (writes + 1, bytes + rest.bytes as u64);
+                    io.send(conn.id, &mut self.parts);
+                    continue;
+                }
             }
-        }
+            member.dirty = true;
+            conn.dirty.push(lane, Membership { group: key, member: at });
+            if conn.tripped {
+                break Visited::Has(slot);
+            }
+            if !conn.in_flight && !conn.is_queued_by(lane) {
+                break Visited::Can(slot);
+            }
+        };
+        self.count_writes(now, writes, bytes);
+        visited
     }
 
     /// Writes what a connection has waiting, the most urgent first; whether a write was
     /// started.
     fn serve(&mut self, slot: u32, lane: Priority, slice: &mut Slice, io: &mut impl Io) -> bool {
-        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
+        let Some(conn) = self.conns.get_mut(slot) else { return false };
         if conn.in_flight {
             return false;
         }
@@ -152,7 +243,7 @@ impl Shard {
                 conn.drainage.caught_up();
             }
             moved |= taken.fell_behind || taken.caught_up;
-            let member = &mut group.members[membership.member as usize];
+            let member = &mut group.members[membership.member];
             member.dirty = taken.more;
             // A write was not enough: it catches up, though on the tail.
             let behind = taken.more && below && taken.bytes > 0 && matches!(member.lag, Lag::Live);
@@ -171,7 +262,7 @@ impl Shard {
         if !self.unwatched.is_empty() {
             self.note_acks(id);
         }
-        let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { return false };
+        let Some(conn) = self.conns.get_mut(slot) else { return false };
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }
@@ -181,17 +272,9 @@ impl Shard {
             return false;
         }
         slice.sends -= 1;
-        conn.in_flight = true;
-        conn.progress_at = now;
         let bytes = self.parts.iter().map(|part| part.as_slice().len() as u64).sum::<u64>();
-        conn.drainage.started(now, bytes);
-        if let Some(watch) = &mut conn.watch {
-            watch.hand(bytes);
-        }
-        self.figures.writes += 1;
-        self.figures.write_bytes += bytes;
-        self.writes_in_flight += 1;
-        self.watch_stalls(now);
+        conn.begin_write(now, bytes);
+        self.count_writes(now, 1, bytes);
         io.send(id, &mut self.parts);
         debug_assert!(self.parts.is_empty());
         true
@@ -205,9 +288,12 @@ impl Shard {
         }
     }
 
-    /// Has unfinished writes looked at in time. Armed only while there are any.
-    fn watch_stalls(&mut self, now: Nanos) {
-        if self.sweep_at.is_none() {
+    /// Writes are started: they are counted, and looked at in time if they do not end.
+    fn count_writes(&mut self, now: Nanos, writes: u64, bytes: u64) {
+        self.figures.writes += writes;
+        self.figures.write_bytes += bytes;
+        self.writes_in_flight += writes;
+        if self.sweep_at.is_none() && writes > 0 {
             self.sweep_at = Some(now.plus_ms(u64::from(self.config.stall_timeout_ms / 4)));
         }
     }
@@ -215,10 +301,10 @@ impl Shard {
     /// Puts a membership into its connection's list of those with something to send.
     pub(super) fn mark_dirty(&mut self, membership: Membership) {
         let group = &mut self.groups[membership.group as usize];
-        let member = &mut group.members[membership.member as usize];
+        let member = &mut group.members[membership.member];
         if !member.dirty {
             member.dirty = true;
-            if let Some(Some(conn)) = self.conns.get_mut(member.conn as usize) {
+            if let Some(conn) = self.conns.get_mut(member.conn) {
                 conn.dirty.push(group.priority, membership);
             }
         }
@@ -228,7 +314,7 @@ impl Shard {
 /// A durable member that has acknowledged everything gets something to acknowledge: its time
 /// begins.
 fn watch_first_unacked(group: &mut Group, at: Membership, now: Nanos, out: &mut Vec<Membership>) {
-    let member = &mut group.members[at.member as usize];
+    let member = &mut group.members[at.member];
     if let Some(durable) = &mut member.durable
         && member.acked == member.sent
         && durable.again.attempt == 0
@@ -263,7 +349,7 @@ fn take(
     let mut taken = Taken::default();
     let (handle, live_epoch, published) = (group.handle, group.epoch, group.published);
     let tail = &group.tail;
-    let member = &mut group.members[member as usize];
+    let member = &mut group.members[member];
     match std::mem::replace(&mut member.lag, Lag::Live) {
         Lag::Waiting => {
             member.lag = Lag::Waiting;
