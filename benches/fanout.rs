@@ -93,7 +93,7 @@ impl Fanout {
                 let flag = self.acks.then(|| flag.to_owned());
                 load.iter().cloned().chain(flag).collect::<Vec<_>>()
             };
-            let (server, acked) = (self.bench.start_floor()?, with("--acks"));
+            let (server, acked) = (self.bench.start_floor(&[])?, with("--acks"));
             floors.push(self.bench.load(&format!("{name}-floor-{pair}"), &server, &acked)?);
             drop(server);
             let (server, durable) = (self.bench.start_engine(&[])?, with("--durable"));

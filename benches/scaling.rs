@@ -1,6 +1,8 @@
-//! How the cost of a delivery grows: with shards, members, groups, the size of messages, and
-//! history on disk. The server is on core 0, whatever the number of its shards, so CPU per
-//! delivery shows what more shards cost, not what more cores bring. See benches/README.md.
+//! How the cost of a delivery grows: with shards, the share of members on another shard, members,
+//! groups, the size of messages, and history on disk. The server is on core 0, whatever the number
+//! of its shards, so CPU per delivery shows what more shards cost, not what more cores bring. The
+//! rows of a table take turns: a machine that drifts does so for all of them. See
+//! benches/README.md.
 
 #[allow(dead_code, reason = "other benches use the rest of it")]
 mod pairs;
@@ -10,18 +12,22 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::Value;
 
-use pairs::{Bench, Failure, keys, scaled, spread};
+use pairs::{Bench, Failure, Spread, keys, scaled, spread};
 
 #[derive(Parser)]
 struct Args {
-    /// What grows: shards, members, groups, payload, history.
-    #[arg(long, value_delimiter = ',', default_value = "shards,members,groups,payload,history")]
+    /// What grows: shards, foreign, members, groups, payload, history.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "shards,foreign,members,groups,payload,history"
+    )]
     figures: Vec<String>,
-    /// Runs of each row.
-    #[arg(long, default_value_t = 3)]
+    /// Runs of each row, in turn with the others of its table.
+    #[arg(long, default_value_t = 5)]
     pairs: usize,
     /// Measured seconds of each run.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Where results are kept [default: benches/runs/<date>-<host>].
     #[arg(long)]
@@ -34,6 +40,23 @@ struct Args {
 /// Engines of a run: room for as many members as a table of descriptors has.
 const ENGINE: [&str; 2] = ["--connections-max", "19000"];
 
+/// A row of a table.
+struct Row {
+    label: String,
+    engine: Vec<&'static str>,
+    load: Vec<String>,
+    /// A load before it, which is not measured.
+    prepare: Option<Vec<String>>,
+}
+
+/// What was seen of a row.
+#[derive(Default)]
+struct Seen {
+    runs: Vec<Value>,
+    wakes: Vec<f64>,
+    batches: Vec<f64>,
+}
+
 struct Scaling {
     bench: Bench,
 }
@@ -43,132 +66,155 @@ fn main() -> Result<(), Failure> {
     let mut scaling = Scaling { bench: Bench::new(args.pairs, args.seconds, args.out)? };
     let more =
         ["all shards on core 0, load generator on core 1; loopback; medians (least to greatest)"];
-    scaling.bench.header("How cost grows", "cargo bench --bench scaling --", &more);
+    let command = format!("cargo bench --bench scaling -- --figures {}", args.figures.join(","));
+    scaling.bench.header("How cost grows", &command, &more);
     for figure in &args.figures {
         match figure.as_str() {
             "shards" => scaling.shards()?,
+            "foreign" => scaling.foreign()?,
             "members" => scaling.members()?,
             "groups" => scaling.groups()?,
             "payload" => scaling.payload()?,
             "history" => scaling.history()?,
             other => return Err(format!("there is no figure {other}; see --help").into()),
         }
-        scaling.bench.keep(&format!("scaling-{figure}.md"))?;
+        scaling.bench.keep("scaling.md")?;
     }
     println!("\nkept in {}", scaling.bench.keep("scaling.md")?.display());
     Ok(())
 }
 
 impl Scaling {
-    /// A row of a table: some runs, and what else is to be shown of the engine after each.
-    fn row(
-        &mut self,
-        label: &str,
-        engine: &[&str],
-        load: &[String],
-        prepare: Option<&[String]>,
-    ) -> Result<(), Failure> {
-        let (mut runs, mut wakes, mut batches) = (Vec::<Value>::new(), 0.0, 0.0);
+    /// Runs all rows in turn, again and again, and shows them.
+    fn table(&mut self, title: &str, what: &str, rows: &[Row]) -> Result<(), Failure> {
+        let mut seen: Vec<Seen> = rows.iter().map(|_| Seen::default()).collect();
         for run in 0..self.bench.pairs {
-            let more = [&ENGINE[..], engine].concat();
-            let mut server = self.bench.start_engine(&more)?;
-            let name = format!("scaling-{}-{run}", label.replace([' ', ','], ""));
-            if let Some(load) = prepare {
-                self.bench.load(&format!("{name}-prepare"), &server, load)?;
+            for (row, seen) in rows.iter().zip(&mut seen) {
+                let name = format!("scaling-{title}-{}-{run}", row.label);
+                self.run(&name.replace(|c: char| !c.is_alphanumeric(), "-"), row, seen)?;
+                eprint!(".");
             }
-            runs.push(self.bench.load(&name, &server, load)?);
-            // What it says when it stops counts from its start.
-            server.stop();
-            let messages = server.last_figure("messages");
-            wakes += server.last_figure("mesh_wakes") / messages;
-            batches += server.last_figure("mesh_batches") / messages;
-            eprint!(".");
         }
-        let count = runs.len() as f64;
-        let (cpu, rate) = (spread(&runs, keys::CPU), scaled(&runs, keys::RATE, 1e-6));
-        let (busy, p50) = (spread(&runs, keys::SERVER_BUSY), scaled(&runs, keys::P50, 1e-3));
+        eprintln!();
+        let load = rows.first().map(|row| row.load.join(" ")).unwrap_or_default();
+        self.bench.say(&format!("\n## {title}\n\nFirst row: `loadgen {load}`\n"));
         self.bench.say(&format!(
-            "| {label} | {} | {} | {} | {} | {:.3} | {:.3} |",
-            cpu.show(1),
-            rate.show(2),
-            busy.show(2),
-            p50.show(2),
-            wakes / count,
-            batches / count
+            "| {what} | CPU per delivery, ns | deliveries/s, million | server busy \
+             | load busy | delivery p50, ms | wake-ups of shards per message \
+             | batches between shards per message |"
         ));
+        self.bench.say("| --- | --- | --- | --- | --- | --- | --- | --- |");
+        for (row, seen) in rows.iter().zip(seen) {
+            let runs = &seen.runs;
+            let (cpu, rate) = (spread(runs, keys::CPU), scaled(runs, keys::RATE, 1e-6));
+            let (busy, load) = (spread(runs, keys::SERVER_BUSY), spread(runs, keys::LOAD_BUSY));
+            self.bench.say(&format!(
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                row.label,
+                cpu.show(1),
+                rate.show(2),
+                busy.show(2),
+                load.show(2),
+                scaled(runs, keys::P50, 1e-3).show(2),
+                Spread::of(seen.wakes).show(3),
+                Spread::of(seen.batches).show(3),
+            ));
+        }
         Ok(())
     }
 
-    fn table(&mut self, title: &str, what: &str, load: &[String]) {
-        self.bench.say(&format!("\n## {title}\n\n`loadgen {}`\n", load.join(" ")));
-        self.bench.say(&format!(
-            "| {what} | CPU per delivery, ns | deliveries/s, million | server busy | delivery p50, ms \
-             | wake-ups of shards per message | batches between shards per message |"
-        ));
-        self.bench.say("| --- | --- | --- | --- | --- | --- | --- |");
+    /// One run of a row on an engine that is started for it.
+    fn run(&self, name: &str, row: &Row, seen: &mut Seen) -> Result<(), Failure> {
+        let more = [&ENGINE[..], &row.engine].concat();
+        let mut server = self.bench.start_engine(&more)?;
+        if let Some(load) = &row.prepare {
+            self.bench.unmeasured(&server, load)?;
+        }
+        seen.runs.push(self.bench.load(name, &server, &row.load)?);
+        // What it says when it stops counts from its start.
+        server.stop();
+        let messages = server.last_figure("messages");
+        seen.wakes.push(server.last_figure("mesh_wakes") / messages);
+        seen.batches.push(server.last_figure("mesh_batches") / messages);
+        Ok(())
     }
 
     fn shards(&mut self) -> Result<(), Failure> {
-        let load = self.bench.fanout(1_000, &["--window", "64"]);
-        self.table("Shards: one group, members spread over them", "shards", &load);
-        for shards in ["1", "2", "4", "8"] {
-            self.row(shards, &["--shards", shards], &load, None)?;
+        let one = self.bench.fanout(1_000, &["--window", "64"]);
+        let many = self.groups_of(1_000, 100, 1, &["--window", "4"]);
+        for (title, load) in
+            [("Shards: one group of 1,000, 64 in flight", one), ("Shards: 100 groups of 10", many)]
+        {
+            let rows =
+                ["1", "2", "4", "8"].map(|shards| row(shards, &["--shards", shards], load.clone()));
+            self.table(title, "shards", &rows)?;
         }
-        let load = self.groups_of(1_000, 100, 1, &["--window", "4"]);
-        self.table("Shards: 100 groups of 10", "shards", &load);
-        for shards in ["1", "2", "4", "8"] {
-            self.row(&format!("{shards}, groups"), &["--shards", shards], &load, None)?;
+        Ok(())
+    }
+
+    fn foreign(&mut self) -> Result<(), Failure> {
+        for window in ["1", "64"] {
+            let rows = ["0", "50", "100"].map(|share| {
+                let more = ["--window", window, "--foreign", share];
+                row(&format!("{share} %"), &["--shards", "2"], self.bench.fanout(1_000, &more))
+            });
+            let title =
+                format!("Members on another shard: 2 shards, 1,000 members, {window} in flight");
+            self.table(&title, "on another shard", &rows)?;
         }
         Ok(())
     }
 
     fn members(&mut self) -> Result<(), Failure> {
-        let load = |bench: &Bench, members| bench.fanout(members, &["--window", "64"]);
-        let first = load(&self.bench, 10);
-        self.table("Members of one group, 64 in flight", "members", &first);
-        for members in [10, 100, 1_000, 4_000, 16_000] {
-            let load = load(&self.bench, members);
-            self.row(&format!("{members} members"), &[], &load, None)?;
+        for window in ["1", "64"] {
+            let rows = [10, 100, 1_000, 4_000, 16_000].map(|members| {
+                row(&members.to_string(), &[], self.bench.fanout(members, &["--window", window]))
+            });
+            let title = format!("Members of one group, {window} in flight");
+            self.table(&title, "members", &rows)?;
         }
         Ok(())
     }
 
     fn groups(&mut self) -> Result<(), Failure> {
-        let first = self.groups_of(1_000, 1, 1, &["--window", "64"]);
-        self.table("Groups, 10 memberships in each from 100 on", "groups", &first);
-        for (groups, members, per_member) in
-            [(1, 10, 1), (10, 100, 1), (100, 1_000, 1), (1_000, 10_000, 1), (10_000, 10_000, 10)]
-        {
-            let rate = ["--rate", "5000"];
-            let load = self.groups_of(members, groups, per_member, &rate);
-            self.row(&format!("{groups} groups"), &[], &load, None)?;
-        }
-        // As many as a member may join in one frame.
-        let load = self.groups_of(10_000, 100_000, 20, &["--rate", "5000"]);
-        self.row("100000 groups of 2", &[], &load, None)
+        // Of the last ones as many as a member may join in one frame.
+        let rows = [
+            (1, 10, 1),
+            (10, 100, 1),
+            (100, 1_000, 1),
+            (1_000, 10_000, 1),
+            (10_000, 10_000, 10),
+            (100_000, 10_000, 20),
+        ]
+        .map(|(groups, members, each)| {
+            let label = format!("{groups} of {}", members * each / groups);
+            row(&label, &[], self.groups_of(members, groups, each, &["--rate", "5000"]))
+        });
+        self.table("Groups: 5,000 messages/s over all of them", "groups", &rows)
     }
 
     fn payload(&mut self) -> Result<(), Failure> {
-        let load = |bench: &Bench, bytes: &str| {
-            bench.fanout(1_000, &["--window", "16", "--payload", bytes])
-        };
-        let first = load(&self.bench, "16");
-        self.table("Bytes of a message, 1,000 members, 16 in flight", "payload", &first);
-        for bytes in ["16", "128", "1024", "4096", "16384", "65536"] {
-            let load = load(&self.bench, bytes);
-            self.row(&format!("{bytes} bytes"), &[], &load, None)?;
-        }
-        Ok(())
+        let rows = ["16", "128", "1024", "4096", "16384", "65536"].map(|bytes| {
+            let more = ["--window", "16", "--payload", bytes];
+            row(bytes, &[], self.bench.fanout(1_000, &more))
+        });
+        self.table("Bytes of a message: 1,000 members, 16 in flight", "bytes", &rows)
     }
 
     fn history(&mut self) -> Result<(), Failure> {
         let load = self.bench.fanout(1_000, &["--window", "64"]);
-        self.table("History on disk, in 1,000 groups", "history", &load);
-        self.row("none", &[], &load, None)?;
-        let fill = ["fill", "--groups", "1000", "--members", "1", "--publishers", "4", "--payload"];
-        let fill = [&fill[..], &["4096", "--bytes", "1GiB"]].concat();
-        let fill: Vec<_> = fill.iter().map(ToString::to_string).collect();
-        self.row("1 GiB", &[], &load, Some(&fill))
+        // Nothing of it is to be removed while it is measured.
+        let engine = ["--retention-bytes", "4294967296"];
+        let rows = ["none", "256MiB", "1GiB"].map(|bytes| {
+            let fill = ["fill", "--groups", "1000", "--payload", "4096", "--bytes", bytes];
+            let fill = fill.map(ToString::to_string).to_vec();
+            Row { prepare: (bytes != "none").then_some(fill), ..row(bytes, &engine, load.clone()) }
+        });
+        self.table(
+            "History on disk, in 1,000 groups: 1,000 members, 64 in flight",
+            "history",
+            &rows,
+        )
     }
 
     fn groups_of(&self, members: u32, groups: u32, per: u32, rest: &[&str]) -> Vec<String> {
@@ -178,4 +224,8 @@ impl Scaling {
         let more = ["--groups-per-member", &per, "--duration", &seconds];
         base.iter().chain(&more).chain(rest).map(ToString::to_string).collect()
     }
+}
+
+fn row(label: &str, engine: &[&'static str], load: Vec<String>) -> Row {
+    Row { label: label.to_owned(), engine: engine.to_vec(), load, prepare: None }
 }

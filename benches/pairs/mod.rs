@@ -59,6 +59,14 @@ impl Bench {
         Ok(Self { pairs, seconds, target, floor, out, report: String::new() })
     }
 
+    /// A measurement that starts no servers.
+    pub fn alone(rounds: usize, out: Option<PathBuf>) -> Result<Self, Failure> {
+        let out = out.unwrap_or_else(runs_folder);
+        std::fs::create_dir_all(&out)?;
+        let (target, floor, report) = (PathBuf::new(), PathBuf::new(), String::new());
+        Ok(Self { pairs: rounds, seconds: 0, target, floor, out, report })
+    }
+
     /// Adds a line to the table.
     pub fn say(&mut self, line: &str) {
         println!("{line}");
@@ -74,18 +82,24 @@ impl Bench {
 
     /// What was measured, with what, where and when.
     pub fn header(&mut self, title: &str, command: &str, more: &[&str]) {
-        self.say(&format!("# {title}\n"));
         let (pairs, seconds) = (self.pairs, self.seconds);
-        self.say(&format!("- command: `{command} --pairs {pairs} --seconds {seconds}`"));
+        self.title(title, &format!("{command} --pairs {pairs} --seconds {seconds}"), more);
+    }
+
+    /// The same with the command as it is.
+    pub fn title(&mut self, title: &str, command: &str, more: &[&str]) {
+        self.say(&format!("# {title}\n"));
+        self.say(&format!("- command: `{command}`"));
         machine().iter().for_each(|line| self.say(line));
         more.iter().for_each(|line| self.say(&format!("- {line}")));
     }
 
     /// The floor on core 0.
-    pub fn start_floor(&self) -> Result<Server, Failure> {
+    pub fn start_floor(&self, more: &[&str]) -> Result<Server, Failure> {
         let address = address(0);
         let mut command = Command::new(&self.floor);
-        Server::start(command.args(["--listen", &address, "--core", "0"]), address, None, START)
+        command.args(["--listen", &address, "--core", "0"]).args(more);
+        Server::start(&mut command, address, None, START)
     }
 
     /// An engine with one shard on core 0, unless `more` says otherwise.
@@ -109,6 +123,19 @@ impl Bench {
         let mut command = Command::new(self.target.join("loadgen"));
         run(server.under(command.args(load), &json))?;
         Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
+    }
+
+    /// A run of which nothing is kept.
+    pub fn unmeasured(&self, server: &Server, load: &[String]) -> Result<(), Failure> {
+        let mut command = Command::new(self.target.join("loadgen"));
+        command.args(load).args(["--addr", &server.address]).stdout(Stdio::null());
+        run(&mut command)
+    }
+
+    /// The result of a run that was made before.
+    pub fn kept(&self, name: &str) -> Option<Value> {
+        let json = std::fs::read_to_string(self.out.join(format!("{name}.json"))).ok()?;
+        serde_json::from_str(&json).ok()
     }
 
     /// Two loads on engines that are started anew, in turn.
@@ -167,6 +194,8 @@ pub mod keys {
     pub const P99: &str = "delivery corrected:/p99_us";
     pub const P999: &str = "delivery corrected:/p999_us";
     pub const ACK_P50: &str = "ack corrected:/p50_us";
+    pub const COMPLETION_P50: &str = "completion corrected:/p50_us";
+    pub const COMPLETION_MAX: &str = "completion corrected:/max_us";
     pub const MEMBER_BYTES: &str = "/server_memory/bytes_per_member";
     pub const KERNEL_TCP: &str = "/kernel_tcp_bytes_per_member";
     pub const KERNEL_SLAB: &str = "/kernel_slab_bytes_per_member";

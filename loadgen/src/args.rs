@@ -267,6 +267,11 @@ pub struct Options {
     /// Ask for a receipt of each message at this share of the durable members, in percent.
     #[arg(long, requires = "durable", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub receipts: Option<u8>,
+    /// Fanout: this share of the members, in percent, is on another shard than the group's own one,
+    /// the rest is on that one. Where connections come from is chosen for it.
+    #[arg(long, conflicts_with = "target",
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub foreign: Option<u8>,
     /// Give way to other processes on the same cores (SCHED_IDLE).
     #[arg(long)]
     pub background: bool,

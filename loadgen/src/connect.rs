@@ -21,16 +21,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects the `nth` connection of the run.
 pub fn connect(addr: SocketAddr, nth: u32) -> Result<OwnedFd, LoadError> {
-    open(addr, nth).map_err(|source| LoadError::Connect { addr, source })
+    // Each loopback address has its own range of source ports.
+    let host = nth / CONNECTIONS_PER_SOURCE;
+    let source = (host > 0 && addr.ip().is_loopback() && addr.is_ipv4()).then(|| {
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + host);
+        SocketAddr::new(IpAddr::V4(ip), 0)
+    });
+    open(addr, source).map_err(|source| LoadError::Connect { addr, source })
 }
 
-fn open(addr: SocketAddr, nth: u32) -> io::Result<OwnedFd> {
+/// Connects from this source.
+pub fn connect_from(addr: SocketAddr, source: SocketAddr) -> Result<OwnedFd, LoadError> {
+    open(addr, Some(source)).map_err(|source| LoadError::Connect { addr, source })
+}
+
+fn open(addr: SocketAddr, source: Option<SocketAddr>) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // Each loopback address has its own range of source ports.
-    let source = nth / CONNECTIONS_PER_SOURCE;
-    if source > 0 && addr.ip().is_loopback() && addr.is_ipv4() {
-        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + source);
-        socket.bind(&SocketAddr::new(IpAddr::V4(ip), 0).into())?;
+    if let Some(source) = source {
+        socket.bind(&source.into())?;
     }
     socket.set_tcp_nodelay(true)?;
     socket.connect_timeout(&addr.into(), CONNECT_TIMEOUT)?;

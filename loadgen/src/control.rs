@@ -23,6 +23,7 @@ use crate::error::LoadError;
 use crate::hdr_files;
 use crate::history::{HEADER_BYTES, History};
 use crate::join::slots_of_thread;
+use crate::places;
 use crate::plan::{Plan, prefix};
 use crate::plot;
 use crate::proc::{Cpu, KernelMemory, Memory, Watched, kernel_memory, thread_cpu};
@@ -98,7 +99,7 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     if let Workload::Fill(fill) = workload {
         return self::fill(fill, run_id);
     }
-    let plan = Plan::new(workload, run_id)?;
+    let mut plan = Plan::new(workload, run_id)?;
     let history = match workload {
         Workload::Catchup(c) => Some((
             History {
@@ -118,6 +119,9 @@ pub fn run(workload: &Workload) -> Result<bool, LoadError> {
     let server = if o.spawn { Some(Server::start(o)?) } else { None };
     let addr = server.as_ref().map_or(o.addr, |s| s.addr);
     let watched = server.as_ref().map(Server::pid).or(o.server_pid).map(|pid| Watched { pid });
+    if let Some(foreign) = o.foreign {
+        plan.sources = places::find(addr, &plan, foreign)?;
+    }
     if let Some((history, readers)) = &history {
         check_open_files(u64::from(readers + slots_of_thread(&plan, threads)) + 64)?;
         history.lay_down(addr, o.level.map(Into::into))?;

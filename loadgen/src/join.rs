@@ -108,7 +108,10 @@ impl Worker<'_> {
         };
         let mut link = self.link(Who { role, number }, &groups)?;
         let started = now_ns();
-        let socket = connect::connect(self.shared.addr, nth)?;
+        let socket = match self.plan.sources.get(nth as usize) {
+            Some(source) => connect::connect_from(self.shared.addr, *source)?,
+            None => connect::connect(self.shared.addr, nth)?,
+        };
         if role == Role::Stalled && self.slow.read() {
             let _ = SockRef::from(&socket).set_recv_buffer_size(RECV_BUFFER_BYTES);
         }

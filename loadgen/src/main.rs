@@ -8,6 +8,7 @@
 //!                                        │
 //!                       control ─► worker (one thread, one ring)
 //!                          │          ├─ connect    sockets, HELLO and JOIN
+//!                          │          │  places     which shard they come to
 //!                          │          ├─ publisher  open or closed loop
 //!                          │          ├─ member     one connection's bytes, verified against
 //!                          │          │  stream     what the group must look like
@@ -38,6 +39,7 @@ mod history;
 mod join;
 mod member;
 mod payload;
+mod places;
 mod plan;
 mod plot;
 mod priority;

@@ -1,6 +1,7 @@
 //! Who is in which group, who publishes to it, and the table of messages in flight that the
 //! threads share.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fanfare::position::Level;
@@ -63,6 +64,8 @@ pub struct Plan {
     pub target: Target,
     /// Quality of service that MQTT is asked for.
     pub qos: u8,
+    /// Where each connection comes from, if that matters.
+    pub sources: Vec<SocketAddr>,
     /// Sizes of the groups, if they were drawn.
     pub sizes: Option<Drawn>,
     spread: Spread,
@@ -189,6 +192,7 @@ impl Plan {
             receipts: o.receipts,
             target: o.target,
             qos: o.qos.unwrap_or(0),
+            sources: Vec::new(),
             sizes,
             spread,
         };

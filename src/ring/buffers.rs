@@ -12,13 +12,13 @@ use super::uring::Uring;
 pub(super) const GROUP: u16 = 0;
 
 /// Anonymous memory, aligned to pages, zeroed, resident only once touched.
-struct Pages {
+pub(super) struct Pages {
     ptr: NonNull<u8>,
     len: usize,
 }
 
 impl Pages {
-    fn new(len: usize) -> io::Result<Self> {
+    pub fn new(len: usize) -> io::Result<Self> {
         // SAFETY: a new anonymous private mapping touches no memory that is in use.
         let ptr = unsafe {
             libc::mmap(
@@ -37,6 +37,14 @@ impl Pages {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         };
         Ok(Self { ptr, len })
+    }
+
+    pub fn start(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
     }
 }
 

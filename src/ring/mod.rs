@@ -1,5 +1,5 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
-//! the load generator. All unsafe code of the project is in this folder.
+//! the load generator, and rings that measure what the kernel takes. All unsafe code of the project is in this folder.
 
 mod bare;
 mod buffers;
@@ -16,6 +16,8 @@ mod mirror;
 mod probe;
 mod slice;
 mod token;
+mod trial;
+mod trial_log;
 mod uring;
 mod waker;
 mod writes;
@@ -31,4 +33,6 @@ pub use driver_config::{DriverConfig, DriverCounters, DriverError};
 pub use log_buf::LogBuf;
 pub use probe::{KernelFeatures, ProbeError};
 pub use slice::{run_when_idle, take_short_slices};
+pub use trial::{TrialRing, TrialRound, TrialWrite};
+pub use trial_log::{TrialCommit, TrialLog, TrialWait};
 pub use waker::Waker;

@@ -38,7 +38,7 @@ impl Axis {
         match scale {
             Scale::Linear => {
                 let step = step(if max > 0.0 { max } else { 1.0 });
-                let to = (max / step * 1.02).ceil().max(1.0) * step;
+                let to = (max / step - 1e-9).ceil().max(1.0) * step;
                 let count = (to / step).round() as u32;
                 let ticks = (0..=count).map(|i| f64::from(i) * step).collect();
                 Self { from: 0.0, to, ticks, scale }

@@ -2,13 +2,20 @@
 
 use std::error::Error;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
 
 const SIZE: (u32, u32) = (860, 520);
-/// Height of a line of the legend.
-const LEGEND_LINE: u32 = 18;
+/// Height of a line of the legend, where it begins, and what is between two entries.
+const LEGEND_LINE: i32 = 22;
+const LEGEND_LEFT: i32 = 92;
+const GAP: i32 = 26;
+/// Width of an entry's mark, and about that of a letter.
+const MARK: i32 = 22;
+const LETTER: i32 = 7;
 const FONT: &str = "sans-serif";
 /// In the middle between black and white, and apart also for who does not see red or green.
 const COLOURS: [RGBColor; 6] = [
@@ -57,28 +64,24 @@ pub struct Frame<'a> {
     pub y: (&'a str, Axis),
 }
 
-/// A chart with axes, grid and title on `$root`. Its type has no name, so this is no function.
+/// A chart with axes and grid on `$area`. Its type has no name, so this is no function.
 macro_rules! framed {
-    ($root:expr, $frame:expr, $legend:expr) => {{
+    ($area:expr, $frame:expr) => {{
         let frame: &Frame<'_> = $frame;
-        let mut chart = ChartBuilder::on(&$root)
-            .caption(frame.title, (FONT, 19).into_font().color(&BLACK))
+        let mut chart = ChartBuilder::on(&$area)
             .margin(14)
-            .margin_right(30)
+            .margin_right(34)
             .x_label_area_size(52)
             .y_label_area_size(78)
-            // The legend is above the plot, where it hides nothing.
-            .top_x_label_area_size($legend * LEGEND_LINE + 12)
             .build_cartesian_2d(frame.x.1.clone(), frame.y.1.clone())
             .map_err(text)?;
-        let font = |size: u32| (FONT, size).into_font().color(&BLACK);
         chart
             .configure_mesh()
             .bold_line_style(BLACK.mix(0.14))
             .light_line_style(TRANSPARENT)
             .axis_style(BLACK.mix(0.7))
-            .label_style(font(13))
-            .axis_desc_style(font(15))
+            .label_style(font(14))
+            .axis_desc_style(font(16))
             .x_desc(format!("{}{}", frame.x.0, frame.x.1.remark()))
             .y_desc(format!("{}{}", frame.y.0, frame.y.1.remark()))
             .draw()
@@ -87,81 +90,87 @@ macro_rules! framed {
     }};
 }
 
-macro_rules! legend {
-    ($chart:expr, $legend:expr) => {
-        $chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(
-                0,
-                -($legend as i32 * LEGEND_LINE as i32 + 14),
-            ))
-            .background_style(TRANSPARENT)
-            .border_style(TRANSPARENT)
-            .label_font((FONT, 14).into_font().color(&BLACK))
-            .draw()
-            .map_err(text)?
-    };
+type Svg = Result<String, Box<dyn Error + Send + Sync>>;
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn font(size: u32) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&BLACK)
 }
 
-type Svg = Result<String, Box<dyn Error + Send + Sync>>;
+/// Title and legend, above the plot, where they hide nothing; returns the rest of the area.
+fn headed<'a>(
+    root: &Area<'a>,
+    title: &str,
+    names: &[&str],
+) -> Result<Area<'a>, Box<dyn Error + Send + Sync>> {
+    let middle = font(20).pos(Pos::new(HPos::Center, VPos::Top));
+    root.draw(&Text::new(title.to_owned(), (SIZE.0 as i32 / 2, 14), middle)).map_err(text)?;
+    let (left, right) = (LEGEND_LEFT, SIZE.0 as i32 - 14);
+    let (mut x, mut y) = (left, 48);
+    for (name, colour) in names.iter().zip(COLOURS.iter().cycle()) {
+        let width = MARK + 6 + name.chars().count() as i32 * LETTER;
+        if x > left && x + width > right {
+            (x, y) = (left, y + LEGEND_LINE);
+        }
+        let mark = Rectangle::new([(x, y + 5), (x + MARK, y + 9)], colour.filled());
+        root.draw(&mark).map_err(text)?;
+        root.draw(&Text::new((*name).to_owned(), (x + MARK + 6, y), font(15))).map_err(text)?;
+        x += width + GAP;
+    }
+    Ok(root.split_vertically(y + LEGEND_LINE).1)
+}
 
-/// Lines.
+/// Lines; nothing if there is no point.
 pub fn lines(frame: &Frame<'_>, lines: &[Line]) -> Svg {
+    if lines.iter().all(|line| line.points.is_empty()) {
+        return Ok(String::new());
+    }
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let mut chart = framed!(root, frame, lines.len() as u32);
+        let names: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+        let area = headed(&root, frame.title, &names)?;
+        let mut chart = framed!(area, frame);
         for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
             let style = colour.stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), style))
-                .map_err(text)?
-                .label(&line.name)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 20, y)], style));
+            chart.draw_series(LineSeries::new(line.points.iter().copied(), style)).map_err(text)?;
             if line.dots {
                 let dots = line.points.iter().map(|at| Circle::new(*at, 4, colour.filled()));
                 chart.draw_series(dots).map_err(text)?;
             }
         }
-        legend!(chart, lines.len() as u32);
         root.present().map_err(text)?;
     }
     Ok(themed(&svg))
 }
 
-/// Boxes with whiskers from the lowest to the highest.
+/// Boxes with whiskers from the lowest to the highest; nothing if there is none.
 pub fn bars(frame: &Frame<'_>, bars: &[Bar]) -> Svg {
+    if bars.is_empty() {
+        return Ok(String::new());
+    }
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let kinds = bars.iter().map(|bar| bar.kinds).max().unwrap_or(0) as u32;
-        let mut chart = framed!(root, frame, kinds);
-        let mut named = 0;
+        let mut names = vec![""; bars.iter().map(|bar| bar.kind.0 + 1).max().unwrap_or(0)];
+        bars.iter().for_each(|bar| names[bar.kind.0] = bar.kind.1);
+        let area = headed(&root, frame.title, &names)?;
+        let mut chart = framed!(area, frame);
         for bar in bars {
             let colour = COLOURS[bar.kind.0 % COLOURS.len()];
             let width = 0.7 / bar.kinds as f64;
             let left = bar.place as f64 + 0.15 + width * bar.kind.0 as f64;
             let (median, low, high) = bar.value;
             let shape = [(left, 0.0), (left + 0.94 * width, median)];
-            let series = chart
-                .draw_series([Rectangle::new(shape, colour.mix(0.85).filled())])
-                .map_err(text)?;
-            if bar.kind.0 >= named {
-                named = bar.kind.0 + 1;
-                series.label(bar.kind.1).legend(move |(x, y)| {
-                    Rectangle::new([(x, y - 6), (x + 20, y + 6)], colour.mix(0.85).filled())
-                });
-            }
+            chart.draw_series([Rectangle::new(shape, colour.mix(0.85).filled())]).map_err(text)?;
             let middle = left + 0.47 * width;
             let whisker =
                 PathElement::new(vec![(middle, low), (middle, high)], BLACK.stroke_width(2));
             chart.draw_series([whisker]).map_err(text)?;
             let value = super::axis::number(median);
-            let style = (FONT, 13).into_font().color(&BLACK);
-            let above = EmptyElement::at((middle, high)) + Text::new(value, (6, -16), style);
+            let above = EmptyElement::at((middle, high)) + Text::new(value, (6, -16), font(14));
             chart.draw_series([above]).map_err(text)?;
         }
-        legend!(chart, kinds);
         root.present().map_err(text)?;
     }
     Ok(themed(&svg))

@@ -87,7 +87,12 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn plots(result: &Value) -> Result<Vec<Plot>, Failure> {
     let mut plots = Vec::new();
-    let mut add = |name, svg| plots.push(Plot { name, svg });
+    let mut add = |name, svg: String| {
+        // A result of old may lack what a plot is made of.
+        if !svg.is_empty() {
+            plots.push(Plot { name, svg });
+        }
+    };
     match result["workload"].as_str() {
         Some("sweep") => {
             add("throughput-p99", throughput(result)?);
