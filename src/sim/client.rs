@@ -317,7 +317,9 @@ impl Client {
                 }
             }
         }
-        if self.finishing || !calm && self.profile.window > 0 && rng.flip() {
+        if self.finishing {
+            (0..self.views.len()).for_each(|group| self.send_line(group, rng, oracle));
+        } else if !calm && self.profile.window > 0 && rng.flip() {
             let group = rng.index(self.views.len());
             self.send_line(group, rng, oracle);
         }

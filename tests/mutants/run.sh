@@ -29,10 +29,10 @@ copy() {
     done
 }
 
-# build DIR
+# build DIR: with many small units of code, so that little of it is compiled again.
 build() {
-    (cd "$1/tree" && CARGO_TARGET_DIR="$1/target" cargo build --quiet --profile sim --example sim) \
-        2>"$1/build.log"
+    (cd "$1/tree" && CARGO_TARGET_DIR="$1/target" cargo build --quiet --profile sim --example sim \
+        --config profile.sim.package.fanfare.codegen-units=256) 2>"$1/build.log"
 }
 
 field() { sed -n "s/^$2: //p" "$1" | head -n 1; }
@@ -53,7 +53,7 @@ row() {
     for profile in $(field "$patch" profiles); do
         from=1
         while [[ -z $seen ]] && ((from <= seeds)); do
-            out=$(timeout 600 "$dir/target/sim/examples/sim" --first-only --profile "$profile" \
+            out=$(timeout 300 "$dir/target/sim/examples/sim" --first-only --profile "$profile" \
                 --from "$from" --seeds $((seeds - from + 1)) 2>/dev/null) || true
             n=$(sed -n 's/^killed by .* seed \([0-9]*\) after .*$/\1/p' <<<"$out")
             [[ -n $n ]] || break
