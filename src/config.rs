@@ -72,6 +72,8 @@ pub struct ShardConfig {
     pub recv_buffers: u16,
     /// Bytes of each of them.
     pub recv_buffer_bytes: u32,
+    /// A shard with nothing to do looks again for so many microseconds before it sleeps.
+    pub spin_us: u32,
     /// Size of a log segment file.
     pub segment_bytes: u64,
     /// Sealed segments are removed, oldest first, when a shard's log is larger than this.
@@ -143,6 +145,7 @@ impl Default for ShardConfig {
             socket_notsent_lowat: 0,
             recv_buffers: 256,
             recv_buffer_bytes: 16 * 1024,
+            spin_us: 0,
             segment_bytes: 32 << 20,
             retention_bytes: 1 << 30,
             retention_age_ms: 0,

@@ -198,6 +198,7 @@ impl Sockets {
             connections_max: members as u32,
             recv_buffers: 16,
             recv_buffer_bytes: 4096,
+            spin_us: 0,
             log_dir: dir.path().to_owned(),
             cold: cold.handle(),
             steps: Arc::new(|_, _| Vec::new()),

@@ -121,6 +121,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     socket_notsent_lowat: Kind::IntOrZero(KIB, GIB), "TCP_NOTSENT_LOWAT of member sockets; 0 leaves the system's value.";
     recv_buffers: Kind::PowerOfTwo(2, 32 * KIB), "Receive buffers per shard.";
     recv_buffer_bytes: Kind::Int(256, MIB), "Bytes of each of them.";
+    spin_us: Kind::Int(0, 100_000), "A shard with nothing to do looks again for this long before it sleeps: the next message comes sooner, for a core that is busy while idle.";
     segment_bytes: Kind::Multiple(SEGMENT_STEP, SEGMENT_BYTES_MIN, 16 * GIB), "Size of a log file.";
     retention_bytes: Kind::Int(SEGMENT_BYTES_MIN, 1024 * TIB), "Log kept per shard, in bytes; the oldest files go first.";
     retention_age_ms: Kind::Int(0, 100 * 365 * 24 * HOUR_MS), "Log files older than this go; 0 keeps them.";

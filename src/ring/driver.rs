@@ -73,6 +73,8 @@ pub struct Driver {
     /// Rings of the shards by number. They are duplicates, so that a shard may end first.
     pub(super) peers: Vec<OwnedFd>,
     pub(super) now: Nanos,
+    /// How long it looks for completions before it sleeps.
+    pub(super) spin_ns: u64,
     pub(super) random: u64,
     pub(super) counters: DriverCounters,
 }
@@ -125,6 +127,7 @@ impl Driver {
             shard: config.shard,
             peers: Vec::new(),
             now: clock(),
+            spin_ns: u64::from(config.spin_us) * 1_000,
             random: seed(),
             counters: DriverCounters::default(),
         };
@@ -260,6 +263,20 @@ impl Driver {
         self.conns.live > 0
             || matches!(self.accept, Accept::Armed | Accept::Stopping)
             || self.writes.in_flight() + self.log.in_flight() > 0
+    }
+
+    /// Submits what is queued and looks for completions for a while. The kernel says in memory
+    /// that both see whether there is something to do, so most looks are no system call.
+    pub(super) fn spin(&mut self, until: Option<Nanos>) {
+        let end = Nanos(clock().0.saturating_add(self.spin_ns));
+        let end = until.map_or(end, |until| until.min(end));
+        loop {
+            self.uring.enter(Block::No);
+            if self.uring.has_done() || clock() >= end {
+                return;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// How long the coming enter may block.

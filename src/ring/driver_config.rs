@@ -19,6 +19,8 @@ pub struct DriverConfig {
     pub recv_buffers: u16,
     /// Bytes of each.
     pub recv_buffer_bytes: u32,
+    /// It looks for completions for so many microseconds before it sleeps.
+    pub spin_us: u32,
     /// Directory of the shard's log segments.
     pub log_dir: PathBuf,
     /// Who does the jobs.

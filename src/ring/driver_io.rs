@@ -10,6 +10,7 @@ use super::LogBuf;
 use super::conn::{NO_WRITE, Recv, State};
 use super::driver::{Accept, Driver, NO_CONN, clock, log_id};
 use super::token::{Op, pack};
+use super::uring::Block;
 use crate::fanout::Part;
 use crate::limits::{LOG_BLOCK, SEND_PARTS_MAX};
 use crate::position::{Nanos, SegmentNumber, ShardId};
@@ -36,7 +37,11 @@ impl Io for Driver {
     fn wait(&mut self, until: Option<Nanos>, events: &mut Vec<Event>) {
         self.buffers.publish();
         self.feed_starved();
-        let block = self.block(until);
+        let mut block = self.block(until);
+        if self.spin_ns > 0 && block != Block::No {
+            self.spin(until);
+            block = self.block(until);
+        }
         self.uring.enter(block);
         self.now = clock();
         events.append(&mut self.pending);

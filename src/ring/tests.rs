@@ -55,6 +55,7 @@ impl Rig {
             connections_max: sizes.connections,
             recv_buffers: sizes.buffers,
             recv_buffer_bytes: sizes.buffer_bytes,
+            spin_us: 0,
             log_dir: dir.path().to_owned(),
             cold: cold.handle(),
             steps: Arc::new(|job, dir| match job {
@@ -563,6 +564,29 @@ fn errors_of_the_log_come_back_as_errno() {
     rig.driver.start_job(job);
     assert_eq!(job_done(&mut rig).1, Err(libc::ENOSPC));
     assert_eq!(std::fs::read_dir(rig.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_driver_that_looks_again_sees_what_comes_and_sleeps_when_its_time_is_over() {
+    let mut rig = Rig::new();
+    rig.driver.wait(Some(Nanos(0)), &mut rig.events);
+    rig.driver.spin_ns = 50_000_000;
+    let (start, enters) = (Instant::now(), rig.driver.counters().enters);
+    rig.driver.wait(Some(rig.driver.now().plus_ms(200)), &mut rig.events);
+    assert!(start.elapsed() >= Duration::from_millis(190), "{:?}", start.elapsed());
+    let enters = rig.driver.counters().enters - enters;
+    assert!(enters <= 4, "looking took {enters} system calls");
+
+    rig.driver.spin_ns = 20_000_000_000;
+    let waker = rig.driver.waker();
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        waker.wake();
+    });
+    let start = Instant::now();
+    rig.driver.wait(None, &mut rig.events);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    other.join().unwrap();
 }
 
 #[test]

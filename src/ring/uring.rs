@@ -115,12 +115,17 @@ impl Uring {
         let (queued, overflow, taskrun) = (sq.len(), sq.cq_overflow(), sq.taskrun());
         drop(sq);
         self.cq_overflows += u64::from(overflow);
-        let ready = !self.done.is_empty() || !self.ring.completion().is_empty();
-        let block = if ready { Block::No } else { block };
+        let block = if self.has_done() { Block::No } else { block };
         if block == Block::No && queued == 0 && !overflow && !taskrun {
             return;
         }
         self.enter_raw(queued as u32, block);
+    }
+
+    /// Whether completions wait to be taken.
+    #[inline]
+    pub fn has_done(&mut self) -> bool {
+        !self.done.is_empty() || !self.ring.completion().is_empty()
     }
 
     fn enter_raw(&mut self, queued: u32, block: Block) {

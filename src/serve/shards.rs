@@ -286,6 +286,7 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,
         recv_buffer_bytes: seed.config.recv_buffer_bytes,
+        spin_us: seed.config.spin_us,
         log_dir: seed.log_dir,
         cold: seed.cold,
     });
