@@ -12,6 +12,23 @@ use fanfare::wire::ErrorCode;
 use rustix::process::Signal;
 
 #[test]
+fn a_data_directory_named_relative_to_the_working_directory_takes_segments_and_snapshots() {
+    let mut server = Server::start(Settings::shards(1).with_relative_data_dir());
+    let mut publisher = Client::open(&server, "publisher");
+    // More than the two segments that a start makes.
+    let payload = vec![7; 60_000];
+    for seq in 1..=300 {
+        assert_eq!(publisher.publish("g", &payload).seq.0, seq);
+    }
+    server.signal(Signal::TERM);
+    assert!(server.wait(Duration::from_secs(5)).success());
+    server.restart();
+    let mut member = Client::open(&server, "member");
+    assert_eq!(member.join("g").head.0, 300);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}
+
+#[test]
 fn a_drain_answers_and_delivers_what_was_published_and_ends_with_zero() {
     for shards in [1, 2] {
         let mut server = Server::start(Settings::shards(shards));

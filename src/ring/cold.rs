@@ -140,7 +140,10 @@ impl ColdHandle {
     pub(super) fn attach(&self, dir: &Path, steps: StepsFn, waker: Waker) -> JobPort {
         let id = self.shards.fetch_add(1, Ordering::Relaxed);
         let (producer, results) = rtrb::RingBuffer::new(JOBS_MAX);
-        let shard = Shard { id, dir: dir.to_owned(), steps, results: producer, waker };
+        // glommio opens paths below descriptor -1, which openat(2) ignores for absolute ones and
+        // refuses for others with EBADF.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let shard = Shard { id, dir, steps, results: producer, waker };
         let _ = self.orders.unbounded_send(Order::Attach(shard));
         JobPort { shard: id, orders: self.orders.clone(), results, running: 0 }
     }

@@ -19,13 +19,14 @@ pub struct Settings {
     shards: u16,
     values: BTreeMap<String, String>,
     outlives_file_limit: bool,
+    relative: bool,
 }
 
 impl Settings {
     /// Settings for `shards` shards with small log segments and tables, so that starts are
     /// quick and many servers fit beside each other.
     pub fn shards(shards: u16) -> Self {
-        Self { shards, values: BTreeMap::new(), outlives_file_limit: false }
+        Self { shards, values: BTreeMap::new(), outlives_file_limit: false, relative: false }
             .set("segment_bytes", 8 << 20)
             .set("connections_max", 1_000)
             .set("recv_buffers", 256)
@@ -40,6 +41,11 @@ impl Settings {
     /// A write beyond the limit of file sizes fails and does not kill the process.
     pub fn outliving_its_file_limit(self) -> Self {
         Self { outlives_file_limit: true, ..self }
+    }
+
+    /// Names the data directory relative to the working directory.
+    pub fn with_relative_data_dir(self) -> Self {
+        Self { relative: true, ..self }
     }
 
     /// The command that starts a server, up to its arguments.
@@ -231,13 +237,15 @@ fn spawn_at(settings: &Settings, dir: &Path, addr: SocketAddr) -> Option<Child> 
     let config = dir.join("fanfare.toml");
     fs::write(&config, settings.toml()).unwrap();
     let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
+    let data = if settings.relative { "data".into() } else { dir.join("data") };
     let mut child = settings
         .command()
+        .current_dir(dir)
         .arg("serve")
         .args(["--listen", &addr.to_string()])
         .args(["--shards", &settings.shards.to_string()])
         .arg("--data-dir")
-        .arg(dir.join("data"))
+        .arg(data)
         .arg("--config")
         .arg(&config)
         .stdin(Stdio::null())
