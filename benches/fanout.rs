@@ -27,6 +27,9 @@ struct Args {
     /// which reads the ACKs and drops them.
     #[arg(long)]
     acks: bool,
+    /// Broadcasts a second of figure 4; a slower machine is full at lower ones.
+    #[arg(long, value_delimiter = ',', default_value = "50,100,150,200")]
+    rates: Vec<u32>,
     /// Where results are kept [default: benches/runs/<date>-<host>].
     #[arg(long)]
     out: Option<PathBuf>,
@@ -60,7 +63,7 @@ fn main() -> Result<(), Failure> {
                 }
             }
             4 => {
-                for rate in [50, 100, 150, 200] {
+                for &rate in &args.rates {
                     fanout.open_loop(1_000, rate)?;
                 }
             }
