@@ -39,7 +39,7 @@ field() { sed -n "s/^$2: //p" "$1" | head -n 1; }
 
 # row DIR PATCH: works in DIR; prints the row of the mutant.
 row() {
-    local dir=$1 patch=$2 seen='' count=0 name what seeds profile from out n
+    local dir=$1 patch=$2 seen='' count=0 most='' name what seeds profile from out n rc
     name=$(basename "$patch" .patch) what=$(field "$patch" what) seeds=$(field "$patch" seeds)
     copy "$dir"
     if ! patch --quiet --forward -d "$dir/tree" -p1 <"$patch" >"$dir/patch.log" 2>&1; then
@@ -54,7 +54,9 @@ row() {
         from=1
         while [[ -z $seen ]] && ((from <= seeds)); do
             out=$(timeout 300 "$dir/target/sim/examples/sim" --first-only --profile "$profile" \
-                --from "$from" --seeds $((seeds - from + 1)) 2>/dev/null) || true
+                --from "$from" --seeds $((seeds - from + 1)) 2>/dev/null) && rc=0 || rc=$?
+            # The time was up before all seeds were run.
+            ((rc != 124)) || most='at most '
             n=$(sed -n 's/^killed by .* seed \([0-9]*\) after .*$/\1/p' <<<"$out")
             [[ -n $n ]] || break
             count=$((count + n - from + 1)) from=$((n + 1))
@@ -67,7 +69,7 @@ row() {
         [[ -z $seen ]] || break
         count=$((count + seeds - from + 1))
     done
-    echo "| $name | $what | ${seen:-**survived**} | $count | $seeds |"
+    echo "| $name | $what | ${seen:-**survived**} | $most$count | $seeds |"
 }
 
 if (($# > 0)); then
