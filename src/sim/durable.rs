@@ -101,6 +101,12 @@ impl Client {
             return Err("the cursor is above the head".to_owned());
         }
         if durable.belongs == Belongs::Yes && oracle.rotten {
+            // The damage may have taken the record of its join, and then it begins after the head as
+            // a new member, with places among those passed that it knew in an earlier epoch. JOINED
+            // tells it so by the epoch. Where nothing rots this is not allowed.
+            if joined.epoch > durable.acked_epoch {
+                durable.passed.push((durable.acked_epoch, cursor));
+            }
             if cursor > durable.acked {
                 durable.gaps.push((durable.acked.next(), cursor));
                 durable.acked = cursor;
