@@ -6,9 +6,9 @@ mod common;
 mod one_shard;
 
 use common::{Client, Follower, Got, Server, Settings};
-use fanfare::config::ShardConfig;
+use fanfare::config::{SecondConnection, ShardConfig};
 use fanfare::position::Seq;
-use fanfare::wire::{ErrorCode, JoinEntry, Mode, ServerFrame, Start, split};
+use fanfare::wire::{ErrorCode, JoinEntry, Leave, Mode, ServerFrame, Start, split};
 use one_shard::Bench;
 
 fn publish(client: &mut Client, group: &str, count: u64) -> u64 {
@@ -151,4 +151,41 @@ fn a_join_that_waits_beside_the_one_that_makes_the_member_goes_on_at_its_cursor(
     let (joined, seqs) = sent_to(&bench.settle_reading(2));
     assert_eq!(joined, Some((Seq(0), Seq(1))), "the cursor, and what comes first");
     assert_eq!(seqs, [Seq(1)]);
+}
+
+/// How often the name of a member is in what was written to the log from `from` on.
+fn times_in_log(bench: &Bench, from: usize, member: &[u8]) -> usize {
+    let commits = bench.world.commits[from..].iter();
+    commits.map(|c| c.windows(member.len()).filter(|bytes| *bytes == member).count()).sum()
+}
+
+#[test]
+fn a_join_after_a_leave_is_on_disk_though_a_join_before_it_still_waits() {
+    let config = ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() };
+    let mut bench =
+        Bench::new(ShardConfig { second_connection: SecondConnection::Allow, ..config });
+    let entry = JoinEntry { mode: Mode::Durable, ..JoinEntry::live(b"a", Start::Cursor) };
+    bench.world.disk_works = false;
+    bench.connect_as(1, "ann", &[entry]);
+    bench.settle();
+    // What another member stages has the second join of ann wait for the commit after hers.
+    bench.connect_as(2, "bob", &[entry]);
+    bench.settle();
+    bench.connect_as(3, "ann", &[entry]);
+    bench.settle();
+    // One commit ends, and the next one begins.
+    bench.world.disk_works = true;
+    assert_eq!(bench.turn(), [1], "the first is in");
+    bench.world.disk_works = false;
+    bench.settle();
+    let before_leave = bench.world.commits.len();
+    let mut leave = Vec::new();
+    Leave::encode(&mut leave, 2, &[b"a"]);
+    bench.say(1, leave);
+    bench.settle();
+    bench.connect_as(4, "ann", &[entry]);
+    bench.settle();
+    bench.world.disk_works = true;
+    assert!(sent_to(&bench.settle_reading(4)).0.is_some(), "the last is in");
+    assert_eq!(times_in_log(&bench, before_leave, b"ann"), 2, "she left, and she joined");
 }

@@ -68,9 +68,8 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub struct RosterChanges {
     waiting: VecDeque<Waiting>,
-    /// Members with a join among them, with the count of it: a second connection needs no
-    /// record of its own.
-    joining: HashMap<(u32, MemberId), u32>,
+    /// Members whose record of a join is among them: a second connection needs none of its own.
+    joining: HashMap<(u32, MemberId), Ticket>,
 }
 
 impl RosterChanges {
@@ -124,8 +123,8 @@ impl Shard {
         if members + waits >= max {
             return self.refuse_join(key, caller, ErrorCode::TooManyMembers, u64::from(max));
         }
-        let joining = self.roster_changes.joining.get(&(key, member.into())).copied();
-        let ticket = if joining.is_some() {
+        let id: MemberId = member.into();
+        let ticket = if self.roster_changes.joining.contains_key(&(key, id.clone())) {
             self.records_staged()
         } else {
             if let Err((code, limit)) = self.may_record() {
@@ -138,11 +137,10 @@ impl Shard {
                 let cursor = Record::Cursor { member, acked: begin, epoch };
                 ticket = self.stage_record(key, &cursor);
             }
+            self.roster_changes.joining.insert((key, id.clone()), ticket);
             ticket
         };
-        let member: MemberId = member.into();
-        self.roster_changes.joining.insert((key, member.clone()), joining.unwrap_or(0) + 1);
-        let change = Change::Join { member, joined_at, begin, epoch, start };
+        let change = Change::Join { member: id, joined_at, begin, epoch, start };
         self.wait_for_disk(ticket, key, caller, change);
     }
 
@@ -291,7 +289,7 @@ impl Shard {
         while self.roster_changes.waiting.front().is_some_and(|waiting| waiting.ticket <= synced)
             && let Some(waiting) = self.roster_changes.waiting.pop_front()
         {
-            let Waiting { group: key, caller, change, version, .. } = waiting;
+            let Waiting { ticket, group: key, caller, change, version } = waiting;
             let Some(sequencer) = self.groups[key as usize].sequencer() else { continue };
             sequencer.roster_waits -= 1;
             let roster = sequencer.roster();
@@ -305,7 +303,7 @@ impl Shard {
                     let incoming = Incoming { id: &member, joined_at, acked, acked_epoch };
                     let durable = roster.join(incoming);
                     self.roster_changed(key);
-                    self.no_longer_joining(key, member);
+                    self.no_longer_joining(key, member, ticket);
                     let begin = makes_member.then_some(begin);
                     self.admit_durable(key, caller, durable, start, begin);
                 }
@@ -324,14 +322,13 @@ impl Shard {
         }
     }
 
-    fn no_longer_joining(&mut self, key: u32, member: MemberId) {
-        if let std::collections::hash_map::Entry::Occupied(mut joining) =
+    /// The record of a join is on disk. One that was staged later, after a leave, may not be.
+    fn no_longer_joining(&mut self, key: u32, member: MemberId, ticket: Ticket) {
+        if let std::collections::hash_map::Entry::Occupied(joining) =
             self.roster_changes.joining.entry((key, member))
+            && *joining.get() <= ticket
         {
-            *joining.get_mut() -= 1;
-            if *joining.get() == 0 {
-                joining.remove();
-            }
+            joining.remove();
         }
     }
 
