@@ -187,10 +187,13 @@ impl Shard {
     }
 
     pub(super) fn commit(&mut self, io: &mut impl Io) {
-        if self.in_flight.is_some() || self.log.is_poisoned() {
+        if self.in_flight.is_some() {
             return;
         }
         self.stage_cursors(io.now());
+        if self.log.is_poisoned() {
+            return;
+        }
         if self.filling.is_empty() {
             self.filling.count_anew();
             return;

@@ -40,6 +40,8 @@ pub struct World {
     pub gave_way: u32,
     /// Connections that are not read.
     pub paused: HashSet<u32>,
+    /// Until when the last turn would have slept.
+    pub until: Option<Nanos>,
     /// Segments that were removed.
     pub removed: Vec<SegmentNumber>,
     pub wall_ms: u64,
@@ -110,6 +112,7 @@ impl Bench {
             commits: Vec::new(),
             gave_way: 0,
             paused: HashSet::new(),
+            until: None,
             removed: Vec::new(),
             wall_ms: 1_000_000,
             reads: 0,
@@ -240,7 +243,8 @@ impl Io for World {
         4
     }
 
-    fn wait(&mut self, _: Option<Nanos>, events: &mut Vec<Event>) {
+    fn wait(&mut self, until: Option<Nanos>, events: &mut Vec<Event>) {
+        self.until = until;
         self.now = Nanos(self.now.0 + 1_000);
         if self.disk_works
             && let Some(buf) = self.log.take()
