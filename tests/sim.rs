@@ -83,6 +83,11 @@ fn what_rots_on_a_disk_is_announced_and_nothing_else_is_lost() {
 }
 
 #[test]
+fn short_files_on_full_disks_lose_nothing_that_was_acknowledged() {
+    batch(Profile::Tight, 40);
+}
+
+#[test]
 fn all_faults_together_break_no_promise() {
     batch(Profile::All, 200);
 }

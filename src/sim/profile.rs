@@ -26,13 +26,15 @@ pub enum Profile {
     Shards,
     /// Bits flip on the disks.
     Rot,
+    /// Files are short and there is seldom room for another; the node stops when one is made or removed.
+    Tight,
     /// Everything at once, each at a strength of its own.
     All,
 }
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
@@ -42,6 +44,7 @@ impl Profile {
         ("queries", Self::Queries),
         ("shards", Self::Shards),
         ("rot", Self::Rot),
+        ("tight", Self::Tight),
         ("all", Self::All),
     ];
 
@@ -65,6 +68,7 @@ impl Profile {
             Self::Queries => WorldConfig { query_ppm: 60_000, ..crashing(shards) },
             Self::Shards => resharding(seed, shards),
             Self::Rot => rot(shards),
+            Self::Tight => tight(seed, shards),
             Self::All => all(seed, shards),
         }
     }
@@ -137,6 +141,15 @@ impl Profile {
             Self::Rot => {
                 &[F::RottenHeader, F::RottenCommit, F::RottenTail, F::DamageTold, F::EpochChanged]
             }
+            Self::Tight => &[
+                F::Crash,
+                F::DiskFull,
+                F::RefusedFull,
+                F::InterruptedJob,
+                F::InterruptedSnapshot,
+                F::NameLost,
+                F::MemoryLost,
+            ],
             Self::All => &Fault::ALL,
         }
     }
@@ -264,6 +277,30 @@ fn rot(shards: u16) -> WorldConfig {
     let trouble = Trouble { rot_every_ms: 800, crash_every_ms: 1_000, ..config.trouble.clone() };
     let shard = ShardConfig { segment_bytes: 96 * 1024, ..config.shard.clone() };
     WorldConfig { memory_ppm: 50_000, shard, trouble, ..config }
+}
+
+/// At the end of a segment, with no room for the next one, cursors may go to the log while messages
+/// wait; names of files change often, and the power goes soon after that.
+fn tight(seed: u64, shards: u16) -> WorldConfig {
+    let config = unsteady(shards);
+    let full = seed.is_multiple_of(2);
+    let trouble = Trouble {
+        crash_every_ms: if full { 600 } else { 4_000 },
+        crash_at_write_ppm: 5_000,
+        crash_at_job_ppm: if full { 20_000 } else { 500_000 },
+        disk_full_ppm: if full { 700_000 } else { 50_000 },
+        stall_ppm: 0,
+        ..config.trouble.clone()
+    };
+    let shard = ShardConfig {
+        segment_bytes: if full { 192 * 1024 } else { 96 * 1024 },
+        retention_bytes: 192 * 1024,
+        cursor_flush_ms: 20,
+        ack_every: 4,
+        ..config.shard.clone()
+    };
+    let memory_ppm = if full { 900_000 } else { 300_000 };
+    WorldConfig { memory_ppm, slow_ppm: 50_000, tick_ms: 25, shard, trouble, ..config }
 }
 
 /// Every chance is above 0, and how high follows from the seed: where everything is frequent,
