@@ -139,6 +139,12 @@ impl Handle {
             (u64::from(shard.0) << 52) | (u64::from(start.0 & 0xF_FFFF) << 32) | u64::from(counter),
         )
     }
+
+    /// The shard that created the group.
+    #[must_use]
+    pub fn shard(self) -> ShardId {
+        ShardId((self.0 >> 52) as u16)
+    }
 }
 
 impl fmt::Display for Handle {
@@ -207,6 +213,7 @@ mod tests {
     fn handles_of_shards_and_starts_differ() {
         let a = Handle::new(ShardId(1), Epoch(1), 7);
         assert_ne!(a, Handle::new(ShardId(2), Epoch(1), 7));
+        assert_eq!(a.shard(), ShardId(1));
         assert_ne!(a, Handle::new(ShardId(1), Epoch(2), 7));
     }
 }

@@ -6,8 +6,8 @@ mod one_shard;
 
 use fanfare::config::ShardConfig;
 use fanfare::position::{Epoch, Level, Seq};
-use fanfare::wire::{Ack, Acks, JoinEntry, ServerFrame, split};
-use one_shard::Bench;
+use fanfare::wire::{Ack, Acks, JoinEntry, ServerFrame};
+use one_shard::{Bench, frames};
 
 const EIO: i32 = 5;
 
@@ -16,13 +16,10 @@ fn cursors_that_can_no_longer_be_written_keep_no_shard_awake() {
     let mut bench = Bench::new(ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() });
     bench.connect_as(1, "ann", &[JoinEntry::durable(b"a")]);
     bench.publish_at(1, "a", 10, Level::Memory);
-    let (mut rest, mut handle) = (&bench.settle_reading(1)[..], None);
-    while let Some((frame, len)) = split(rest, usize::MAX).unwrap() {
-        if let ServerFrame::Joined(j) = ServerFrame::decode(frame).unwrap() {
-            handle = Some(j.handle);
-        }
-        rest = &rest[len..];
-    }
+    let handle = frames(&bench.settle_reading(1)).find_map(|frame| match frame {
+        ServerFrame::Joined(joined) => Some(joined.handle),
+        _ => None,
+    });
     // The second message is on its way to the disk when the third one is shown and acknowledged.
     bench.world.disk_works = false;
     bench.publish_at(1, "a", 10, Level::Memory);

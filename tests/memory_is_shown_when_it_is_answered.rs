@@ -1,24 +1,21 @@
 //! A message of level `memory` that is answered before it is on disk is shown then too, whatever
 //! comes behind it.
-#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
-
 mod one_shard;
 
 use fanfare::config::ShardConfig;
 use fanfare::position::{Level, Seq};
-use fanfare::wire::{ServerFrame, split};
-use one_shard::Bench;
+use fanfare::wire::ServerFrame;
+use one_shard::{Bench, frames};
 
 /// The messages and the places of PUBLISHED in what a connection was sent.
 fn told(bytes: &[u8]) -> (Vec<Seq>, Vec<Seq>) {
-    let (mut rest, mut delivered, mut published) = (bytes, Vec::new(), Vec::new());
-    while let Some((frame, len)) = split(rest, usize::MAX).unwrap() {
-        match ServerFrame::decode(frame).unwrap() {
+    let (mut delivered, mut published) = (Vec::new(), Vec::new());
+    for frame in frames(bytes) {
+        match frame {
             ServerFrame::Deliver(d) => delivered.push(d.seq),
             ServerFrame::Published(p) => published.push(p.seq),
             _ => {}
         }
-        rest = &rest[len..];
     }
     (delivered, published)
 }

@@ -8,8 +8,8 @@ mod one_shard;
 use common::{Client, Follower, Got, Server, Settings};
 use fanfare::config::{SecondConnection, ShardConfig};
 use fanfare::position::Seq;
-use fanfare::wire::{ErrorCode, JoinEntry, Leave, Mode, ServerFrame, Start, split};
-use one_shard::Bench;
+use fanfare::wire::{ErrorCode, JoinEntry, Leave, ServerFrame, Start};
+use one_shard::{Bench, frames};
 
 fn publish(client: &mut Client, group: &str, count: u64) -> u64 {
     (0..count).map(|n| client.publish(group, &n.to_le_bytes()).seq.0).last().unwrap_or(0)
@@ -116,14 +116,13 @@ fn side_by_side_the_highest_acknowledgement_is_the_cursor() {
 
 /// What a connection was sent: where JOINED says that it begins, its cursor, and the messages.
 fn sent_to(bytes: &[u8]) -> (Option<(Seq, Seq)>, Vec<Seq>) {
-    let (mut rest, mut joined, mut seqs) = (bytes, None, Vec::new());
-    while let Some((frame, len)) = split(rest, usize::MAX).unwrap() {
-        match ServerFrame::decode(frame).unwrap() {
+    let (mut joined, mut seqs) = (None, Vec::new());
+    for frame in frames(bytes) {
+        match frame {
             ServerFrame::Joined(j) => joined = Some((j.cursor, j.first)),
             ServerFrame::Deliver(d) => seqs.push(d.seq),
             _ => {}
         }
-        rest = &rest[len..];
     }
     (joined, seqs)
 }
@@ -131,7 +130,7 @@ fn sent_to(bytes: &[u8]) -> (Option<(Seq, Seq)>, Vec<Seq>) {
 #[test]
 fn a_join_that_waits_beside_the_one_that_makes_the_member_goes_on_at_its_cursor() {
     let mut bench = Bench::new(ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() });
-    let entry = JoinEntry { mode: Mode::Durable, ..JoinEntry::live(b"a", Start::Cursor) };
+    let entry = JoinEntry::durable(b"a");
     bench.connect(9, &[]);
     bench.settle();
     bench.world.disk_works = false;
@@ -164,7 +163,7 @@ fn a_join_after_a_leave_is_on_disk_though_a_join_before_it_still_waits() {
     let config = ShardConfig { heartbeat_ms: 0, ..ShardConfig::default() };
     let mut bench =
         Bench::new(ShardConfig { second_connection: SecondConnection::Allow, ..config });
-    let entry = JoinEntry { mode: Mode::Durable, ..JoinEntry::live(b"a", Start::Cursor) };
+    let entry = JoinEntry::durable(b"a");
     bench.world.disk_works = false;
     bench.connect_as(1, "ann", &[entry]);
     bench.settle();

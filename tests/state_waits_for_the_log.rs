@@ -7,9 +7,9 @@ mod one_shard;
 use fanfare::config::ShardConfig;
 use fanfare::position::{Level, Seq};
 use fanfare::wire::{
-    ErrorCode, Expected, Fetch, Publish, ServerFrame, SetState, StateForm, SyncState, split,
+    ErrorCode, Expected, Fetch, Publish, ServerFrame, SetState, StateForm, SyncState,
 };
-use one_shard::Bench;
+use one_shard::{Bench, frames};
 
 const GROUP: &[u8] = b"g";
 
@@ -36,11 +36,9 @@ fn sync(bench: &mut Bench, slot: u32, request: u32) {
 
 /// What a connection was sent: one line a frame.
 fn told(bytes: &[u8]) -> Vec<String> {
-    let mut rest = bytes;
     let mut all = Vec::new();
-    while let Some((frame, len)) = split(rest, rest.len()).unwrap() {
-        rest = &rest[len..];
-        all.push(match ServerFrame::decode(frame).unwrap() {
+    for frame in frames(bytes) {
+        all.push(match frame {
             ServerFrame::StateSet(set) => format!("{} set {}", set.request, set.version),
             ServerFrame::Conflict(c) => format!("{} conflict {}", c.request, c.version),
             ServerFrame::State(state) => {

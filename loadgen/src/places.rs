@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fanfare::limits::FRAME_MAX;
-use fanfare::position::{Handle, ShardId};
+use fanfare::position::ShardId;
 use fanfare::wire::{self, Hello, Join, JoinEntry, ServerFrame, Start};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -81,14 +81,9 @@ fn is_taken(error: &io::Error) -> bool {
 /// The shard that owns a group, from its handle.
 fn owner(addr: SocketAddr, group: &[u8]) -> io::Result<ShardId> {
     ask(addr, None, Some(group), |frame| match frame {
-        ServerFrame::Joined(joined) if joined.group == group => Some(shard_of(joined.handle)),
+        ServerFrame::Joined(joined) if joined.group == group => Some(joined.handle.shard()),
         _ => None,
     })
-}
-
-/// The number of the shard is in the upper 12 bits.
-fn shard_of(handle: Handle) -> ShardId {
-    ShardId((handle.0 >> 52) as u16)
 }
 
 fn source(addr: SocketAddr, host: u32, port: u16) -> io::Result<SocketAddr> {
@@ -161,7 +156,7 @@ mod tests {
 
     use clap::Parser;
     use fanfare::limits::PAYLOAD_MAX;
-    use fanfare::position::{Epoch, NodeId, Seq};
+    use fanfare::position::{Epoch, Handle, NodeId, Seq};
     use fanfare::wire::{ClientFrame, Joined, Welcome};
 
     use super::*;

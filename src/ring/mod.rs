@@ -1,5 +1,6 @@
 //! io_uring: the driver of a shard, the aligned buffers of its log, and the client ring of
-//! the load generator, and rings that measure what the kernel takes. All unsafe code of the project is in this folder.
+//! the load generator, and rings that measure what the kernel takes. All unsafe code of the project
+//! is in this folder.
 
 mod bare;
 mod buffers;

@@ -324,11 +324,9 @@ impl Shard {
 
     /// The record of a join is on disk. One that was staged later, after a leave, may not be.
     fn no_longer_joining(&mut self, key: u32, member: MemberId, ticket: Ticket) {
-        if let std::collections::hash_map::Entry::Occupied(joining) =
-            self.roster_changes.joining.entry((key, member))
-            && *joining.get() <= ticket
-        {
-            joining.remove();
+        let (joining, who) = (&mut self.roster_changes.joining, (key, member));
+        if joining.get(&who).is_some_and(|record| *record <= ticket) {
+            joining.remove(&who);
         }
     }
 

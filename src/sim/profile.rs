@@ -26,7 +26,8 @@ pub enum Profile {
     Shards,
     /// Bits flip on the disks.
     Rot,
-    /// Files are short and there is seldom room for another; the node stops when one is made or removed.
+    /// Files are short and there is seldom room for another; the node stops when one is made or
+    /// removed.
     Tight,
     /// Everything at once, each at a strength of its own.
     All,

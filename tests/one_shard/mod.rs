@@ -15,7 +15,7 @@ use fanfare::shard::{
     Active, ConnId, Control, Event, Io, Job, RecvBuf, RecvEnd, Shard, ShardParts,
 };
 use fanfare::wal::Recovered;
-use fanfare::wire::{Hello, Join, JoinEntry, MAGIC, Publish, Start, VERSION};
+use fanfare::wire::{Hello, Join, JoinEntry, MAGIC, Publish, ServerFrame, Start, VERSION, split};
 
 /// The world.
 pub struct World {
@@ -62,6 +62,16 @@ pub struct Bench {
 
 fn id(slot: u32) -> ConnId {
     ConnId { slot, generation: 1 }
+}
+
+/// The frames in what a connection was sent.
+pub fn frames(bytes: &[u8]) -> impl Iterator<Item = ServerFrame<'_>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (frame, len) = split(rest, rest.len()).unwrap()?;
+        rest = &rest[len..];
+        Some(ServerFrame::decode(frame).unwrap())
+    })
 }
 
 /// A class for the groups that start with its name.
