@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::position::Level;
+use crate::ws::Origins;
 
 /// What a shard must know. Sizes are bytes, times milliseconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,6 +105,10 @@ pub struct ShardConfig {
     pub redeliver_window: u32,
     /// Redeliveries without any progress before a durable member is disconnected.
     pub redeliver_max: u32,
+    /// Pages that may connect by WebSocket beside the server's own.
+    pub websocket_origins: Origins,
+    /// Serve [`crate::ws::upgrade::ECHO_PATH`], for conformance tests.
+    pub websocket_echo: bool,
     /// Classes of groups.
     #[serde(skip)]
     pub classes: Arc<Classes>,
@@ -159,6 +164,8 @@ impl Default for ShardConfig {
             receipts_max: 4_096,
             redeliver_window: 256,
             redeliver_max: 8,
+            websocket_origins: Origins::default(),
+            websocket_echo: false,
             classes: Arc::default(),
         }
     }

@@ -40,3 +40,5 @@ pub mod slots;
 #[cfg(feature = "server")]
 pub mod wal;
 pub mod wire;
+#[cfg(feature = "server")]
+pub mod ws;

@@ -38,6 +38,10 @@ pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const LOG_BLOCK: usize = 4096;
 /// Sector of the log: the unit that a disk writes whole, and that has its own checksum.
 pub const LOG_SECTOR: usize = 512;
+/// Longest message of a WebSocket client, in bytes; it may carry several frames.
+pub const WS_MESSAGE_MAX: u64 = 1024 * 1024;
+/// Longest message that the WebSocket echo sends back, in bytes.
+pub const WS_ECHO_MAX: u64 = 16 * 1024 * 1024;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
 /// Places that the log's reader keeps per producer and group to recognise a publish that is
@@ -102,6 +106,7 @@ const _: () = {
         COMMIT_BYTES_MAX
             > 2 * (COMMIT_STAGED_MAX + FRAME_MAX + COMMIT_RECORDS_MAX) + RECORD_BYTES_MAX
     );
+    assert!(WS_MESSAGE_MAX >= (4 + FRAME_MAX) as u64);
     // A turn of history is no more writes than a slice has.
     assert!(HISTORY_BYTES_PER_TURN / HISTORY_WRITE_COST <= SENDS_PER_TURN);
     assert!(LOG_BLOCK.is_multiple_of(LOG_SECTOR));

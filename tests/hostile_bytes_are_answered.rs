@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::io::Write;
-use std::net::Shutdown;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 use common::client::hello_bytes;
-use common::{Client, Follower, Got, Random, Server, Settings};
+use common::{Client, Follower, Got, Random, SOON, Server, Settings};
 use fanfare::wire::{ErrorCode, Hello, MAGIC, Start, kind};
 
 fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -34,9 +34,22 @@ fn fatal(server: &Server, bytes: &[u8]) -> (ErrorCode, u64) {
 }
 
 #[test]
+fn a_tls_client_gets_an_alert_that_it_understands() {
+    let server = Server::start(Settings::shards(1));
+    for hello in [&b"\x16"[..], &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3]] {
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(hello).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, [0x15, 3, 1, 0, 2, 2, 40]);
+    }
+}
+
+#[test]
 fn openings_that_are_not_the_protocol_end_with_a_typed_error() {
     let server = Server::start(Settings::shards(1));
-    assert_eq!(fatal(&server, b"GET / HTTP/1.1\r\n\r\n").0, ErrorCode::BadMagic);
+    assert_eq!(fatal(&server, b"get / HTTP/1.1\r\n\r\n").0, ErrorCode::BadMagic);
     assert_eq!(fatal(&server, b"FNFX").0, ErrorCode::BadMagic);
     assert_eq!(fatal(&server, b"X").0, ErrorCode::BadMagic);
     assert_eq!(fatal(&server, &hello((2, 9), 0)), (ErrorCode::VersionUnsupported, 1));

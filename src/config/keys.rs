@@ -31,6 +31,8 @@ pub enum Kind {
     Level,
     /// `takeover` or `allow`.
     SecondConnection,
+    /// Origins of web pages with commas between them, or a list of them in the file.
+    Origins,
 }
 
 impl Kind {
@@ -52,6 +54,9 @@ impl Kind {
             }
             Self::Level => "durable or memory".into(),
             Self::SecondConnection => "takeover or allow".into(),
+            Self::Origins => {
+                "origins such as https://chat.example, https://a.example:8443, or * for all".into()
+            }
         }
     }
 }
@@ -133,6 +138,8 @@ pub const SHARD_KEYS: &[Key] = keys! {
     receipts_max: Kind::Int(1, MIB), "Receipts that wait, per group.";
     redeliver_window: Kind::Int(1, MIB), "Messages that are sent again to a durable member until it acknowledges some.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
+    websocket_origins: Kind::Origins, "Web pages that may connect by WebSocket, beside those of the server's own address.";
+    websocket_echo: Kind::Bool, "Serves /echo, which sends every WebSocket message back. For conformance tests.";
 };
 
 /// All keys.

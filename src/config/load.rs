@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::class_keys::{self, CLASS};
 use super::keys::{self, Key, Kind, SHARD_KEYS};
 use super::{Classes, ConfigError, ShardConfig};
+use crate::ws::Origins;
 
 /// Where names of the environment begin.
 pub(super) const ENV_PREFIX: &str = "FANFARE_";
@@ -201,6 +202,11 @@ fn from_toml(key: &Key, value: &toml::Value, origin: &Origin) -> Result<Setting,
             .map(|core| core.as_integer().and_then(|n| usize::try_from(n).ok()))
             .collect::<Option<Vec<_>>>()
             .and_then(cores),
+        toml::Value::Array(list) if matches!(key.kind, Kind::Origins) => list
+            .iter()
+            .map(toml::Value::as_str)
+            .collect::<Option<Vec<_>>>()
+            .and_then(|list| text_setting(key.kind, &list.join(", "))),
         _ => None,
     };
     setting.ok_or_else(|| refused(key, super::print::toml_text(value), origin))
@@ -243,6 +249,7 @@ fn text_setting(kind: Kind, text: &str) -> Option<Setting> {
         Kind::Address => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
         Kind::Level => matches!(text, "durable" | "memory"),
         Kind::SecondConnection => matches!(text, "takeover" | "allow"),
+        Kind::Origins => Origins::try_from(text.to_owned()).is_ok(),
         Kind::Interval => text == "off" || interval(text).is_some(),
         Kind::Cores => {
             let list: Result<Vec<_>, _> = text.split(',').map(|n| n.trim().parse()).collect();
@@ -280,6 +287,7 @@ fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         let value = match values.get(key.name) {
             Some((Setting::Int(n), _)) => toml::Value::Integer(*n as i64),
             Some((Setting::Text(text), _)) => toml::Value::String(text.clone()),
+            Some((Setting::Bool(b), _)) => toml::Value::Boolean(*b),
             _ => continue,
         };
         shard.insert(key.name.into(), value);

@@ -302,3 +302,18 @@ fn mistakes_in_classes_say_which_class_and_what_is_allowed() {
     let many = (0..65).map(|n| format!("[[class]]\nname = \"{n}\"\ngroups = [\"{n}\"]\n"));
     assert!(file(&many.collect::<String>()).unwrap_err().to_string().contains("at most 64"));
 }
+
+#[test]
+fn origins_are_a_list_in_the_file_and_text_elsewhere() {
+    let list = r#"websocket_origins = ["https://Chat.example", "http://localhost:8000"]"#;
+    let loaded = file(list).unwrap();
+    let same = flag("websocket_origins", "https://chat.example,http://localhost:8000").unwrap();
+    let origins = |loaded: &Loaded| loaded.config.shard.websocket_origins.clone();
+    assert_eq!(origins(&loaded), origins(&same));
+    assert_eq!(origins(&file(&loaded.to_toml()).unwrap()), origins(&same));
+    for wrong in ["chat.example", "https://chat.example/page", "https://a b"] {
+        assert!(flag("websocket_origins", wrong).is_err(), "{wrong}");
+    }
+    assert!(file("websocket_origins = [1]").is_err());
+    assert!(file("websocket_echo = true").unwrap().config.shard.websocket_echo);
+}

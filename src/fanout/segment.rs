@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::position::Seq;
+use crate::ws::encode::Header;
 
 /// Bytes of segments that left their tail but are still held by unfinished writes.
 /// Local to a shard.
@@ -98,13 +99,15 @@ impl Drop for Segment {
     }
 }
 
-/// One part of a socket write; always whole frames.
+/// One part of a socket write. But for a header it is whole frames.
 #[derive(Debug)]
 pub enum Part {
     /// Frames of a tail or of catch-up, shared with other members.
     Frames(SegmentRef),
     /// Control frames of this connection alone. The driver takes the buffer back for reuse.
     Control(Vec<u8>),
+    /// Begins a WebSocket message, which holds the parts that follow it.
+    Header(Header),
 }
 
 impl Part {
@@ -114,6 +117,7 @@ impl Part {
         match self {
             Self::Frames(segment) => segment.bytes(),
             Self::Control(bytes) => bytes,
+            Self::Header(header) => header.as_slice(),
         }
     }
 }

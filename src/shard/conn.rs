@@ -9,6 +9,7 @@ use super::isolate::Drainage;
 use super::probe::Watch;
 use super::queries::Asked;
 use super::queues::Dirty;
+use super::websocket::WebSocket;
 use crate::config::Priority;
 use crate::position::{MemberId, Nanos, ProducerId};
 
@@ -17,7 +18,9 @@ use crate::position::{MemberId, Nanos, ProducerId};
 pub enum ConnState {
     /// The magic has not come.
     Opening,
-    /// The magic came, HELLO did not.
+    /// The start of an HTTP request came in place of the magic.
+    Upgrading,
+    /// The magic came, or a WebSocket was agreed on, HELLO did not.
     Greeting,
     /// HELLO was accepted.
     Open,
@@ -68,11 +71,13 @@ pub struct Conn {
     /// Questions under way, those that are parked included.
     pub asking: u8,
     /// Questions that wait until the control queue has room for their answers.
-    pub parked: Vec<Asked>,
+    pub parked: Box<[Asked]>,
     /// Memberships that have something to send, served in turn.
     pub dirty: Dirty,
     /// What it keeps beside when it has durable members or receipts.
     pub watch: Option<Box<Watch>>,
+    /// What it keeps beside when it speaks WebSocket.
+    pub ws: Option<Box<WebSocket>>,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
     /// When it is to send PING, from HELLO on.
@@ -105,9 +110,10 @@ impl Conn {
             control: Vec::new(),
             memberships: SmallVec::new(),
             asking: 0,
-            parked: Vec::new(),
+            parked: Box::default(),
             dirty: Dirty::default(),
             watch: None,
+            ws: None,
             joining: 0,
             moment: None,
             heard_at: now,

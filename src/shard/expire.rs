@@ -68,7 +68,7 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         match conn.state {
             ConnState::Closing => self.close(id, io),
-            ConnState::Opening | ConnState::Greeting => {
+            ConnState::Opening | ConnState::Upgrading | ConnState::Greeting => {
                 // Counted from the accept, so that a byte now and then does not help.
                 let due = conn.heard_at.plus_ms(handshake_ms);
                 if due > now {

@@ -19,6 +19,7 @@ mod inbox;
 mod io;
 pub mod isolate;
 mod joins;
+mod opening;
 mod pace;
 mod peers;
 mod probe;
@@ -37,6 +38,7 @@ mod start;
 mod state;
 pub mod status;
 mod take;
+mod websocket;
 mod wheel;
 mod write;
 
@@ -153,6 +155,8 @@ pub struct Shard {
     writes_in_flight: u64,
     parts: Vec<Part>,
     spare_control: Vec<Vec<u8>>,
+    /// Where messages of WebSockets are unmasked.
+    unmasked: Vec<u8>,
 
     wheel: Wheel,
     heartbeats: Heartbeats,

@@ -183,7 +183,9 @@ impl Shard {
         let room = self.config.control_bytes_max as usize;
         let Some(conn) = self.conn(asked.origin.conn) else { return };
         if conn.control.len() > room || !conn.parked.is_empty() {
-            conn.parked.push(asked);
+            let mut parked = std::mem::take(&mut conn.parked).into_vec();
+            parked.push(asked);
+            conn.parked = parked.into_boxed_slice();
         } else {
             self.send_question(asked);
         }
@@ -206,7 +208,9 @@ impl Shard {
             && conn.control.len() <= room
             && !conn.parked.is_empty()
         {
-            let asked = conn.parked.remove(0);
+            let mut parked = std::mem::take(&mut conn.parked).into_vec();
+            let asked = parked.remove(0);
+            conn.parked = parked.into_boxed_slice();
             self.send_question(asked);
         }
     }

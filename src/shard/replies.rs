@@ -91,6 +91,9 @@ impl Shard {
 
     /// Answers a request with an ERROR; a fatal one is the last frame of the connection.
     pub(super) fn refuse(&mut self, id: ConnId, request: u32, refusal: Refusal<'_>) {
+        if self.conn(id).is_some_and(|conn| conn.state == ConnState::Upgrading) {
+            return self.refuse_begun_upgrade(id, refusal.code);
+        }
         let frame = ErrorFrame {
             request,
             code: refusal.code as u16,
@@ -100,12 +103,12 @@ impl Shard {
         };
         self.control(id, |out| frame.encode(out));
         if refusal.code.is_fatal() {
-            self.close_after_control(id);
+            self.close_after_control(id, refusal.code);
         }
     }
 
     /// Lets what waits in the control queue go out, then closes. The member is gone at once.
-    pub(super) fn close_after_control(&mut self, id: ConnId) {
+    pub(super) fn end_after_control(&mut self, id: ConnId) {
         self.leave_all(id);
         let Some(conn) = self.conn(id) else { return };
         if conn.state != ConnState::Closing {

@@ -142,6 +142,7 @@ impl Shard {
             writes_in_flight: 0,
             parts: Vec::new(),
             spare_control: Vec::new(),
+            unmasked: Vec::new(),
             wheel: super::wheel::Wheel::new(parts.now),
             heartbeats: super::heartbeats::Heartbeats::new(config.heartbeat_ms),
             fired: Vec::new(),

@@ -78,7 +78,9 @@ impl Shard {
         if conn.state == ConnState::Closing {
             return;
         }
-        if conn.partial.is_empty() {
+        if conn.ws.is_some() {
+            self.messages(id, bytes);
+        } else if conn.partial.is_empty() {
             let used = self.frames(id, bytes);
             self.keep_partial(id, &bytes[used..]);
         } else {
@@ -115,24 +117,18 @@ impl Shard {
     }
 
     /// Handles every whole frame at the start of `bytes`; returns how many bytes they took.
-    fn frames(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+    pub(super) fn frames(&mut self, id: ConnId, bytes: &[u8]) -> usize {
         let frame_max = self.config.frame_max();
         let mut used = 0;
-        if self.conn(id).is_some_and(|conn| conn.state == ConnState::Opening) {
-            let seen = bytes.len().min(4);
-            if bytes[..seen] != wire::MAGIC[..seen] {
-                let text =
-                    "the connection did not open with FNFR; this port speaks the native encoding";
-                self.refuse(id, 0, Refusal::new(ErrorCode::BadMagic, text));
-                return bytes.len();
+        match self.conn(id).map(|conn| conn.state) {
+            Some(ConnState::Opening) => {
+                used = self.opening(id, bytes);
+                if self.conn(id).is_none_or(|conn| conn.state != ConnState::Greeting) {
+                    return used;
+                }
             }
-            if seen < 4 {
-                return 0;
-            }
-            used = 4;
-            if let Some(conn) = self.conn(id) {
-                conn.state = ConnState::Greeting;
-            }
+            Some(ConnState::Upgrading) => return self.upgrade(id, bytes),
+            _ => {}
         }
         loop {
             match wire::split(&bytes[used..], frame_max) {
@@ -206,7 +202,7 @@ impl Shard {
         let refusal = Refusal::new(ErrorCode::Malformed, &text).field(field.as_bytes());
         self.refuse(id, frame.request(), refusal);
         if self.conn(id).is_some_and(|conn| conn.state != ConnState::Open) {
-            self.close_after_control(id);
+            self.close_after_control(id, ErrorCode::Malformed);
         }
     }
 

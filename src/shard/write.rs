@@ -10,6 +10,7 @@ use crate::group::{Group, Lag, Member};
 use crate::limits::SEND_PARTS_MAX;
 use crate::position::{Epoch, Handle, Nanos, Seq};
 use crate::wire::{EpochStart, Gap, Redeliver};
+use crate::ws::{Kind, encode::Header};
 
 /// Groups visited without a write before the shard looks at its input again.
 const VISITS_PER_TURN: usize = 4096;
@@ -174,9 +175,15 @@ impl Shard {
                         slice.bytes = slice.bytes.saturating_sub(rest.bytes);
                     }
                     slice.sends -= 1;
+                    let mut len = rest.bytes as u64;
+                    if conn.ws.is_some() {
+                        let header = Header::new(Kind::Binary, rest.bytes);
+                        len += header.as_slice().len() as u64;
+                        self.parts.push(Part::Header(header));
+                    }
                     self.parts.extend(tail.from(rest.from).cloned().map(Part::Frames));
-                    conn.begin_write(now, rest.bytes as u64);
-                    (writes, bytes) = (writes + 1, bytes + rest.bytes as u64);
+                    conn.begin_write(now, len);
+                    (writes, bytes) = (writes + 1, bytes + len);
                     io.send(conn.id, &mut self.parts);
                     continue;
                 }
@@ -263,6 +270,9 @@ impl Shard {
             self.note_acks(id);
         }
         let Some(conn) = self.conns.get_mut(slot) else { return false };
+        if let Some(ws) = &mut conn.ws {
+            ws.wrap(&mut conn.control, &mut self.parts);
+        }
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }

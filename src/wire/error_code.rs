@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ErrorCode {
-    /// The first four bytes are not `FNFR`.
+    /// The first four bytes are neither `FNFR` nor those of an HTTP request.
     BadMagic = 1,
     /// No protocol version in common; `limit` is the version the server speaks.
     VersionUnsupported = 2,

@@ -6,6 +6,7 @@ pub mod client;
 pub mod durable;
 pub mod queries;
 pub mod server;
+pub mod websocket;
 
 pub use client::{Client, Follower, Got};
 pub use server::{Server, Settings};

@@ -111,6 +111,7 @@ impl Io for World {
                         self.control.push(bytes);
                     }
                 }
+                Part::Header(header) => self.answers += header.as_slice().len() as u64,
             }
         }
         self.ready.push(Event::Sent { conn, result: Ok(()) });

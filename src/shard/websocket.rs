@@ -1,0 +1,232 @@
+//! WebSocket connections. The upgrade stands before the native protocol, and messages are put
+//! around its bytes: what a write carries is one message, so a segment is neither copied nor
+//! encoded again for them.
+
+use super::conn::{Conn, ConnState};
+use super::{ConnId, Shard};
+use crate::fanout::Part;
+use crate::limits::{WS_ECHO_MAX, WS_MESSAGE_MAX};
+use crate::wire::ErrorCode;
+use crate::ws::encode::{self, Header};
+use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
+use crate::ws::{CloseCode, Decoder, Item, Kind, Violation};
+
+/// What a connection keeps beside when it speaks WebSocket.
+#[derive(Debug)]
+pub struct WebSocket {
+    protocol: Protocol,
+    decoder: Decoder,
+    /// Bytes at the start of the control queue that are whole WebSocket frames, or the answer to
+    /// the upgrade. What follows them are native frames without a message around them yet.
+    wrapped: usize,
+    /// Bytes of the pong at the end of them, if one is there.
+    last_pong: usize,
+}
+
+impl WebSocket {
+    /// Begins the message that holds all native bytes of a write: the control frames that wait,
+    /// and the parts that follow them.
+    pub fn wrap(&mut self, control: &mut Vec<u8>, parts: &mut Vec<Part>) {
+        let shared: usize = parts.iter().map(|part| part.as_slice().len()).sum();
+        let len = control.len() - self.wrapped + shared;
+        if len > 0 {
+            let header = Header::new(Kind::Binary, len);
+            if control.is_empty() {
+                parts.insert(0, Part::Header(header));
+            } else {
+                control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
+            }
+        }
+        (self.wrapped, self.last_pong) = (0, 0);
+    }
+
+    /// Puts a message around the control frames that wait, so that others may follow them.
+    fn seal(&mut self, control: &mut Vec<u8>) {
+        if control.len() > self.wrapped {
+            let header = Header::new(Kind::Binary, control.len() - self.wrapped);
+            control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
+            self.last_pong = 0;
+        }
+        self.wrapped = control.len();
+    }
+}
+
+impl Conn {
+    /// Closes the WebSocket after what waits; the last that its peer gets.
+    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str) {
+        if let Some(ws) = &mut self.ws
+            && self.state != ConnState::Closing
+        {
+            ws.seal(&mut self.control);
+            encode::close(&mut self.control, code, reason);
+            ws.wrapped = self.control.len();
+        }
+    }
+}
+
+impl Shard {
+    /// Handles the request that opens a WebSocket when it is whole; returns how many of the
+    /// bytes are done with.
+    pub(super) fn upgrade(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+        let len = match upgrade::request_len(bytes) {
+            Ok(None) => return 0,
+            Ok(Some(len)) => len,
+            Err(refused) => {
+                self.refuse_upgrade(id, refused);
+                return bytes.len();
+            }
+        };
+        let (request, rest) = bytes.split_at(len);
+        let config = &self.config;
+        let rules = Rules { origins: &config.websocket_origins, echo: config.websocket_echo };
+        match upgrade::judge(request, rules) {
+            Ok(upgrade) => {
+                self.begin_websocket(id, &upgrade);
+                self.messages(id, rest);
+            }
+            Err(refused) => self.refuse_upgrade(id, refused),
+        }
+        bytes.len()
+    }
+
+    fn begin_websocket(&mut self, id: ConnId, upgrade: &Upgrade) {
+        self.control(id, |out| upgrade.respond(out));
+        let Some(conn) = self.conn(id) else { return };
+        let protocol = upgrade.protocol;
+        let (decoder, state) = match protocol {
+            Protocol::Binary => {
+                (Decoder::new(Some(Kind::Binary), WS_MESSAGE_MAX), ConnState::Greeting)
+            }
+            Protocol::Echo => (Decoder::new(None, WS_ECHO_MAX), ConnState::Open),
+        };
+        let wrapped = conn.control.len();
+        conn.ws = Some(Box::new(WebSocket { protocol, decoder, wrapped, last_pong: 0 }));
+        conn.state = state;
+        if state == ConnState::Open {
+            self.begin_health(id.slot);
+        }
+    }
+
+    /// Answers a request that is not granted, and ends the connection.
+    fn refuse_upgrade(&mut self, id: ConnId, refused: Refused) {
+        self.control(id, |out| refused.respond(out));
+        self.end_after_control(id);
+    }
+
+    /// A reason to end a connection whose request is not whole.
+    pub(super) fn refuse_begun_upgrade(&mut self, id: ConnId, code: ErrorCode) {
+        let late = code == ErrorCode::HandshakeTimeout;
+        self.refuse_upgrade(id, if late { Refused::TIMEOUT } else { Refused::BUSY });
+    }
+
+    /// Takes messages apart. Native frames are handled as soon as they are whole, whether their
+    /// message is or not; what is kept of an unfinished one is what a native connection keeps.
+    pub(super) fn messages(&mut self, id: ConnId, mut bytes: &[u8]) {
+        let Some(conn) = self.conn(id) else { return };
+        let kept = !conn.partial.is_empty();
+        let partial = std::mem::take(&mut conn.partial);
+        self.figures.partial_bytes -= partial.len() as u64;
+        let mut frames = if kept { partial } else { std::mem::take(&mut self.unmasked) };
+        while let Some(ws) = self.conn(id).and_then(|conn| conn.ws.as_deref_mut()) {
+            let item = match ws.decoder.next(&mut bytes, &mut frames) {
+                Ok(item) => item,
+                Err(violation) => {
+                    self.violated(id, violation);
+                    break;
+                }
+            };
+            match (ws.protocol, item) {
+                (Protocol::Echo, Some(Item::Message(kind))) => self.echo(id, kind, &mut frames),
+                (Protocol::Binary, None | Some(Item::Message(_))) if !frames.is_empty() => {
+                    let used = self.frames(id, &frames);
+                    frames.drain(..used);
+                }
+                _ => {}
+            }
+            match item {
+                _ if self.conn(id).is_none_or(|conn| conn.state == ConnState::Closing) => break,
+                None => break,
+                Some(Item::Message(_)) if !frames.is_empty() => {
+                    self.violated(id, Violation::CutOff);
+                    break;
+                }
+                Some(Item::Message(_) | Item::Pong) => {}
+                Some(Item::Ping) => self.pong(id),
+                Some(Item::Close(code)) => {
+                    self.close_websocket(id, code, "");
+                    break;
+                }
+            }
+        }
+        self.keep_frames(id, frames, kept);
+    }
+
+    /// Keeps the start of a frame. A buffer that was the connection's stays its own, so that a
+    /// long frame is not copied again with each of its pieces.
+    fn keep_frames(&mut self, id: ConnId, mut frames: Vec<u8>, kept: bool) {
+        if let Some(conn) = self.conns.get_mut(id.slot)
+            && conn.id == id
+            && conn.state != ConnState::Closing
+            && !frames.is_empty()
+        {
+            self.figures.partial_bytes += frames.len() as u64;
+            if kept {
+                conn.partial = std::mem::take(&mut frames);
+            } else {
+                conn.partial.extend_from_slice(&frames);
+            }
+        }
+        if !kept {
+            frames.clear();
+            self.unmasked = frames;
+        }
+    }
+
+    fn echo(&mut self, id: ConnId, kind: Kind, message: &mut Vec<u8>) {
+        let Some(conn) = self.conn(id) else { return };
+        let Some(ws) = conn.ws.as_deref_mut() else { return };
+        conn.control.extend_from_slice(Header::new(kind, message.len()).as_slice());
+        conn.control.append(message);
+        (ws.wrapped, ws.last_pong) = (conn.control.len(), 0);
+        self.make_ready(id.slot);
+    }
+
+    /// Answers the ping that was just taken. Pongs count as control frames: a client that sends
+    /// pings and does not read is not read either. Of the pings that came before that takes
+    /// effect the last one is answered (RFC 6455, 5.5.3).
+    fn pong(&mut self, id: ConnId) {
+        let room = self.config.control_bytes_max as usize;
+        let Some(conn) = self.conn(id) else { return };
+        let Some(ws) = conn.ws.as_deref_mut() else { return };
+        ws.seal(&mut conn.control);
+        if conn.control.len() > room {
+            conn.control.truncate(conn.control.len() - ws.last_pong);
+        }
+        let at = conn.control.len();
+        conn.control.extend(encode::pong(ws.decoder.control()));
+        ws.wrapped = conn.control.len();
+        ws.last_pong = ws.wrapped - at;
+        self.make_ready(id.slot);
+    }
+
+    fn violated(&mut self, id: ConnId, violation: Violation) {
+        self.close_websocket(id, Some(violation.code()), &violation.to_string());
+    }
+
+    fn close_websocket(&mut self, id: ConnId, code: Option<CloseCode>, reason: &str) {
+        if let Some(conn) = self.conn(id) {
+            conn.close_websocket(code, reason);
+        }
+        self.end_after_control(id);
+    }
+
+    /// Lets what waits in the control queue go out, then closes with the code of an ERROR.
+    pub(super) fn close_after_control(&mut self, id: ConnId, code: ErrorCode) {
+        if let Some(conn) = self.conn(id)
+            && conn.ws.is_some()
+        {
+            conn.close_websocket(Some(CloseCode::of_error(code as u16)), &format!("{code:?}"));
+        }
+        self.end_after_control(id);
+    }
+}
