@@ -74,6 +74,9 @@ pub const HISTORY_BYTES_PER_TURN: usize = 256 * 1024;
 pub const HISTORY_BYTES_BESIDE_LIVE: usize = 16 * 1024;
 /// What a write of history counts at least.
 pub const HISTORY_WRITE_COST: usize = 4 * 1024;
+/// A place of the log that could not be read so often is given up. What lies there may be sound,
+/// and who is told of a hole never gets it: a disk that fails for a moment must not be enough.
+pub const HISTORY_READ_TRIES: u32 = 5;
 /// Bytes read from the log that wait for members; above these no more are read.
 pub const HISTORY_READY_MAX: usize = 1024 * 1024;
 /// Keys in the state of a group.

@@ -12,9 +12,9 @@ use super::fetch::FetchRead;
 use super::{Io, Shard};
 use crate::fanout::Segment;
 use crate::group::{Chunk, ChunkWait, Lag, Role};
-use crate::limits::{COMMIT_BYTES_MAX, LOG_BLOCK};
+use crate::limits::{COMMIT_BYTES_MAX, HISTORY_READ_TRIES};
 use crate::mesh::{Announced, History, Message};
-use crate::position::{Epoch, Handle, SegmentNumber, Seq, ShardId};
+use crate::position::{Epoch, Handle, Nanos, SegmentNumber, Seq, ShardId};
 use crate::ring::LogBuf;
 use crate::wal::{self, LogPos, Resume};
 use crate::wire::GapReason;
@@ -24,6 +24,8 @@ const ENOENT: i32 = 2;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Reads for FETCH in flight: a member that falls behind then finds a free one at once.
 const FETCH_READS_MAX: usize = 2;
+/// Time until a read that failed is tried again. Only those who want this place wait.
+const READ_AGAIN_MS: u64 = 1_000;
 
 /// Whom a read is for.
 #[derive(Clone, Debug)]
@@ -52,6 +54,24 @@ pub struct Read {
     pub gap: Option<(Seq, Seq, GapReason)>,
     segment: SegmentNumber,
     offset: u64,
+    /// Bytes that were asked for last.
+    len: usize,
+    /// The group's last message that was on disk then.
+    synced: Seq,
+    /// How often the place could not be read.
+    failed: u32,
+}
+
+impl Read {
+    fn new(who: For, handle: Handle, from: Seq) -> Self {
+        let (segment, synced) = (SegmentNumber(0), Seq(0));
+        Self { who, handle, from, gap: None, segment, offset: 0, len: 0, synced, failed: 0 }
+    }
+
+    /// The first place after the segment.
+    fn segment_end(&self) -> LogPos {
+        LogPos { segment: SegmentNumber(self.segment.0 + 1), offset: 0 }
+    }
 }
 
 /// History that is being read by this shard, and members that want some.
@@ -66,6 +86,8 @@ pub struct Reads {
     in_flight: Vec<(u64, Read)>,
     /// Reads that need more of the log, and how many bytes; they go on before others begin.
     parked: VecDeque<(Read, usize)>,
+    /// Reads that failed, and when they are tried again; all wait equally long.
+    failed: VecDeque<(Nanos, Read)>,
     done: Vec<(u64, Result<LogBuf, i32>)>,
     next_token: u64,
 }
@@ -90,7 +112,21 @@ impl Reads {
         next.or_else(|| if full { None } else { self.asked.pop_front() })
     }
 
-    /// Whether nobody waits for the disk.
+    /// When a read that failed is tried again.
+    pub fn again_at(&self) -> Option<Nanos> {
+        self.failed.front().map(|(at, _)| *at)
+    }
+
+    /// Reads that have waited long enough since they failed go on before others begin.
+    fn try_again(&mut self, now: Nanos) {
+        while self.again_at().is_some_and(|at| at <= now) {
+            let Some((_, read)) = self.failed.pop_front() else { return };
+            let len = read.len;
+            self.parked.push_back((read, len));
+        }
+    }
+
+    /// Whether nobody waits for the disk, but for reads that failed: nobody stops later for them.
     pub fn is_idle(&self) -> bool {
         self.wanted.is_empty()
             && self.asked.is_empty()
@@ -110,9 +146,10 @@ impl Shard {
         for (token, result) in std::mem::take(&mut self.reads.done) {
             if let Some(at) = self.reads.in_flight.iter().position(|(t, _)| *t == token) {
                 let (_, read) = self.reads.in_flight.swap_remove(at);
-                self.read_done(read, result);
+                self.read_done(read, result, io.now());
             }
         }
+        self.reads.try_again(io.now());
         // Before reads begin: members wait for these if too much waits to be handed on.
         self.hand_on(io);
         let beside = self.is_before_reads(io);
@@ -173,26 +210,34 @@ impl Shard {
         let gap = (from < first).then(|| (from, Seq(first.0 - 1), GapReason::Retention));
         let from = from.max(first);
         let at = sequencer.index.find(from).filter(|_| from <= sequencer.synced);
-        let mut read =
-            Read { who, handle, from, gap, segment: SegmentNumber(0), offset: LOG_BLOCK as u64 };
+        let mut read = Read { gap, ..Read::new(who, handle, from) };
         let Some(at) = at else { return self.answer(read, None) };
         (read.segment, read.offset) = (at.segment, at.offset);
         self.submit_read(read, CHUNK_BYTES, io);
     }
 
-    /// Where the group goes on after the segment of a read.
-    fn next_place(&mut self, read: &Read) -> Option<LogPos> {
-        let key = *self.by_handle.get(&read.handle)?;
-        self.groups[key as usize].sequencer()?.index.after_segment(read.segment)
+    /// Where the group goes on from this place of the log.
+    fn next_place(&mut self, handle: Handle, from: LogPos) -> Option<LogPos> {
+        let key = *self.by_handle.get(&handle)?;
+        self.groups[key as usize].sequencer()?.index.from_place(from)
+    }
+
+    /// The group's last message that is on disk.
+    fn synced_of(&mut self, handle: Handle) -> Seq {
+        let key = self.by_handle.get(&handle).copied();
+        let sequencer = key.and_then(|key| self.groups[key as usize].sequencer());
+        sequencer.map(|sequencer| sequencer.synced).unwrap_or_default()
     }
 
     /// Reads on, in the next segment if this one has ended.
     fn submit_read(&mut self, mut read: Read, len: usize, io: &mut impl Io) {
+        read.synced = self.synced_of(read.handle);
         loop {
             if let Some((_, end)) = self.log.readable(read.segment)
                 && read.offset < end
             {
                 let len = len.min((end - read.offset) as usize);
+                read.len = len;
                 let token = self.reads.next_token;
                 self.reads.next_token += 1;
                 self.figures.catch_up_reads += 1;
@@ -201,7 +246,7 @@ impl Shard {
                 self.reads.in_flight.push((token, read));
                 return;
             }
-            match self.next_place(&read) {
+            match self.next_place(read.handle, read.segment_end()) {
                 Some(next) => (read.segment, read.offset) = (next.segment, next.offset),
                 None => return self.missing(read),
             }
@@ -212,7 +257,7 @@ impl Shard {
         self.reads.done.push((token, result));
     }
 
-    fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>) {
+    fn read_done(&mut self, mut read: Read, result: Result<LogBuf, i32>, now: Nanos) {
         let Some((salt, end)) = self.log.readable(read.segment) else {
             return self.reads.parked.push_back((read, CHUNK_BYTES));
         };
@@ -223,12 +268,9 @@ impl Shard {
                 self.log.sealed_goes(read.segment);
                 return self.reads.parked.push_back((read, CHUNK_BYTES));
             }
-            Err(errno) => {
-                let error = std::io::Error::from_raw_os_error(errno);
-                warn!(shard = self.id.0, segment = read.segment.0, %error, "history cannot be read");
-                return self.skip_segment(read);
-            }
+            Err(errno) => return self.read_failed(read, errno, now),
         };
+        read.failed = 0;
         if buf.is_empty() {
             return self.skip_segment(read);
         }
@@ -266,8 +308,31 @@ impl Shard {
         self.reads.parked.push_back((read, len));
     }
 
-    fn skip_segment(&mut self, mut read: Read) {
-        match self.next_place(&read) {
+    /// The disk did not give what was asked for. That says nothing about what lies there, so it
+    /// is asked again; a checksum that is wrong is not.
+    fn read_failed(&mut self, mut read: Read, errno: i32, now: Nanos) {
+        self.figures.catch_up_read_errors += 1;
+        read.failed += 1;
+        let error = std::io::Error::from_raw_os_error(errno);
+        let (segment, offset, tries) = (read.segment.0, read.offset, read.failed);
+        warn!(shard = self.id.0, segment, offset, tries, %error, "history cannot be read");
+        if read.failed < HISTORY_READ_TRIES {
+            return self.reads.failed.push_back((now.plus_ms(READ_AGAIN_MS), read));
+        }
+        let offset = read.offset + read.len as u64;
+        let after = LogPos { segment: read.segment, offset };
+        self.skip_to(read, after);
+    }
+
+    fn skip_segment(&mut self, read: Read) {
+        let end = read.segment_end();
+        self.skip_to(read, end);
+    }
+
+    /// Goes on at the first known place of the group that is not before `place`.
+    fn skip_to(&mut self, mut read: Read, place: LogPos) {
+        read.failed = 0;
+        match self.next_place(read.handle, place) {
             Some(next) => {
                 (read.segment, read.offset) = (next.segment, next.offset);
                 self.reads.parked.push_back((read, CHUNK_BYTES));
@@ -276,15 +341,11 @@ impl Shard {
         }
     }
 
-    /// The log ends without the message: what it should hold up to its end is gone.
+    /// The log ended without the message when it was asked: what it should have held is gone.
     fn missing(&mut self, mut read: Read) {
-        let synced = self.by_handle.get(&read.handle).and_then(|&key| {
-            self.groups[key as usize].sequencer().map(|sequencer| sequencer.synced)
-        });
-        if let Some(synced) = synced
-            && read.from <= synced
-        {
-            widen(&mut read, synced.next());
+        if read.from <= read.synced {
+            let end = read.synced.next();
+            widen(&mut read, end);
         }
         self.answer(read, None);
     }
@@ -381,8 +442,7 @@ mod tests {
         }
         let Wanted { who, handle, from } = reads.next(false)?;
         let fetch = matches!(who, For::Fetch(_));
-        let (segment, offset) = (SegmentNumber(1), 0);
-        let read = Read { who, handle, from, gap: None, segment, offset };
+        let read = Read::new(who, handle, from);
         reads.next_token += 1;
         reads.in_flight.push((reads.next_token, read));
         Some(fetch)

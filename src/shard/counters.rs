@@ -83,6 +83,8 @@ counters! {
     catch_up_members,
     /// Chunks read for them.
     catch_up_reads,
+    /// Reads of the log that failed; a place is tried several times.
+    catch_up_read_errors,
     /// Snapshots written.
     snapshots,
     /// Connections that keep up now.

@@ -22,6 +22,7 @@ impl Shard {
             self.wheel.deadline(),
             self.sweep_at,
             self.storage_retry_at,
+            self.reads.again_at(),
             self.snapshots.deadline(),
             self.announcements.deadline(),
             // A write that is under way ends with an event.

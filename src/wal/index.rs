@@ -99,10 +99,10 @@ impl GroupIndex {
         &self.entries
     }
 
-    /// Where the group goes on after a segment.
+    /// The first known commit of the group that does not start before `place`.
     #[must_use]
-    pub fn after_segment(&self, segment: SegmentNumber) -> Option<LogPos> {
-        let next = self.entries.partition_point(|entry| entry.pos.segment <= segment);
+    pub fn from_place(&self, place: LogPos) -> Option<LogPos> {
+        let next = self.entries.partition_point(|entry| entry.pos < place);
         self.entries.get(next).map(|entry| entry.pos)
     }
 

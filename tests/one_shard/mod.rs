@@ -47,6 +47,8 @@ pub struct World {
     pub wall_ms: u64,
     /// Reads of the log that were begun.
     pub reads: usize,
+    /// So many of the next ones fail.
+    pub reads_fail: usize,
     /// What is in each segment.
     disk: HashMap<SegmentNumber, Vec<u8>>,
 }
@@ -126,6 +128,7 @@ impl Bench {
             removed: Vec::new(),
             wall_ms: 1_000_000,
             reads: 0,
+            reads_fail: 0,
             disk: HashMap::new(),
         };
         Self { shard, world, counters, sequences: HashMap::new(), control: orders }
@@ -323,6 +326,11 @@ impl Io for World {
 
     fn read_log(&mut self, token: u64, segment: SegmentNumber, offset: u64, len: usize) {
         self.reads += 1;
+        if self.reads_fail > 0 {
+            self.reads_fail -= 1;
+            const EIO: i32 = 5;
+            return self.events.push_back(Event::LogRead { token, result: Err(EIO) });
+        }
         let file = self.disk.get(&segment).map_or(&[][..], Vec::as_slice);
         let start = (offset as usize).min(file.len());
         let bytes = &file[start..(start + len).min(file.len())];
