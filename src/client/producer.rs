@@ -57,6 +57,8 @@ pub(super) enum Returned {
     Expected(u64),
     /// The producer is not known in the group.
     Unknown,
+    /// The producer id belongs to another member.
+    Foreign,
 }
 
 /// The queue.
@@ -83,7 +85,7 @@ pub(super) struct Producer {
 pub(super) struct Settled {
     /// May be in the group or not; they are given up.
     pub in_doubt: Vec<(PublishId, usize)>,
-    /// The server has forgotten the producer, which cannot go on under this id.
+    /// The producer cannot go on under this id: the server has forgotten it, or it is another's.
     pub forgotten: bool,
     /// The server expects what it was given before: it makes no progress.
     pub stuck: bool,
@@ -221,11 +223,11 @@ impl Producer {
             // are no holes.
             Returned::Expected(number) => self.base = number.clamp(1, self.base),
             // Number 1 of this id could be a copy after a crash, which reads both from the log.
-            Returned::Unknown if !self.stuck => {
+            Returned::Unknown if self.stuck => {}
+            Returned::Unknown | Returned::Foreign => {
                 settled.in_doubt = self.give_up_doubtful();
                 settled.forgotten = true;
             }
-            Returned::Unknown => {}
         }
         settled.stuck = std::mem::take(&mut self.stuck);
         self.sent = 0;

@@ -355,6 +355,11 @@ impl Session {
                 self.settle(index, now);
                 return self.events.pop_front();
             }
+            (Some(E::ProducerTaken), _) => {
+                group.producer.returned(id, Returned::Foreign);
+                self.settle(index, now);
+                return self.events.pop_front();
+            }
             (Some(E::ProducerGap), _) => {
                 group.producer.returned(id, Returned::Expected(refusal.limit));
                 self.settle(index, now);
