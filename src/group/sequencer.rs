@@ -61,6 +61,8 @@ pub struct Sequencer {
     pub roster: Option<Box<Roster>>,
     /// Joins and leaves of durable members that are not on disk yet.
     pub roster_waits: u32,
+    /// Publishes in the inbox: they hold the key of the group.
+    pub inbox: u32,
     /// Versions of the roster go on after this one: a group of this name was forgotten.
     pub roster_base: u64,
 }

@@ -410,8 +410,7 @@ impl Shard {
         let durable = roster.is_some_and(|roster| !roster.is_empty());
         let used = sequencer.sequenced > Seq(0) || sequencer.state.is_some() || durable;
         let changes = roster.map_or(0, |roster| roster.log.count());
-        // A publish in the inbox holds the key of its group.
-        if members == 0 && !used && self.inbox.is_empty() {
+        if members == 0 && !used && sequencer.inbox == 0 {
             self.forgotten_changes = self.forgotten_changes.max(changes);
             self.forget_group(key);
         }

@@ -182,6 +182,7 @@ impl Shard {
             late: forward.late,
         };
         self.inbox.push(header, bytes(&forward.sender), payload);
+        self.count_waiting(group);
         0
     }
 

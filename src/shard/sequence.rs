@@ -60,6 +60,7 @@ impl Shard {
             late,
         };
         self.inbox.push(header, &conn.member, publish.payload);
+        self.count_waiting(group);
     }
 
     /// The group that a publish goes to. One that is not there yet is created only for what
@@ -250,10 +251,20 @@ impl Shard {
         }
     }
 
+    /// A publish to an owned group was put into the inbox.
+    pub(super) fn count_waiting(&mut self, group: u32) {
+        if let Some(sequencer) = self.groups[group as usize].sequencer() {
+            sequencer.inbox += 1;
+        }
+    }
+
     /// The oldest publish of its priority is dealt with.
     fn done(&mut self, header: &Header, payload: u64) {
         let priority = header.priority;
         self.inbox.pop(priority);
+        if let Some(sequencer) = self.groups[header.group].sequencer() {
+            sequencer.inbox -= 1;
+        }
         if header.origin.shard != self.id {
             let bytes = FORWARD_OVERHEAD + payload;
             self.tell(header.origin.shard, Message::Credit { priority, bytes });
