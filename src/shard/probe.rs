@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::receipts::Sent;
 use super::{ConnId, Shard};
+use crate::position::Nanos;
 use crate::wire::ServerFrame;
 
 /// What a connection keeps beside when it has durable members or receipts.
@@ -16,8 +17,8 @@ pub struct Watch {
     answered: u64,
     /// Something that was sent after the last PROBE needs proof.
     wanted: bool,
-    /// The wheel will have the acknowledgements of this connection looked at.
-    pub armed: bool,
+    /// When the wheel has the acknowledgements of this connection looked at.
+    pub armed_at: Option<Nanos>,
     /// Receipts that it was sent and has not proved to have read.
     pub receipts: VecDeque<Sent>,
     /// Bytes of the writes since the watch began, the one in flight included.

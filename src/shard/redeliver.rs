@@ -44,9 +44,13 @@ impl Shard {
     }
 
     fn look_at_acks_at(&mut self, id: ConnId, at: Nanos) {
-        let Some(watch) = self.watch(id) else { return };
-        if !std::mem::replace(&mut watch.armed, true) {
-            self.wheel.arm_acks(id, at);
+        let Some(armed) = self.watch(id).map(|watch| watch.armed_at) else { return };
+        if armed.is_some_and(|armed| armed <= at) {
+            return;
+        }
+        let fires = self.wheel.arm_acks(id, at, armed);
+        if let Some(watch) = self.watch(id) {
+            watch.armed_at = Some(fires);
         }
     }
 
@@ -61,7 +65,11 @@ impl Shard {
     /// The wheel fired for the acknowledgements of a connection.
     pub(super) fn look_at_acks(&mut self, id: ConnId, now: Nanos, io: &mut impl Io) {
         let Some(watch) = self.watch(id) else { return };
-        watch.armed = false;
+        // The armed look is still to come: this one was armed before a sooner one took its place.
+        if watch.armed_at.is_none_or(|armed| now < armed) {
+            return;
+        }
+        watch.armed_at = None;
         let handed = watch.handed;
         let (mut next, mut query) = (None, false);
         for membership in self.memberships(id) {

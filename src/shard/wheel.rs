@@ -61,11 +61,20 @@ impl Wheel {
         at.0.div_ceil(TICK_NS).clamp(self.tick + 1, self.tick + SLOTS - 1)
     }
 
-    /// Fires for the acknowledgements of `conn`. What lies far ahead comes together with others.
-    pub fn arm_acks(&mut self, conn: ConnId, at: Nanos) {
+    /// Fires for the acknowledgements of `conn`, unless that is `armed` to come as early. What
+    /// lies far ahead comes together with others. Returns when it fires.
+    pub fn arm_acks(&mut self, conn: ConnId, at: Nanos, armed: Option<Nanos>) -> Nanos {
         let due = self.tick_of(at);
         let far = due > self.tick + LOOSE_FROM;
-        self.arm_tick(Due::Acks(conn), if far { self.loosely(at) } else { due });
+        let due = if far { self.loosely(at) } else { due };
+        let fires = Nanos(due * TICK_NS);
+        match armed {
+            Some(armed) if armed <= fires => armed,
+            _ => {
+                self.arm_tick(Due::Acks(conn), due);
+                fires
+            }
+        }
     }
 
     /// The same up to a second later, together with others, for deadlines that lie far ahead:
