@@ -123,6 +123,8 @@ counters! {
     receipts,
     /// Receipts given up because too many waited for publishers who stay away.
     receipts_dropped,
+    /// Receipts taken as read without proof, since too many on one connection had none.
+    receipts_unproved,
     /// Connections closed because another one of their member took over.
     takeovers,
     /// Batches pushed to other shards.

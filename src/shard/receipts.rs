@@ -133,6 +133,7 @@ impl Shard {
         if watch.receipts.len() > UNPROVED_MAX
             && let Some(Sent { owner, handle, seq, .. }) = watch.receipts.pop_front()
         {
+            self.figures.receipts_unproved += 1;
             self.tell_receipt(owner, id, handle, seq, true);
         }
     }
