@@ -368,6 +368,7 @@ impl Floor {
             ack_timeout_ms: self.limits.ack_timeout_ms,
             publish_window: self.limits.publish_window,
             heartbeat_slot_ms: 0,
+            producer_ttl_ms: 0,
         }
     }
 }

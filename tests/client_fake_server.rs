@@ -30,6 +30,7 @@ fn welcome() -> Welcome {
         ack_timeout_ms: 30_000,
         publish_window: 1024,
         heartbeat_slot_ms: 0,
+        producer_ttl_ms: 0,
     }
 }
 

@@ -166,6 +166,8 @@ fn only_idle_producers_make_room_for_others() {
     let settings =
         Settings::shards(2).set("producers_per_group_max", 3).set("producer_ttl_ms", 1_000);
     let server = Server::start(settings);
+    let welcome = Client::bare(&server).hello("somebody");
+    assert_eq!(welcome.producer_ttl_ms, 1_000, "clients are told");
     for group in GROUPS {
         let mut clients: Vec<_> =
             (0..4).map(|n| Client::on_shard(&server, n % 2, &format!("member-{n}"))).collect();

@@ -244,6 +244,7 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             f.add("ack_timeout_ms", welcome.ack_timeout_ms);
             f.add("publish_window", welcome.publish_window);
             f.add("heartbeat_slot_ms", welcome.heartbeat_slot_ms);
+            f.add("producer_ttl_ms", welcome.producer_ttl_ms);
             welcome.encode(&mut out);
             "WELCOME"
         }

@@ -194,6 +194,7 @@ mod tests {
                     ack_timeout_ms: 1,
                     publish_window: 1,
                     heartbeat_slot_ms: 0,
+                    producer_ttl_ms: 0,
                 }
                 .encode(&mut out),
                 ClientFrame::Join(join) => {

@@ -174,6 +174,7 @@ fn welcome() -> Welcome {
         ack_timeout_ms: 30_000,
         publish_window: 3,
         heartbeat_slot_ms: 700,
+        producer_ttl_ms: 600_000,
     }
 }
 
@@ -927,6 +928,27 @@ fn number_one_of_a_client_that_was_away_for_long_is_not_risked() {
     play.welcome();
     assert_eq!(play.said()[1..], [Said::Publish(2, 1, vec![2])]);
     assert_ne!(play.core.to_resume().producer, before);
+}
+
+/// The server says how soon it may forget, and counts from the publish, not from when the client
+/// noticed that its connection was gone.
+#[test]
+fn number_one_is_not_risked_where_the_server_forgets_soon() {
+    for (waits_ms, in_doubt) in [(3_000, false), (5_500, true)] {
+        let mut play = Play::new(Options::new("ann"));
+        publish(&mut play.core, 1);
+        play.welcome();
+        play.said();
+        play.wait_ms(waits_ms);
+        play.core.disconnected(play.now);
+        play.events();
+        play.connect();
+        let welcome = Welcome { producer_ttl_ms: 10_000, ..welcome() };
+        play.send(|out| welcome.encode(out));
+        let events = play.events();
+        let gives_up = |e: &Event| matches!(e, Event::PublishFailed { error, .. } if *error == PublishError::InDoubt);
+        assert_eq!(events.iter().any(gives_up), in_doubt, "{waits_ms} ms: {events:?}");
+    }
 }
 
 #[test]

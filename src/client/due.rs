@@ -56,7 +56,7 @@ impl Session {
                 self.acknowledge_all(now);
                 return self.close(Reason::Renewed);
             }
-            self.publish();
+            self.publish(now);
         } else if self.requests.open.is_empty() {
             self.acknowledge_all(now);
             self.close(Reason::Drained);
@@ -194,7 +194,7 @@ impl Session {
         self.holds = holds;
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Nanos) {
         let window = self.welcome.map_or(1, |w| w.publish_window.max(1) as usize);
         while self.out.len() < OUT_ENOUGH
             && let Some(index) = self.sends.pop_front()
@@ -206,7 +206,8 @@ impl Session {
                     break;
                 }
                 let Some(group) = self.groups.get_mut(index) else { break };
-                let Some((producer_seq, entry)) = group.producer.send_next(window, self.renewing)
+                let Some((producer_seq, entry)) =
+                    group.producer.send_next(window, self.renewing, now)
                 else {
                     break;
                 };

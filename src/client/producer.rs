@@ -77,6 +77,8 @@ pub(super) struct Producer {
     returned: Option<Returned>,
     /// One came back although its number was right.
     stuck: bool,
+    /// When what may be in the group as number 1 was sent first, by this process.
+    first_sent: Option<Nanos>,
     pub hold: Hold,
 }
 
@@ -103,6 +105,7 @@ impl Producer {
             in_flight: 0,
             returned: None,
             stuck: false,
+            first_sent: None,
             hold: Hold::No,
         }
     }
@@ -132,7 +135,7 @@ impl Producer {
 
     /// Takes the next publish to send and its number, if it may be sent now; `old` takes only
     /// what may have been taken before.
-    pub fn send_next(&mut self, window: usize, old: bool) -> Option<(u64, &Entry)> {
+    pub fn send_next(&mut self, window: usize, old: bool, now: Nanos) -> Option<(u64, &Entry)> {
         if self.hold != Hold::No || self.returned.is_some() || self.in_flight >= window {
             return None;
         }
@@ -143,6 +146,9 @@ impl Producer {
         let entry = self.queue.get_mut(self.sent)?;
         if old && !entry.doubtful {
             return None;
+        }
+        if number == 1 && !entry.doubtful {
+            self.first_sent = Some(now);
         }
         entry.state = State::Sent;
         entry.sent_as = number;
@@ -245,10 +251,13 @@ impl Producer {
         given_up
     }
 
-    /// The client was away for so long that the server may have forgotten it. It would say so, but
-    /// for number 1, which it would take as new: gives up what would be sent again as that.
-    pub fn away(&mut self) -> Settled {
-        let at_risk = self.base == 1 && self.queue.front().is_some_and(|entry| entry.doubtful);
+    /// A new connection. Of a producer that did not publish for long the server may forget all. It
+    /// would say so, but for number 1, which it would take as new: gives up what would be sent again
+    /// as that, later than `safe_ms` after it was sent first.
+    pub fn away(&mut self, now: Nanos, safe_ms: u64) -> Settled {
+        let late = self.first_sent.is_some_and(|at| at.plus_ms(safe_ms) < now);
+        let doubtful = self.queue.front().is_some_and(|entry| entry.doubtful);
+        let at_risk = late && self.base == 1 && doubtful;
         let in_doubt = if at_risk { self.give_up_doubtful() } else { Vec::new() };
         Settled { in_doubt, forgotten: at_risk, stuck: false }
     }
@@ -295,7 +304,7 @@ mod tests {
 
     fn send(producer: &mut Producer, window: usize) -> Vec<(u64, u64)> {
         let mut sent = Vec::new();
-        while let Some((number, entry)) = producer.send_next(window, false) {
+        while let Some((number, entry)) = producer.send_next(window, false, Nanos(1)) {
             sent.push((number, entry.id.0));
         }
         sent
@@ -381,7 +390,7 @@ mod tests {
         let settled = p.settle();
         assert_eq!(settled.in_doubt, [(PublishId(2), 1), (PublishId(3), 1)]);
         assert!(settled.forgotten && p.may_renew());
-        assert!(p.send_next(9, true).is_none(), "new ones wait for the new id");
+        assert!(p.send_next(9, true, Nanos(1)).is_none(), "new ones wait for the new id");
         p.renew();
         assert_eq!(send(&mut p, 9), [(1, 4)]);
         assert_eq!(p.numbers(), (1, 2));
@@ -395,8 +404,11 @@ mod tests {
         p.returned(PublishId(2), Returned::Indeterminate);
         p.settle();
         assert!(!p.may_renew(), "2 is taken or not");
-        assert_eq!(p.send_next(9, true).map(|(n, entry)| (n, entry.id)), Some((2, PublishId(2))));
-        assert!(p.send_next(9, true).is_none());
+        assert_eq!(
+            p.send_next(9, true, Nanos(1)).map(|(n, entry)| (n, entry.id)),
+            Some((2, PublishId(2)))
+        );
+        assert!(p.send_next(9, true, Nanos(1)).is_none());
         assert!(!p.may_renew());
         p.taken(PublishId(2));
         assert!(p.may_renew());

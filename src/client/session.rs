@@ -10,8 +10,8 @@ use super::options::{Options, Rng};
 use crate::position::{Handle, Nanos, ProducerId};
 use crate::wire::{Hello, MAGIC, VERSION, Welcome};
 
-/// A server does not forget a producer that was away for less; see PROTOCOL.md.
-const FORGOTTEN_AFTER_MS: u64 = 5 * 60 * 1000;
+/// When a server may forget a producer, if it does not say; see PROTOCOL.md.
+const PRODUCER_TTL_MS: u32 = 10 * 60 * 1000;
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +98,6 @@ pub(super) struct Session {
     pub acked_at: Option<Nanos>,
     /// Something must have come until then.
     pub silent_at: Option<Nanos>,
-    /// When the last connection ended.
-    down_since: Option<Nanos>,
     /// Reconnects in a row that failed.
     attempt: u32,
     /// The server stops; when to reconnect.
@@ -142,7 +140,6 @@ impl Session {
             ping_at: None,
             acked_at: None,
             silent_at: None,
-            down_since: None,
             attempt: 0,
             drain: None,
             closing: None,
@@ -285,9 +282,6 @@ impl Session {
 
     /// The connection is gone, or could not be made.
     pub fn disconnected(&mut self, now: Nanos, reason: Reason) {
-        if self.welcome.is_some() {
-            self.down_since = Some(now);
-        }
         let drain = self.drain.take();
         let reason = match (self.closing.take(), drain) {
             (Some(known), _) => known,
@@ -358,14 +352,17 @@ impl Session {
         self.welcome = Some(welcome);
         self.spread_acks();
         self.attempt = 0;
-        let away = self.down_since.take().map_or(0, |since| now.since(since));
-        if away > FORGOTTEN_AFTER_MS * 1_000_000 {
-            for index in 0..self.groups.len() {
-                let Some(group) = self.groups.get_mut(index) else { break };
-                let (name, settled) = (Arc::clone(&group.name), group.producer.away());
-                self.give_up(&name, settled.in_doubt);
-                self.renewing |= settled.forgotten;
-            }
+        let ttl_ms = match welcome.producer_ttl_ms {
+            0 => PRODUCER_TTL_MS,
+            ttl_ms => ttl_ms,
+        };
+        // The other half is for the way.
+        let safe_ms = u64::from(ttl_ms / 2);
+        for index in 0..self.groups.len() {
+            let Some(group) = self.groups.get_mut(index) else { break };
+            let (name, settled) = (Arc::clone(&group.name), group.producer.away(now, safe_ms));
+            self.give_up(&name, settled.in_doubt);
+            self.renewing |= settled.forgotten;
         }
         if welcome.heartbeat_ms > 0 {
             self.ping_at = Some(now.plus_ms(u64::from(welcome.heartbeat_slot_ms)));

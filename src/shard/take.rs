@@ -237,6 +237,7 @@ impl Shard {
             ack_timeout_ms: self.config.ack_timeout_ms,
             publish_window: self.config.publish_window,
             heartbeat_slot_ms: moment.map_or(0, |(_, after_ms)| after_ms),
+            producer_ttl_ms: u32::try_from(self.config.producer_ttl_ms).unwrap_or(u32::MAX),
         };
         if let Some(conn) = self.conn(id) {
             conn.state = ConnState::Open;

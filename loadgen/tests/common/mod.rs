@@ -221,6 +221,7 @@ impl Hub {
                 ack_timeout_ms: 30_000,
                 publish_window: 1024,
                 heartbeat_slot_ms: 50,
+                producer_ttl_ms: 0,
             }
             .encode(&mut frame);
         }

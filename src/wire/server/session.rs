@@ -36,6 +36,9 @@ pub struct Welcome {
     /// The first PING is due this long after WELCOME, in ms, the others every
     /// `heartbeat_ms` after it.
     pub heartbeat_slot_ms: u32,
+    /// A producer is not forgotten within this time of its last publish to a group, in ms;
+    /// 0: the server does not say.
+    pub producer_ttl_ms: u32,
 }
 
 /// JOINED: one per group of a JOIN.
@@ -99,7 +102,7 @@ impl Welcome {
         let node = NodeId(f.u16("node")?);
         let shard = ShardId(f.u16("shard")?);
         f.u16("reserved")?;
-        let welcome = Self {
+        Ok(Self {
             version,
             node,
             shard,
@@ -112,9 +115,8 @@ impl Welcome {
             ack_timeout_ms: f.u32("ack_timeout_ms")?,
             publish_window: f.u32("publish_window")?,
             heartbeat_slot_ms: f.u32("heartbeat_slot_ms")?,
-        };
-        f.u32("reserved")?;
-        Ok(welcome)
+            producer_ttl_ms: f.u32("producer_ttl_ms")?,
+        })
     }
 
     /// Appends this frame to `out`.
@@ -133,7 +135,7 @@ impl Welcome {
         out.put_u32_le(self.ack_timeout_ms);
         out.put_u32_le(self.publish_window);
         out.put_u32_le(self.heartbeat_slot_ms);
-        out.put_u32_le(0);
+        out.put_u32_le(self.producer_ttl_ms);
     }
 }
 
