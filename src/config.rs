@@ -7,11 +7,15 @@ mod error;
 mod keys;
 mod load;
 mod print;
+mod reload;
 
 pub use args::ServeArgs;
 pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
+pub use keys::LIVE_KEYS;
 pub use load::{Layers, Loaded, Origin, ServeConfig, interval as parse_interval, load};
+
+pub use reload::Reloaded;
 
 use std::sync::Arc;
 

@@ -1,9 +1,12 @@
-//! The `fanfare` command: `serve` runs a server, `top` shows how it is, `wal` looks at its logs.
+//! The `fanfare` command: `serve` runs a server, `top` shows how it is, `config` checks what it
+//! would start from, `wal` looks at its logs.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use fanfare::config::ServeArgs;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use fanfare::config::{Layers, ServeArgs, load};
 use fanfare::serve::top::{self, TopArgs};
 use fanfare::wal::tool::{self, WalArgs};
 
@@ -21,8 +24,29 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Show how a running server is: its shards, and members that do not keep up
     Top(TopArgs),
+    /// Check a configuration without starting a server, or print one to begin with
+    #[command(subcommand)]
+    Config(Config),
     /// Look at the logs of a data directory; changes nothing
     Wal(WalArgs),
+    /// Print the script that completes this command in a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages of this command and its subcommands
+    Man {
+        /// Directory to write them to
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Config {
+    /// Say whether `fanfare serve` with the same flags could use its configuration
+    Check(Box<ServeArgs>),
+    /// Print every key with its meaning, range and default, as a file to begin with
+    Default,
 }
 
 /// Exit codes: 0 it went well, 1 it failed, 2 it was asked for something that cannot be.
@@ -30,6 +54,30 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => fanfare::serve::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Config(Config::Check(args)) => fanfare::serve::check(&args),
+        Command::Config(Config::Default) => {
+            done(load(&Layers::default()).map(|loaded| print!("{}", loaded.to_toml())))
+        }
         Command::Wal(args) => tool::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { dir } => done(man(&dir)),
+    }
+}
+
+fn man(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(Cli::command(), dir)
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -131,7 +131,8 @@ fn speak(file: &Path) {
             };
             let mut expected = step.clone();
             let wanted = expected.as_object_mut().unwrap();
-            (wanted.remove("as"), wanted.remove("event"));
+            wanted.remove("as");
+            wanted.remove("event");
             check(&fields, &expected, &mut names, name);
         }
     }

@@ -1,12 +1,13 @@
 //! Isolation by behaviour: a member that keeps falling behind is served after the others until
 //! it has recovered, and an operator sees who it is. A shard on which all are slow blames nobody.
-#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test may panic")]
 
 mod one_shard;
 
 use fanfare::config::ShardConfig;
 use fanfare::shard::Control;
 use fanfare::shard::isolate::Health;
+use fanfare::shard::look::{Look, Seen};
 use fanfare::shard::status::{SLOWEST_MAX, ShardStatus};
 use one_shard::Bench;
 
@@ -53,9 +54,12 @@ fn order(bench: &mut Bench) -> Vec<u32> {
 
 fn status(bench: &mut Bench) -> ShardStatus {
     let (to, mut from) = rtrb::RingBuffer::new(1);
-    bench.control.push(Control::Status(to)).unwrap();
+    bench.control.push(Control::Look(Look::Status { slowest: true }, to)).unwrap();
     bench.settle();
-    *from.pop().unwrap()
+    match from.pop().unwrap() {
+        Seen::Status(status) => *status,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -56,6 +56,12 @@ serve_args! {
     /// A line of figures this often, such as 1s [default: off]
     #[arg(value_name = "TIME")]
     stats_interval,
+    /// Address of the HTTP interface for operators, such as 127.0.0.1:7411 [default: off]
+    #[arg(value_name = "ADDRESS")]
+    http,
+    /// File with the token that it asks for
+    #[arg(value_name = "FILE")]
+    http_token_file,
     /// Level of a publish that asks for none: durable or memory [default: durable]
     #[arg(value_name = "LEVEL")]
     level,

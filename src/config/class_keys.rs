@@ -160,6 +160,25 @@ fn patterns(value: &toml::Value) -> Result<Vec<Pattern>, String> {
     Ok(patterns)
 }
 
+/// The classes as JSON; what a class does not say is null.
+pub(super) fn json(classes: &Classes) -> serde_json::Value {
+    let class = |class: &Class| {
+        let groups: Vec<_> = class.groups.iter().map(ToString::to_string).collect();
+        serde_json::json!({
+            "name": class.name,
+            "groups": groups,
+            "priority": class.priority.name(),
+            "level": class.level.map(|level| format!("{level:?}").to_lowercase()),
+            "retention_bytes": class.retention_bytes,
+            "retention_age_ms": class.retention_age_ms,
+            "receipts": class.receipts,
+            "ack_timeout_ms": class.ack_timeout_ms,
+            "redeliver_max": class.redeliver_max,
+        })
+    };
+    classes.named().iter().map(class).collect()
+}
+
 /// Appends the classes as tables that can be read again.
 pub(super) fn print(classes: &Classes, out: &mut String) {
     out.push_str(

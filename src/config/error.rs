@@ -72,6 +72,13 @@ pub enum ConfigError {
          pass --insecure-no-auth if the network is trusted"
     )]
     NotLoopback(std::net::SocketAddr),
+    /// An HTTP interface that others can reach and that asks for no token.
+    #[error(
+        "refusing to serve HTTP on {0}: anyone who can reach this address could disconnect members \
+         and stop the server; keep to a loopback address such as 127.0.0.1:7411, or name a file \
+         with a token by http_token_file"
+    )]
+    HttpNeedsToken(std::net::SocketAddr),
 }
 
 fn did_you_mean(near: Option<&'static str>) -> String {

@@ -23,6 +23,8 @@ pub enum Kind {
     Text,
     /// IP address and port.
     Address,
+    /// IP address and port, or `off`.
+    AddressOrOff,
     /// Numbers of cores: a list in the file, `0,1` elsewhere.
     Cores,
     /// `500ms`, `1s`, `2m`, or `off`.
@@ -47,6 +49,9 @@ impl Kind {
             Self::Text => "text that is not empty".into(),
             Self::Address => {
                 "an IP address with a port above 0, such as 127.0.0.1:7400 or [::1]:7400".into()
+            }
+            Self::AddressOrOff => {
+                "an IP address with a port above 0, such as 127.0.0.1:7411, or off".into()
             }
             Self::Cores => "numbers of cores, each once, such as 0,1 ([0, 1] in the file)".into(),
             Self::Interval => {
@@ -96,6 +101,8 @@ pub const NODE_KEYS: &[Key] = keys! {
     cores: Kind::Cores, "Cores for the shards, in their order. With fewer cores than shards they share.";
     log: Kind::Text, "What is logged: error, warn, info, debug, trace, or a filter such as info,fanfare::shard=debug.";
     stats_interval: Kind::Interval, "A line of figures this often.";
+    http: Kind::AddressOrOff, "Address of the HTTP interface for operators: /metrics, /healthz, /readyz, /api/v1.";
+    http_token_file: Kind::Text, "File with the token that /metrics and /api/v1 ask for; mode 0600. Without one http must be a loopback address.";
     insecure_no_auth: Kind::Bool, "Allows an address beyond loopback although there is no authentication.";
 };
 
@@ -141,6 +148,48 @@ pub const SHARD_KEYS: &[Key] = keys! {
     websocket_origins: Kind::Origins, "Web pages that may connect by WebSocket, beside those of the server's own address.";
     websocket_echo: Kind::Bool, "Serves /echo, which sends every WebSocket message back. For conformance tests.";
 };
+
+/// Keys whose values a running server takes over when it reads its configuration again. All
+/// others are built into something at the start (a table, a timetable, a file's size), or agreed
+/// with clients or between shards.
+pub const LIVE_KEYS: &[&str] = &[
+    "log",
+    "stats_interval",
+    "http_token_file",
+    "level",
+    "handshake_timeout_ms",
+    "stall_timeout_ms",
+    "drain_grace_ms",
+    "groups_max",
+    "members_per_group_max",
+    "groups_per_member_max",
+    "producers_per_group_max",
+    "producer_ttl_ms",
+    "tail_bytes_max",
+    "pinned_bytes_max",
+    "partial_bytes_max",
+    "roster_interval_ms",
+    "state_bytes_max",
+    "send_bytes_max",
+    "control_bytes_max",
+    "retention_bytes",
+    "retention_age_ms",
+    "ack_every",
+    "ack_interval_ms",
+    "ack_timeout_ms",
+    "cursor_flush_ms",
+    "second_connection",
+    "receipts_max",
+    "redeliver_window",
+    "redeliver_max",
+];
+
+impl Key {
+    /// Whether a running server takes its value over.
+    pub fn is_live(&self) -> bool {
+        LIVE_KEYS.contains(&self.name)
+    }
+}
 
 /// All keys.
 pub fn all() -> impl Iterator<Item = &'static Key> {

@@ -80,6 +80,10 @@ pub struct ServeConfig {
     pub log: String,
     /// How often a line of figures is logged.
     pub stats_interval: Option<Duration>,
+    /// Address of the HTTP interface.
+    pub http: Option<SocketAddr>,
+    /// File with the token that it asks for.
+    pub http_token_file: Option<PathBuf>,
     /// Whether an address beyond loopback is allowed.
     pub insecure_no_auth: bool,
     /// What each shard must know.
@@ -168,6 +172,7 @@ fn defaults(values: &mut Values) -> Result<(), ConfigError> {
         ("data_dir", "./fanfare-data"),
         ("log", "info"),
         ("stats_interval", "off"),
+        ("http", "off"),
         ("insecure_no_auth", "false"),
     ];
     for (name, text) in node {
@@ -247,6 +252,7 @@ fn text_setting(kind: Kind, text: &str) -> Option<Setting> {
     let fits = match kind {
         Kind::Text => !text.is_empty(),
         Kind::Address => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
+        Kind::AddressOrOff => text == "off" || text_setting(Kind::Address, text).is_some(),
         Kind::Level => matches!(text, "durable" | "memory"),
         Kind::SecondConnection => matches!(text, "takeover" | "allow"),
         Kind::Origins => Origins::try_from(text.to_owned()).is_ok(),
@@ -281,7 +287,7 @@ pub fn interval(text: &str) -> Option<Duration> {
     (INTERVAL_MIN..=INTERVAL_MAX).contains(&time).then_some(time)
 }
 
-fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
+pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
     let mut shard = toml::Table::new();
     for key in SHARD_KEYS {
         let value = match values.get(key.name) {
@@ -320,15 +326,23 @@ fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         },
         log: text("log").into(),
         stats_interval: interval(text("stats_interval")),
+        http: text("http").parse().ok(),
+        http_token_file: Some(text("http_token_file")).filter(|p| !p.is_empty()).map(Into::into),
         insecure_no_auth: matches!(values.get("insecure_no_auth"), Some((Setting::Bool(true), _))),
         shard,
     })
 }
 
 /// What one value alone cannot show.
-fn check_together(config: &ServeConfig, values: &Values) -> Result<(), ConfigError> {
+pub(super) fn check_together(config: &ServeConfig, values: &Values) -> Result<(), ConfigError> {
     if !config.listen.ip().to_canonical().is_loopback() && !config.insecure_no_auth {
         return Err(ConfigError::NotLoopback(config.listen));
+    }
+    if let Some(http) = config.http
+        && !http.ip().to_canonical().is_loopback()
+        && config.http_token_file.is_none()
+    {
+        return Err(ConfigError::HttpNeedsToken(http));
     }
     let shard = &config.shard;
     if shard.retention_bytes < shard.segment_bytes {

@@ -222,6 +222,8 @@ fn the_printed_configuration_loads_to_the_same() {
         ("heartbeat_ms", "0"),
         ("listen", "[::]:9"),
         ("insecure_no_auth", "true"),
+        ("http", "127.0.0.1:7411"),
+        ("http_token_file", "/y/token"),
     ];
     let first = load(&layers("", &[], &flags)).unwrap();
     let printed = first.to_toml();

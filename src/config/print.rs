@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::keys::{Key, NODE_KEYS, SHARD_KEYS};
-use super::load::{Loaded, Setting};
+use super::load::{Loaded, Origin, Setting};
 
 impl Loaded {
     /// All keys with what they mean, what they may be, their values and who set them, as TOML.
@@ -18,9 +18,31 @@ impl Loaded {
         out
     }
 
+    /// The same as JSON: each key with its value and who set it, and the classes.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut json = serde_json::Map::new();
+        for key in super::keys::all() {
+            let (value, origin) = match self.values.get(key.name) {
+                None => (serde_json::Value::Null, Origin::Default),
+                Some((setting, origin)) => (setting_json(setting), origin.clone()),
+            };
+            let said = serde_json::json!({
+                "value": value,
+                "set_by": origin.to_string(),
+                "live": key.is_live(),
+            });
+            json.insert(key.name.into(), said);
+        }
+        let classes = super::class_keys::json(&self.config.shard.classes);
+        serde_json::json!({ "keys": json, "classes": classes })
+    }
+
     fn section(&self, keys: &[Key], out: &mut String) {
         for key in keys {
-            let _ = writeln!(out, "\n# {}\n# Must be {}.", key.about, key.kind.allowed());
+            let live = if key.is_live() { " SIGHUP takes it over." } else { "" };
+            let allowed = key.kind.allowed();
+            let _ = writeln!(out, "\n# {}\n# Must be {allowed}.{live}", key.about);
             let _ = match self.values.get(key.name) {
                 Some((value, origin)) => {
                     writeln!(out, "{} = {} # {origin}", key.name, setting_text(value))
@@ -28,6 +50,15 @@ impl Loaded {
                 None => writeln!(out, "# {} is not set.", key.name),
             };
         }
+    }
+}
+
+fn setting_json(setting: &Setting) -> serde_json::Value {
+    match setting {
+        Setting::Int(n) => (*n).into(),
+        Setting::Bool(b) => (*b).into(),
+        Setting::Text(text) => text.as_str().into(),
+        Setting::Cores(list) => list.clone().into(),
     }
 }
 

@@ -180,6 +180,15 @@ impl Mesh {
         self.is_quiet() && self.peers().all(|(_, peer)| peer.waits_for_room() || !peer.has_output())
     }
 
+    /// Batches in the fullest ring from this shard to another one, and how many fit.
+    #[must_use]
+    pub fn fullness(&mut self) -> (u64, u64) {
+        let used = |peer: &Peer| peer.to.buffer().capacity() - peer.to.slots();
+        let rings = self.peers().map(|(_, peer)| (used(peer), peer.to.buffer().capacity()));
+        let (used, slots) = rings.max().unwrap_or_default();
+        (used as u64, slots as u64)
+    }
+
     /// Says that this shard is awake.
     pub fn woken(&self) {
         self.me.woken();

@@ -61,6 +61,10 @@ impl Io for Driver {
         }
     }
 
+    fn clock(&self) -> Nanos {
+        clock()
+    }
+
     fn give_way(&mut self) {
         std::thread::yield_now();
     }

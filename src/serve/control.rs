@@ -3,20 +3,25 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use serde_json::Value;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::admin::Statuses;
+use super::ask::{Asked, Asker};
+use super::reload::{ReloadError, Reloader};
 use super::{ServeError, Shards};
+use crate::position::ShardId;
 use crate::shard::counters::Figures;
+use crate::shard::look::Look;
 
 /// Exit code after a second signal: 128 and its number, as shells report a process that a
 /// signal ended.
 const SIGNALLED: i32 = 128;
 
-/// SIGTERM and SIGINT, from a thread that waits for them.
+/// SIGTERM, SIGINT and SIGHUP, from a thread that waits for them.
 pub(super) struct Signals {
     orders: Receiver<Order>,
     to: Sender<Order>,
@@ -26,19 +31,27 @@ pub(super) struct Signals {
 pub(super) enum Order {
     /// To stop in good order.
     Stop,
-    /// How the shards are.
-    Status(Sender<Statuses>),
+    /// To read the configuration again, and say what came of it.
+    Reload(Option<oneshot::Sender<Result<Value, ReloadError>>>),
+    /// To ask all shards, or one.
+    Look(Look, Option<ShardId>, oneshot::Sender<Asked>),
 }
 
 impl Signals {
-    /// Watches from now on. The first signal is reported, the second ends the process at once.
+    /// Watches from now on. The first of SIGTERM and SIGINT is reported, the second ends the
+    /// process at once.
     pub fn watch() -> io::Result<Self> {
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (to, orders) = channel();
         let stop = to.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
-            for (count, signal) in signals.forever().enumerate() {
-                if count > 0 {
+            let mut stops = false;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    let _ = stop.send(Order::Reload(None));
+                    continue;
+                }
+                if std::mem::replace(&mut stops, true) {
                     // Nothing that was acknowledged is lost by this: it is on disk.
                     std::process::exit(SIGNALLED + signal);
                 }
@@ -48,9 +61,9 @@ impl Signals {
         Ok(Self { orders, to })
     }
 
-    /// Where others give orders.
-    pub fn orders(&self) -> Sender<Order> {
-        self.to.clone()
+    /// For those who ask and give orders.
+    pub fn asker(&self) -> Asker {
+        Asker(self.to.clone())
     }
 }
 
@@ -58,11 +71,11 @@ impl Signals {
 pub(super) fn run(
     mut shards: Shards,
     signals: Signals,
-    stats_interval: Option<Duration>,
+    reloader: &Reloader,
 ) -> Result<bool, ServeError> {
     let mut last = (Instant::now(), Figures::default());
     loop {
-        let order = match stats_interval {
+        let order = match reloader.in_force.get().config.stats_interval {
             None => signals.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(interval) => {
                 let left = interval.saturating_sub(last.0.elapsed());
@@ -71,9 +84,15 @@ pub(super) fn run(
         };
         match order {
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-            Ok(Order::Status(to)) => {
+            Ok(Order::Reload(to)) => {
+                let done = reloader.reload(&mut shards);
+                if let Some(to) = to {
+                    let _ = to.send(done);
+                }
+            }
+            Ok(Order::Look(look, only, to)) => {
                 // Whoever asked may be gone.
-                let _ = to.send(shards.statuses());
+                let _ = to.send(shards.ask(&look, only));
             }
             Err(RecvTimeoutError::Timeout) => {
                 let now = (Instant::now(), shards.figures());

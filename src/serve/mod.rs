@@ -1,16 +1,21 @@
 //! A running server: configuration, start-up in order, the control thread, stop in order.
 
 mod admin;
+mod ask;
 mod control;
 mod error;
+mod http;
+mod json;
 mod nofile;
 pub(crate) mod recover;
+mod reload;
 mod reshard;
 mod shards;
 pub mod top;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -21,6 +26,8 @@ use crate::wal::Manifest;
 
 pub use admin::ADMIN_SOCKET;
 pub use error::ServeError;
+pub use http::{HttpError, Token, TokenCell, TokenError};
+use reload::{InForce, Reloader};
 pub use shards::{Shards, ShardsConfig, start};
 
 /// Why a server ended otherwise than asked to.
@@ -38,6 +45,8 @@ enum RunError {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("cannot watch for signals: {0}")]
     Signals(#[source] std::io::Error),
     #[error(
@@ -49,11 +58,14 @@ enum RunError {
 impl RunError {
     /// 2 if the command line or the configuration is at fault, else 1.
     fn code(&self) -> u8 {
-        if matches!(self, Self::Config(_) | Self::Filter { .. } | Self::Core { .. }) {
-            2
-        } else {
-            1
-        }
+        let asked_wrongly = matches!(
+            self,
+            Self::Config(_)
+                | Self::Filter { .. }
+                | Self::Core { .. }
+                | Self::Http(HttpError::Token { .. })
+        );
+        if asked_wrongly { 2 } else { 1 }
     }
 }
 
@@ -75,20 +87,25 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
         print!("{}", loaded.to_toml());
         return Ok(());
     }
+    let in_force = Arc::new(InForce::new(loaded));
+    let loaded = in_force.get();
     let config = &loaded.config;
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|source| RunError::Filter { filter: config.log.clone(), source })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = filter(config)?;
+    let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let filters = log.reload_handle();
+    log.init();
     for variable in &loaded.unknown_env {
         warn!(variable, "this environment variable names no key and is ignored");
     }
     nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
+    let http = config.http.map(http::bind).transpose()?;
+    let token = TokenCell::new(token(config)?);
     let signals = control::Signals::watch().map_err(RunError::Signals)?;
     let shards = start(&ShardsConfig {
         listen: config.listen,
@@ -105,16 +122,62 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
         kernel = %features,
         "ready"
     );
-    let admin = admin::AdminSocket::open(&config.data_dir, signals.orders());
+    let admin = admin::AdminSocket::open(&config.data_dir, signals.asker());
     if let Err(error) = &admin {
         let path = config.data_dir.join(admin::ADMIN_SOCKET);
         warn!(path = %path.display(), %error, "no admin socket; `fanfare top` cannot ask");
     }
-    if control::run(shards, signals, config.stats_interval)? {
-        Ok(())
-    } else {
-        Err(RunError::Unclean)
+    if let Some(listener) = http {
+        http::start(
+            listener,
+            http::Parts {
+                asker: signals.asker(),
+                counters: shards.counters(),
+                token: token.clone(),
+                listen: config.listen,
+                hash_seed: shards.hash_seed(),
+                config: in_force.clone(),
+            },
+        )?;
     }
+    let set_filter = Box::new(move |filter| filters.reload(filter).is_ok());
+    let reloader = Reloader { args: args.clone(), in_force, token, set_filter };
+    if control::run(shards, signals, &reloader)? { Ok(()) } else { Err(RunError::Unclean) }
+}
+
+/// Checks what `fanfare serve` with these flags would start from, and starts nothing.
+#[must_use]
+pub fn check(args: &ServeArgs) -> ExitCode {
+    let checked =
+        args.load(std::env::vars().collect()).map_err(RunError::from).and_then(|loaded| {
+            filter(&loaded.config)?;
+            token(&loaded.config)?;
+            cores(&loaded.config)?;
+            Ok(loaded)
+        });
+    match checked {
+        Ok(loaded) => {
+            for variable in &loaded.unknown_env {
+                eprintln!("warning: {variable} names no key and is ignored");
+            }
+            println!("the configuration can be used");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn filter(config: &ServeConfig) -> Result<EnvFilter, RunError> {
+    EnvFilter::try_new(&config.log)
+        .map_err(|source| RunError::Filter { filter: config.log.clone(), source })
+}
+
+fn token(config: &ServeConfig) -> Result<Option<Token>, HttpError> {
+    reload::read_token(config.http_token_file.as_ref())
+        .map_err(|(path, source)| HttpError::Token { path, source })
 }
 
 /// A core for each shard: as configured, or all there are; again from the start if there are

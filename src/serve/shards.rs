@@ -6,14 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{error, warn};
 
-use super::admin::Statuses;
+use super::ask::Asked;
 use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
 use super::{ServeError, nofile};
 use crate::config::ShardConfig;
@@ -23,13 +22,12 @@ use crate::ring::{
     ColdExecutor, ColdHandle, Driver, DriverConfig, DriverError, Waker, take_short_slices,
 };
 use crate::shard::counters::{Counters, Figures};
+use crate::shard::look::Look;
 use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
 use crate::wal::{DataDir, Manifest, RealFiles, Recovered};
 
 /// Orders that wait for one shard.
 const CONTROL_RING: usize = 8;
-/// How long shards may take to say how they are.
-const STATUS_TIME: Duration = Duration::from_secs(2);
 
 /// What all shards of a server start from.
 #[derive(Clone, Debug)]
@@ -47,6 +45,7 @@ pub struct ShardsConfig {
 /// A running set of shards.
 pub struct Shards {
     data: DataDir,
+    hash_seed: u64,
     lines: Vec<Line>,
     threads: Vec<ExecutorJoinHandle<bool>>,
     _cold: ColdExecutor,
@@ -84,8 +83,11 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
     // Taken first, so that a second server fails before it touches anything.
     let (mut data, manifest) = Manifest::open(&config.data_dir, Some(count))?;
     let was_clean = manifest.clean;
+    let hash_seed = manifest.hash_seed;
     match start_on(config, &mut data, manifest) {
-        Ok(Running { lines, threads, cold }) => Ok(Shards { data, lines, threads, _cold: cold }),
+        Ok(Running { lines, threads, cold }) => {
+            Ok(Shards { data, hash_seed, lines, threads, _cold: cold })
+        }
         Err(error) => {
             // No shard took a turn, so what the last stop left still holds. If this cannot be
             // written, the next start only does more than it must.
@@ -356,26 +358,47 @@ impl Shards {
         self.lines.iter().fold(Figures::default(), |sum, line| sum.plus(&line.counters.load()))
     }
 
-    /// Asks every shard how it is, and waits for the answers for a while.
-    pub(super) fn statuses(&mut self) -> Statuses {
+    /// Asks every shard, or one; does not wait for the answers.
+    pub(super) fn ask(&mut self, look: &Look, only: Option<ShardId>) -> Asked {
         let mut waiting = Vec::new();
-        for line in &mut self.lines {
+        for (shard, line) in (0..).map(ShardId).zip(&mut self.lines) {
+            if only.is_some_and(|only| only != shard) {
+                continue;
+            }
             let (to, from) = RingBuffer::new(1);
             // A shard that does not take its orders must still find room for the last one.
             if line.control.slots() > CONTROL_RING / 2 {
-                let _ = line.control.push(Control::Status(to));
+                let _ = line.control.push(Control::Look(look.clone(), to));
                 line.waker.wake();
             }
-            waiting.push(from);
+            waiting.push((shard, from));
         }
-        let deadline = Instant::now() + STATUS_TIME;
-        // A ring whose other end is gone holds the answer, or never will.
-        while waiting.iter().any(|from| from.is_empty() && !from.is_abandoned())
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
+        Asked(waiting)
+    }
+
+    /// Hands a configuration to the shards. Returns those that did not take it because they do
+    /// not take their orders.
+    pub(super) fn reconfigure(&mut self, config: &ShardConfig) -> Vec<u16> {
+        let mut silent = Vec::new();
+        for (shard, line) in (0..).zip(&mut self.lines) {
+            if line.control.slots() > 1 {
+                let _ = line.control.push(Control::Configure(Box::new(config.clone())));
+                line.waker.wake();
+            } else {
+                silent.push(shard);
+            }
         }
-        waiting.into_iter().map(|mut from| from.pop().ok()).collect()
+        silent
+    }
+
+    /// The figures that each shard publishes.
+    pub(super) fn counters(&self) -> Vec<Arc<Counters>> {
+        self.lines.iter().map(|line| line.counters.clone()).collect()
+    }
+
+    /// What places groups on shards; see [`crate::shard::owner_of`].
+    pub(super) fn hash_seed(&self) -> u64 {
+        self.hash_seed
     }
 
     /// Waits until every shard has stopped, then notes in the manifest that the stop was

@@ -51,7 +51,9 @@ pub struct Filling {
     pub early_replies: Vec<Reply>,
     /// Encoded bytes of messages staged.
     pub staged_bytes: usize,
-    /// The same by priority.
+    /// When the first message got its place.
+    pub first_at: Option<Nanos>,
+    /// Staged bytes by priority.
     pub staged_by: [usize; Priority::COUNT],
     /// What is not a message.
     pub records: Records,
@@ -122,6 +124,7 @@ impl Filling {
         number: CommitNumber,
         at: LogPos,
         newest_ms: u64,
+        now: Nanos,
         with: bool,
         records: Taken,
     ) -> Commit {
@@ -130,6 +133,9 @@ impl Filling {
             number,
             at,
             newest_ms,
+            started_at: now,
+            first_at: None,
+            messages: 0,
             runs: Vec::new(),
             replies: Vec::new(),
             records: records.up_to,
@@ -138,6 +144,8 @@ impl Filling {
         };
         if with {
             self.count_anew();
+            commit.first_at = self.first_at.take();
+            commit.messages = self.runs.iter().map(|run| u64::from(run.count)).sum();
             let Spare { runs, replies, .. } = &mut self.spare;
             commit.runs = std::mem::replace(&mut self.runs, std::mem::take(runs));
             commit.replies = std::mem::replace(&mut self.replies, std::mem::take(replies));
@@ -153,6 +161,12 @@ pub struct Commit {
     pub at: LogPos,
     /// Unix milliseconds of its newest message.
     pub newest_ms: u64,
+    /// When it was handed to the disk.
+    pub started_at: Nanos,
+    /// When its first message got its place.
+    pub first_at: Option<Nanos>,
+    /// Messages in it.
+    pub messages: u64,
     pub runs: Vec<Run>,
     pub replies: Vec<Reply>,
     /// It holds all records up to this one.
@@ -242,7 +256,9 @@ impl Shard {
         let newest_ms = self.stamp.millis();
         self.log.started(len, newest_ms);
         self.figures.commit_bytes += len as u64;
-        self.in_flight = Some(self.filling.hand_over(number, at, newest_ms, messages > 0, records));
+        self.distributions.commit_bytes.observe(len as u64);
+        let (filling, with) = (&mut self.filling, messages > 0);
+        self.in_flight = Some(filling.hand_over(number, at, newest_ms, self.now, with, records));
         self.prepare_segment(io);
     }
 
@@ -261,6 +277,7 @@ impl Shard {
                 self.figures.commits += 1;
                 if let Some(commit) = &mut self.in_flight {
                     commit.synced = true;
+                    self.distributions.commit.observe(self.now.since(commit.started_at));
                 }
             }
             Err(errno) => self.poison(errno),

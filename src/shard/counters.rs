@@ -45,8 +45,12 @@ macro_rules! counters {
 counters! {
     /// Turns of the shard.
     turns,
+    /// Turns after which the shard had nothing to do and slept.
+    sleeps,
     /// Connections open now.
     connections,
+    /// Connections accepted.
+    accepted,
     /// Memberships of this shard's connections now.
     members,
     /// Groups in memory now, replicas included.
@@ -59,6 +63,8 @@ counters! {
     duplicates,
     /// Messages handed to sockets, once per member.
     deliveries,
+    /// Bytes received.
+    read_bytes,
     /// Socket writes started.
     writes,
     /// Bytes in those writes.
@@ -111,6 +117,8 @@ counters! {
     stalled,
     /// Connections closed for silence.
     silent,
+    /// Connections closed by an operator.
+    disconnected,
     /// Times a publisher was not read because the inbox was full.
     throttled,
     /// Cursors of durable members staged for the log.

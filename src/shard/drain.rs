@@ -1,8 +1,9 @@
 //! Stopping in good order: accept nothing more, finish what was accepted, tell everyone.
 
 use super::conn::ConnState;
-use super::status::StatusReply;
+use super::look::{Look, LookReply};
 use super::{Io, Shard, Turn};
+use crate::config::ShardConfig;
 use crate::position::Nanos;
 use crate::wire;
 
@@ -14,8 +15,11 @@ const LOOK_MS: u64 = 5;
 pub enum Control {
     /// Stop in good order.
     Drain,
-    /// Say how things are.
-    Status(StatusReply),
+    /// Go on with this configuration. Only keys that may change while a shard runs differ from
+    /// the one it has; see [`crate::config::LIVE_KEYS`].
+    Configure(Box<ShardConfig>),
+    /// Answer an operator.
+    Look(Look, LookReply),
 }
 
 /// A drain that is under way.
@@ -50,12 +54,19 @@ impl Shard {
 
     /// Last stage: whether there is another turn.
     pub(super) fn finish(&mut self, io: &mut impl Io) -> Turn {
-        match self.control.pop() {
-            Ok(Control::Drain) if self.drain.is_none() => self.begin_drain(io),
-            Ok(Control::Status(to)) => self.begin_status(to),
-            _ => {}
+        if self.looking.is_none() {
+            match self.control.pop() {
+                Ok(Control::Drain) if self.drain.is_none() => self.begin_drain(io),
+                Ok(Control::Configure(config)) => {
+                    // The limit of open files may have left less than is configured.
+                    let connections_max = self.config.connections_max;
+                    self.config = ShardConfig { connections_max, ..*config };
+                }
+                Ok(Control::Look(look, to)) => self.begin_look(look, to),
+                _ => {}
+            }
         }
-        self.collect_status(io);
+        self.go_on_looking(io);
         let now = io.now();
         if self.drain.is_none() {
             return Turn::Continue;

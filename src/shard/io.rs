@@ -160,6 +160,11 @@ pub trait Io {
     /// Monotonic time, as of the last [`Io::wait`].
     fn now(&self) -> Nanos;
 
+    /// Monotonic time of this very moment.
+    fn clock(&self) -> Nanos {
+        self.now()
+    }
+
     /// Unix time in milliseconds; may jump.
     fn wall_ms(&self) -> u64;
 

@@ -15,10 +15,12 @@ mod expire;
 mod fetch;
 mod heartbeats;
 mod held;
+pub mod histogram;
 mod inbox;
 mod io;
 pub mod isolate;
 mod joins;
+pub mod look;
 mod opening;
 mod pace;
 mod peers;
@@ -55,6 +57,7 @@ use crate::mesh::Mesh;
 use crate::position::{Epoch, Handle, Nanos, NodeId, ShardId, Stamp};
 use crate::slots::Slots;
 use crate::wal::Log;
+use crate::wire::ErrorCounts;
 
 use backpressure::Backpressure;
 use catch_up::Reads;
@@ -66,6 +69,7 @@ use drain::Drain;
 use durable::RosterChanges;
 use heartbeats::Heartbeats;
 use held::HeldAnswers;
+use histogram::Distributions;
 use inbox::Inbox;
 use isolate::Normal;
 use pace::Pace;
@@ -175,7 +179,9 @@ pub struct Shard {
     control: rtrb::Consumer<Control>,
     drain: Option<Drain>,
     normal: Normal,
-    collecting: Option<status::Collecting>,
+    looking: Option<look::Looking>,
+    distributions: Distributions,
+    errors: ErrorCounts,
 }
 
 impl Shard {
@@ -204,8 +210,18 @@ impl Shard {
         if until == Some(Nanos(0)) && self.log_is_urgent() {
             io.give_way();
         }
+        let sleeps = until != Some(Nanos(0));
+        if sleeps {
+            // What the kernel does for the last writes of such a turn is in the same call.
+            self.distributions.turn.observe(io.clock().since(self.now));
+            self.figures.sleeps += 1;
+        }
+        let before = self.now;
         io.wait(until, &mut self.events);
         self.now = io.now();
+        if !sleeps {
+            self.distributions.turn.observe(self.now.since(before));
+        }
         self.mesh.woken();
     }
 
@@ -216,7 +232,7 @@ impl Shard {
             || self.has_sequenceable()
             || self.can_answer()
             || self.announcements.has_work()
-            || self.collecting.is_some()
+            || self.looking.is_some()
             || self.captures()
             || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {

@@ -15,6 +15,9 @@ impl Shard {
         let Some(mut commit) = self.in_flight.take() else { return };
         debug_assert_eq!(commit.number, self.log.synced());
         self.filling.records.synced(commit.records);
+        if commit.messages > 0 {
+            self.distributions.published(commit.first_at, commit.messages, self.now);
+        }
         for mut run in commit.runs.drain(..) {
             let group = &mut self.groups[run.group as usize];
             if let Some(sequencer) = group.sequencer() {

@@ -291,6 +291,7 @@ impl Shard {
         .encode(&mut frames);
         let len = frames.len();
         self.figures.refused += 1;
+        self.errors.add(refusal.code);
         self.answered(origin, frames, None);
         len
     }

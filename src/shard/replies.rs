@@ -94,6 +94,7 @@ impl Shard {
         if self.conn(id).is_some_and(|conn| conn.state == ConnState::Upgrading) {
             return self.refuse_begun_upgrade(id, refusal.code);
         }
+        self.errors.add(refusal.code);
         let frame = ErrorFrame {
             request,
             code: refusal.code as u16,

@@ -218,6 +218,7 @@ impl Shard {
             }
             self.stamp = self.stamp.tick(wall_ms);
             if sequencer.staged.count == 0 {
+                self.filling.first_at.get_or_insert(self.now);
                 self.filling.groups.push(header.group as u32);
                 self.filling.add(priority, RUN_OVERHEAD);
                 sequencer.staged.begin(self.filling.metas_buf());

@@ -157,7 +157,9 @@ impl Shard {
             control: parts.control,
             drain: None,
             normal: super::isolate::Normal::new(parts.now),
-            collecting: None,
+            looking: None,
+            distributions: super::histogram::Distributions::default(),
+            errors: crate::wire::ErrorCounts::default(),
             config,
         };
         let limits = shard.config.producer_limits();

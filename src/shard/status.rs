@@ -1,20 +1,18 @@
-//! What a shard tells an operator: its figures and its slowest members. Asked for by the
-//! control thread, collected over some turns, answered through a ring.
+//! What a shard tells an operator of itself: its figures and its slowest members. See
+//! [`super::look`] for how it is asked.
 
 use super::counters::Figures;
+use super::histogram::Distributions;
 use super::isolate::Health;
 use super::{Io, Shard};
+use crate::config::Priority;
 use crate::position::ShardId;
+use crate::wire::ErrorCounts;
 
 /// Members in an answer.
 pub const SLOWEST_MAX: usize = 16;
-/// Slots looked at in one turn.
-const SLOTS_PER_TURN: u32 = 4096;
 /// Memberships of a member looked at for its lag.
 const GROUPS_LOOKED_AT: usize = 64;
-
-/// Where the control thread waits for an answer.
-pub type StatusReply = rtrb::Producer<Box<ShardStatus>>;
 
 /// What is known of a shard.
 #[derive(Clone, Debug)]
@@ -29,6 +27,24 @@ pub struct ShardStatus {
     pub median_rate: u64,
     /// Its slowest members, the worst first; none that keeps up with the others.
     pub slowest: Vec<SlowMember>,
+    /// Times and sizes since the start.
+    pub distributions: Distributions,
+    /// ERROR frames since the start.
+    pub errors: ErrorCounts,
+    /// Bytes of publishes that wait, by priority.
+    pub inbox_bytes: [u64; Priority::COUNT],
+    /// Batches in the fullest ring to another shard.
+    pub ring_batches: u64,
+    /// Batches that fit into such a ring; 0 if there is none.
+    pub ring_slots: u64,
+    /// Bytes of its log on disk.
+    pub log_bytes: u64,
+    /// Its log failed and takes nothing more.
+    pub log_poisoned: bool,
+    /// There is no room on disk for the next segment.
+    pub log_full: bool,
+    /// It is stopping.
+    pub draining: bool,
 }
 
 /// A member that does not keep up.
@@ -50,14 +66,6 @@ pub struct SlowMember {
     slot: u32,
 }
 
-/// An answer that is being collected.
-#[derive(Debug)]
-pub struct Collecting {
-    to: StatusReply,
-    next: u32,
-    slowest: Vec<SlowMember>,
-}
-
 impl SlowMember {
     /// Who comes first in the list.
     fn rank(&self) -> (bool, Health, std::cmp::Reverse<u64>) {
@@ -66,42 +74,39 @@ impl SlowMember {
 }
 
 impl Shard {
-    /// The control thread asks; an older question is given up.
-    pub(super) fn begin_status(&mut self, to: StatusReply) {
-        self.collecting = Some(Collecting { to, next: 0, slowest: Vec::new() });
+    /// Puts the member of a connection into the list if it is one of the slowest.
+    pub(super) fn rank_slow(&mut self, slot: u32, slowest: &mut Vec<SlowMember>, io: &impl Io) {
+        let Some(slow) = self.slow_member(slot, io) else { return };
+        let rank = slow.rank();
+        let at = slowest.partition_point(|other| other.rank() >= rank);
+        if at < SLOWEST_MAX {
+            slowest.truncate(SLOWEST_MAX - 1);
+            slowest.insert(at, slow);
+        }
     }
 
-    /// Looks at some connections; answers when all have been seen.
-    pub(super) fn collect_status(&mut self, io: &mut impl Io) {
-        let Some(mut collecting) = self.collecting.take() else { return };
-        let end = (collecting.next + SLOTS_PER_TURN).min(self.conns.end());
-        for slot in collecting.next..end {
-            if let Some(slow) = self.slow_member(slot, io) {
-                let rank = slow.rank();
-                let at = collecting.slowest.partition_point(|other| other.rank() >= rank);
-                if at < SLOWEST_MAX {
-                    collecting.slowest.truncate(SLOWEST_MAX - 1);
-                    collecting.slowest.insert(at, slow);
-                }
-            }
-        }
-        collecting.next = end;
-        if end < self.conns.end() {
-            self.collecting = Some(collecting);
-            return;
-        }
-        for slow in &mut collecting.slowest {
+    /// How the shard is now.
+    pub(super) fn status(&mut self, mut slowest: Vec<SlowMember>) -> ShardStatus {
+        for slow in &mut slowest {
             slow.lag = self.lag(slow.slot);
         }
-        let status = ShardStatus {
+        let rings = self.mesh.fullness();
+        ShardStatus {
             shard: self.id,
             figures: self.figures,
             median_write_ns: self.normal.write_ns,
             median_rate: self.normal.rate,
-            slowest: collecting.slowest,
-        };
-        // Whoever asked may have given up.
-        let _ = collecting.to.push(Box::new(status));
+            slowest,
+            distributions: self.distributions,
+            errors: self.errors,
+            inbox_bytes: Priority::ALL.map(|priority| self.inbox.bytes_of(priority)),
+            ring_batches: rings.0,
+            ring_slots: rings.1,
+            log_bytes: self.log.bytes(),
+            log_poisoned: self.log.is_poisoned(),
+            log_full: self.log.is_full(),
+            draining: self.drain.is_some(),
+        }
     }
 
     fn slow_member(&mut self, slot: u32, io: &impl Io) -> Option<SlowMember> {

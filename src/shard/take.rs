@@ -18,6 +18,7 @@ impl Shard {
             match event {
                 Event::Accepted { conn } => self.accepted(conn, io),
                 Event::Received { conn, buf } => {
+                    self.figures.read_bytes += u64::from(buf.len);
                     self.received(conn, io.bytes(&buf), io.now());
                     io.release(buf);
                     self.pause_if_needed(conn, io);
@@ -56,6 +57,7 @@ impl Shard {
     fn accepted(&mut self, id: ConnId, io: &mut impl Io) {
         self.conns.put(id.slot, Conn::new(id, io.now()));
         self.figures.connections += 1;
+        self.figures.accepted += 1;
         if self.figures.connections > u64::from(self.config.connections_max) {
             let text = "this shard holds as many connections as it may; try again later";
             let refusal = Refusal::new(ErrorCode::TooManyConnections, text)

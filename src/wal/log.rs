@@ -151,11 +151,17 @@ impl Log {
         self.going.remove(&number);
     }
 
+    /// Bytes of its segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.used).sum()
+    }
+
     /// Whether this log with its share of earlier generations is larger or older than the
     /// bounds allow.
     #[must_use]
     pub fn exceeds(&self, shards: u16, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> bool {
-        let own: u64 = self.segments.values().map(|segment| segment.used).sum();
+        let own = self.bytes();
         let sealed: u64 = self.sealed.values().map(|segment| segment.info.used).sum();
         let old = |segment: &SealedSegment| {
             age_max_ms > 0 && segment.info.newest_ms.saturating_add(age_max_ms) < wall_ms
@@ -297,7 +303,7 @@ impl Log {
     /// The oldest segment that these bounds keep; never one after the active one.
     #[must_use]
     pub fn expirable(&self, bytes_max: u64, age_max_ms: u64, wall_ms: u64) -> SegmentNumber {
-        let mut total: u64 = self.segments.values().map(|segment| segment.used).sum();
+        let mut total = self.bytes();
         for (&number, segment) in &self.segments {
             let old = age_max_ms > 0 && segment.newest_ms.saturating_add(age_max_ms) < wall_ms;
             if number == self.active || (total <= bytes_max && !old) {

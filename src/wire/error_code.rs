@@ -31,6 +31,8 @@ pub enum ErrorCode {
     ShuttingDown = 12,
     /// Another connection of this member took over.
     Replaced = 13,
+    /// An operator closed the connection.
+    Disconnected = 20,
 
     /// The server does not know this kind of frame; `limit` is the kind.
     UnknownFrame = 100,
@@ -110,6 +112,7 @@ impl ErrorCode {
             11 => E::MemoryBudget,
             12 => E::ShuttingDown,
             13 => E::Replaced,
+            20 => E::Disconnected,
             100 => E::UnknownFrame,
             101 => E::Malformed,
             102 => E::TooManyGroupsPerMember,
@@ -135,5 +138,53 @@ impl ErrorCode {
             122 => E::TooManyShares,
             _ => return None,
         })
+    }
+}
+
+/// Numbers that are kept apart for the codes below 100, and for the others.
+const COUNTED: usize = 32;
+
+/// How many ERROR frames of each code there were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorCounts([u64; 2 * COUNTED]);
+
+impl Default for ErrorCounts {
+    fn default() -> Self {
+        Self([0; 2 * COUNTED])
+    }
+}
+
+impl ErrorCounts {
+    /// Counts one.
+    pub fn add(&mut self, code: ErrorCode) {
+        let number = code as usize;
+        let place = if number < 100 { number } else { number - 100 + COUNTED };
+        if let Some(count) = self.0.get_mut(place) {
+            *count += 1;
+        }
+    }
+
+    /// The codes that came up, with their counts.
+    pub fn counted(&self) -> impl Iterator<Item = (ErrorCode, u64)> + '_ {
+        self.0.iter().enumerate().filter(|(_, count)| **count > 0).filter_map(|(place, count)| {
+            let number = if place < COUNTED { place } else { place - COUNTED + 100 };
+            Some((ErrorCode::from_number(number as u16)?, *count))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_counted_apart() {
+        let codes: Vec<_> = (0..200).filter_map(ErrorCode::from_number).collect();
+        let mut counts = ErrorCounts::default();
+        for (n, code) in codes.iter().enumerate() {
+            (0..=n).for_each(|_| counts.add(*code));
+        }
+        let counted: Vec<_> = counts.counted().collect();
+        assert_eq!(counted, codes.into_iter().zip(1..).collect::<Vec<_>>());
     }
 }

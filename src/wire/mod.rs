@@ -11,7 +11,7 @@ pub use client::{
     Ack, Acks, ClientFrame, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode, Publish,
     RosterQuery, SetState, Start, SyncState,
 };
-pub use error_code::ErrorCode;
+pub use error_code::{ErrorCode, ErrorCounts};
 pub use frame::{FRAME_HEADER, Frame, WireError, kind, split};
 pub use server::{
     Conflict, DELIVER_FIXED, Deliver, Drain, EpochStart, ErrorFrame, FETCHED_FIXED, Fetched, Gap,

@@ -1,14 +1,21 @@
 //! A server process and a blocking client for the whole-engine tests.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed test may panic"
+)]
 
 pub mod client;
 pub mod durable;
+pub mod http;
 pub mod queries;
 pub mod server;
 pub mod websocket;
 
 pub use client::{Client, Follower, Got};
+pub use http::Http;
 pub use server::{Server, Settings};
 
 use std::time::{Duration, Instant};
