@@ -1,5 +1,5 @@
 //! How the cost of a delivery grows: with shards, the share of members on another shard, members,
-//! groups, the size of messages, and history on disk. The server is on core 0, whatever the number
+//! groups, the size of messages, history on disk, and with what members speak. The server is on core 0, whatever the number
 //! of its shards, so CPU per delivery shows what more shards cost, not what more cores bring. The
 //! rows of a table take turns: a machine that drifts does so for all of them. See
 //! benches/README.md.
@@ -16,11 +16,11 @@ use pairs::{Bench, Failure, Spread, keys, scaled, spread};
 
 #[derive(Parser)]
 struct Args {
-    /// What grows: shards, foreign, members, groups, payload, history.
+    /// What grows: shards, foreign, members, groups, payload, history, encodings.
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "shards,foreign,members,groups,payload,history"
+        default_value = "shards,foreign,members,groups,payload,history,encodings"
     )]
     figures: Vec<String>,
     /// Runs of each row, in turn with the others of its table.
@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
             "groups" => scaling.groups()?,
             "payload" => scaling.payload()?,
             "history" => scaling.history()?,
+            "encodings" => scaling.encodings()?,
             other => return Err(format!("there is no figure {other}; see --help").into()),
         }
         scaling.bench.keep("scaling.md")?;
@@ -215,6 +216,18 @@ impl Scaling {
             "history",
             &rows,
         )
+    }
+
+    fn encodings(&mut self) -> Result<(), Failure> {
+        for window in ["1", "64"] {
+            let rows = ["native", "ws-binary", "ws-json", "native,ws-binary,ws-json"].map(|what| {
+                let more = ["--window", window, "--encoding", what];
+                row(what, &[], self.bench.fanout(1_000, &more))
+            });
+            let title = format!("Encodings: 1,000 members, {window} in flight");
+            self.table(&title, "encoding", &rows)?;
+        }
+        Ok(())
     }
 
     fn groups_of(&self, members: u32, groups: u32, per: u32, rest: &[&str]) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::client::hello_bytes;
 use common::websocket::{
-    BINARY, CLOSE, PING, PONG, TEXT, WebSocket, client, ends_within, frame, request,
+    BINARY, CLOSE, JSON_V1, PING, PONG, TEXT, WebSocket, client, ends_within, frame, request,
 };
 use common::{Client, Follower, Server, Settings};
 use fanfare::limits::WS_MESSAGE_MAX;
@@ -143,6 +143,64 @@ fn broken_rules_end_the_connection_with_their_code_and_others_go_on() {
         published += 1;
     }
     healthy.follow(&mut follower, published);
+}
+
+/// The next message as JSON.
+fn json(ws: &mut WebSocket) -> serde_json::Value {
+    let (first, payload) = ws.frame().unwrap();
+    assert_eq!(first, TEXT);
+    serde_json::from_slice(&payload).unwrap()
+}
+
+const JSON_HELLO: &str =
+    r#"{"type":"hello","member":"j","producer":"00112233-4455-6677-8899-aabbccddeeff"}"#;
+
+#[test]
+fn json_that_is_wrong_is_told_and_the_connection_goes_on_after_hello() {
+    let server = Server::start(Settings::shards(1).set("payload_max", 1_000));
+    let mut ws = WebSocket::speaking(&server, JSON_V1);
+    ws.send(&frame(TEXT, JSON_HELLO.as_bytes()));
+    assert_eq!(json(&mut ws)["type"], "welcome");
+    let deep = format!("{}{}", "[".repeat(500_000), "]".repeat(500_000));
+    let digits = format!(r#"{{"type":"sync","request":{}}}"#, "9".repeat(1_000_000));
+    let publish = |len: usize| {
+        let payload = "x".repeat(len);
+        format!(
+            r#"{{"type":"publish","request":3,"group":"g","producer_seq":"1","payload":"{payload}"}}"#
+        )
+    };
+    for (text, name, field, request) in [
+        ("", "Malformed", "", 0),
+        (r#"{"type":"join","request":3}"#, "Malformed", "groups", 3),
+        (r#"{"type":"dance","request":3}"#, "UnknownFrame", "type", 3),
+        (&deep, "Malformed", "", 0),
+        (&digits, "Malformed", "request", 0),
+        // Longer than a native frame may be, and than a payload.
+        (&publish(500_000), "PayloadTooLong", "", 3),
+    ] {
+        ws.send(&frame(TEXT, text.as_bytes()));
+        let error = json(&mut ws);
+        let seen = (&error["name"], &error["field"], &error["request"]);
+        assert_eq!(seen, (&name.into(), &field.into(), &request.into()), "{error}");
+    }
+    ws.send(&frame(TEXT, publish(1_000).as_bytes()));
+    assert_eq!(json(&mut ws)["type"], "published");
+    ws.send(&frame(BINARY, b"{}"));
+    assert_eq!(ws.closed().0, 1_003);
+
+    for (text, code) in [
+        ("{}", (4_101, "Malformed")),
+        (r#"{"type":"dance"}"#, (4_100, "UnknownFrame")),
+        (r#"{"type":"ping"}"#, (4_004, "OutOfState")),
+        (r#"{"type":"hello","member":""}"#, (4_101, "Malformed")),
+    ] {
+        let mut ws = WebSocket::speaking(&server, JSON_V1);
+        ws.send(&frame(TEXT, text.as_bytes()));
+        assert_eq!(ws.closed(), (code.0, code.1.to_owned()), "{text}");
+    }
+    let mut ws = WebSocket::speaking(&server, JSON_V1);
+    ws.send(&frame(TEXT, b"\xFF"));
+    assert_eq!(ws.closed().0, 1_007);
 }
 
 #[test]

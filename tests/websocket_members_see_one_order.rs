@@ -27,10 +27,12 @@ fn publisher(mut client: Client, seed: u64) {
 
 /// Messages are cut into fragments of these sizes.
 fn member(server: &Server, n: usize) -> Client {
-    match n % 4 {
+    match n % 6 {
         0 => Client::open(server, &format!("native-{n}")),
         1 => websocket::client(server, &format!("ws-{n}"), usize::MAX),
-        2 => websocket::client(server, &format!("ws-{n}"), 7),
+        2 => websocket::json_client(server, &format!("json-{n}"), usize::MAX),
+        3 => websocket::json_client(server, &format!("json-{n}"), 11),
+        4 => websocket::client(server, &format!("ws-{n}"), 7),
         _ => websocket::client(server, &format!("ws-{n}"), 1),
     }
 }
@@ -40,7 +42,7 @@ fn native_and_websocket_members_see_one_order() {
     for shards in [1, 2] {
         let server = Server::start(Settings::shards(shards));
         let mut random = Random::new();
-        let readers: Vec<_> = (0..8)
+        let readers: Vec<_> = (0..12)
             .map(|n| {
                 let mut client = member(&server, n);
                 let follower = Follower::live(client.join("g"));
@@ -73,21 +75,24 @@ fn native_and_websocket_members_see_one_order() {
 }
 
 #[test]
-fn a_websocket_member_that_fell_off_the_tail_gets_all_of_it_from_the_log() {
+fn websocket_members_that_fell_off_the_tail_get_all_of_it_from_the_log() {
     let settings = Settings::shards(1).set("tail_bytes_max", 64 * 1024);
     let server = Server::start(settings.set("socket_send_buffer", 16 * 1024));
     let mut publisher = Client::open(&server, "publisher");
     for n in 0..400u32 {
         publisher.publish("g", &n.to_le_bytes().repeat(500));
     }
-    let mut late = websocket::client(&server, "late", usize::MAX);
-    let mut follower = Follower::from(late.join_from("g", 1), 1);
-    late.follow(&mut follower, 400);
-    assert!(follower.gaps.is_empty());
-    for (n, (_, _, payload)) in follower.messages.iter().enumerate() {
-        assert_eq!(payload[..4], (n as u32).to_le_bytes());
+    let clients = [websocket::client, websocket::json_client];
+    for (n, client) in (401..).zip(clients) {
+        let mut late = client(&server, "late", usize::MAX);
+        let mut follower = Follower::from(late.join_from("g", 1), 1);
+        late.follow(&mut follower, 400);
+        assert!(follower.gaps.is_empty());
+        for (n, (_, _, payload)) in follower.messages.iter().take(400).enumerate() {
+            assert_eq!(payload[..4], (n as u32).to_le_bytes());
+        }
+        // And it is live.
+        publisher.publish("g", b"last");
+        late.follow(&mut follower, n);
     }
-    // And it is live.
-    publisher.publish("g", b"last");
-    late.follow(&mut follower, 401);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::encoding::Encoding;
 use crate::plot::{Pages, PlotOptions};
 use crate::priority::PriorityOptions;
 use crate::several::compare::CompareOptions;
@@ -279,6 +280,10 @@ pub struct Options {
     /// What the server is: the same load, clock and verification for each of them.
     #[arg(long, value_enum, default_value_t = Target::Fanfare)]
     pub target: Target,
+    /// How frames go to a Fanfare server and come from it. With several, members and publishers take
+    /// them in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "native", num_args = 1..)]
+    pub encoding: Vec<Encoding>,
     /// Quality of service of publishes and subscriptions, for --target mqtt [default: 0].
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub qos: Option<u8>,

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use crate::args::Workload;
 use crate::clock::{SECOND, now_ns};
 use crate::connect;
+use crate::encoding::Messages;
 use crate::error::LoadError;
 use crate::member::{Link, Member, Role};
 use crate::plan::Plan;
@@ -121,8 +122,11 @@ impl Worker<'_> {
             core.connected(now);
         }
         link.advance(now);
-        self.ring.send(slot, Bytes::from(link.take_output()));
         let mut member = Member::new(role, number, slot, groups.len(), link);
+        let encodings = &self.plan.encodings;
+        let encoding = encodings[number as usize % encodings.len()];
+        member.messages = Messages::new(encoding, &self.shared.addr.to_string()).map(Box::new);
+        self.ring.send(slot, Bytes::from(member.take_output()));
         member.started = started;
         member.intended = due.unwrap_or(started);
         self.members[slot as usize] = Some(Box::new(member));

@@ -31,6 +31,7 @@ mod catch_up;
 mod clock;
 mod connect;
 mod control;
+mod encoding;
 mod error;
 mod figures;
 mod hdr_files;

@@ -7,6 +7,7 @@ use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Handle, Nanos, Seq};
 use fanfare::wire::{Deliver, FRAME_HEADER, ServerFrame, kind, split};
 
+use crate::encoding::Messages;
 use crate::herd::Return;
 use crate::plan::Plan;
 use crate::stream::{Cursor, Stream};
@@ -148,6 +149,8 @@ pub struct Member {
     pub groups: Vec<Subscription>,
     /// The protocol of this connection.
     pub link: Link,
+    /// What its frames are carried by, if not as they are.
+    pub messages: Option<Box<Messages>>,
     /// It has messages that the client was not told of.
     pub moved: bool,
     /// When its client has something to do, as far as that is on the thread's list.
@@ -190,6 +193,7 @@ impl Member {
             intended: 0,
             groups: Vec::new(),
             link,
+            messages: None,
             moved: false,
             due: u64::MAX,
             back: None,
@@ -224,8 +228,37 @@ impl Member {
         }
     }
 
+    /// Takes what it wants to send, as it goes to its socket.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let out = self.link.take_output();
+        match &mut self.messages {
+            Some(messages) if !out.is_empty() => messages.wrap(&out),
+            _ => out,
+        }
+    }
+
     /// Takes bytes as they came; calls `control` for each frame that is not a DELIVER.
     pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Verifier<'_>,
+        control: &mut dyn FnMut(&mut Self, &mut Verifier<'_>, ServerFrame<'_>),
+    ) -> Result<(), FramingLost> {
+        let Some(mut messages) = self.messages.take() else {
+            return self.receive_native(bytes, cx, control);
+        };
+        let taken = messages.unwrap(bytes, &mut |native| {
+            self.receive_native(native, cx, control).map_err(|FramingLost| "")
+        });
+        self.messages = Some(messages);
+        taken.map_err(|what: &'static str| {
+            let name = self.name();
+            cx.violations.add(Kind::Corrupt, 1, || format!("{name} got no message: {what}"));
+            FramingLost
+        })
+    }
+
+    fn receive_native(
         &mut self,
         mut bytes: &[u8],
         cx: &mut Verifier<'_>,

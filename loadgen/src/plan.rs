@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use fanfare::position::Level;
 
 use crate::args::{GroupOptions, Options, SizeLaw, Workload};
+use crate::encoding::Encoding;
 use crate::error::LoadError;
 use crate::payload::{Key, Payloads};
 use crate::sizes::{Drawn, Zipf};
@@ -62,6 +63,8 @@ pub struct Plan {
     pub receipts: Option<u8>,
     /// What the load is put on.
     pub target: Target,
+    /// What connections speak, in turn; never empty.
+    pub encodings: Vec<Encoding>,
     /// Quality of service that MQTT is asked for.
     pub qos: u8,
     /// Where each connection comes from, if that matters.
@@ -191,6 +194,7 @@ impl Plan {
             durable: o.durable,
             receipts: o.receipts,
             target: o.target,
+            encodings: o.encoding.clone(),
             qos: o.qos.unwrap_or(0),
             sources: Vec::new(),
             sizes,

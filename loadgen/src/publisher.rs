@@ -220,7 +220,7 @@ impl Publishers {
             let Some(member) = &mut members[*slot as usize] else { continue };
             loop {
                 member.link.advance(Nanos(now));
-                let out = member.link.take_output();
+                let out = member.take_output();
                 if out.is_empty() {
                     break;
                 }

@@ -32,6 +32,8 @@ pub struct Report<'a> {
     workload: &'static str,
     command: String,
     target: &'static str,
+    /// How frames were encoded, in turn over members and publishers.
+    encodings: Vec<&'static str>,
     /// What a publish is answered with, if with anything.
     publish_answer: Option<&'static str>,
     qos: Option<u8>,
@@ -214,6 +216,7 @@ impl<'a> Report<'a> {
             workload: workload.name(),
             command: command_line(),
             target: plan.target.name(),
+            encodings: plan.encodings.iter().map(|encoding| encoding.name()).collect(),
             publish_answer: plan.target.answer(plan.qos),
             qos: o.qos,
             passed: total.violations.total() == 0
@@ -314,6 +317,7 @@ impl<'a> Report<'a> {
         let mut row = |name: &str, value: String| lines.push(format!("{name:<26} {value}"));
         let qos = self.qos.map_or(String::new(), |qos| format!(", QoS {qos}"));
         row("target", format!("{}{qos}", self.target));
+        row("encoding", self.encodings.join(", "));
         row(
             "workload",
             format!(

@@ -279,7 +279,7 @@ impl<'a> Session<'a> {
         }
         for slot in self.to_send.drain(..) {
             if let Some(member) = &mut members[slot as usize] {
-                let out = member.link.take_output();
+                let out = member.take_output();
                 ring.send(slot, Bytes::from(out));
             }
         }

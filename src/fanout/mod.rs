@@ -3,5 +3,5 @@
 mod segment;
 mod tail;
 
-pub use segment::{Part, PinGauge, Segment, SegmentRef};
+pub use segment::{Form, Part, PinGauge, Segment, SegmentRef};
 pub use tail::{Ordinal, Tail};

@@ -1,6 +1,6 @@
 //! A segment of a tail: whole DELIVER frames, encoded once, sent to every member as they are.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -8,17 +8,39 @@ use bytes::Bytes;
 use crate::position::Seq;
 use crate::ws::encode::Header;
 
-/// Bytes of segments that left their tail but are still held by unfinished writes.
-/// Local to a shard.
+/// Bytes that segments hold beside those that tails count. Local to a shard.
 #[derive(Clone, Debug, Default)]
-pub struct PinGauge(Rc<Cell<u64>>);
+pub struct PinGauge(Rc<Gauges>);
+
+#[derive(Debug, Default)]
+struct Gauges {
+    pinned: Cell<u64>,
+    encoded: Cell<u64>,
+}
 
 impl PinGauge {
-    /// The bytes pinned now.
+    /// Bytes of segments that left their tail but are still held by unfinished writes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.get()
+        self.0.pinned.get()
     }
+
+    /// Bytes of the other encodings of segments that are in a tail.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> u64 {
+        self.0.encoded.get()
+    }
+}
+
+/// Other encodings of a segment than the native one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// WebSocket text messages with a JSON object each.
+    Json,
+}
+
+impl Form {
+    const COUNT: usize = 1;
 }
 
 /// Immutable run of encoded frames of one group.
@@ -30,8 +52,21 @@ pub struct Segment {
     bytes: Bytes,
     first: Seq,
     last: Seq,
-    evicted: Cell<bool>,
+    place: Cell<Place>,
     gauge: PinGauge,
+    /// The same messages in other encodings, made for the first member that needs them.
+    encodings: RefCell<[Option<SegmentRef>; Form::COUNT]>,
+}
+
+/// Where the bytes of a segment count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In its tail.
+    Tail,
+    /// Beside a tail, as an encoding of one that is in it.
+    Beside,
+    /// In none: it is pinned.
+    None,
 }
 
 /// Shard-local reference to a segment; what a write in flight holds.
@@ -42,7 +77,14 @@ impl Segment {
     #[must_use]
     pub fn new(bytes: Bytes, first: Seq, last: Seq, gauge: &PinGauge) -> SegmentRef {
         debug_assert!(first <= last);
-        Rc::new(Self { bytes, first, last, evicted: Cell::new(false), gauge: gauge.clone() })
+        Rc::new(Self {
+            bytes,
+            first,
+            last,
+            place: Cell::new(Place::Tail),
+            gauge: gauge.clone(),
+            encodings: RefCell::default(),
+        })
     }
 
     /// The encoded frames.
@@ -83,18 +125,56 @@ impl Segment {
         part
     }
 
-    /// Counts this segment as pinned from now until its last reference goes.
+    /// The same messages in another encoding. `encode` appends it, and is called for the first
+    /// who asks; the bytes stay as long as the segment is in its tail, or someone holds it.
+    pub fn encoded(&self, form: Form, encode: impl FnOnce(&[u8], &mut Vec<u8>)) -> SegmentRef {
+        let mut encodings = self.encodings.borrow_mut();
+        let slot = &mut encodings[form as usize];
+        if let Some(segment) = slot {
+            return segment.clone();
+        }
+        let mut bytes = Vec::with_capacity(2 * self.bytes.len());
+        encode(&self.bytes, &mut bytes);
+        bytes.shrink_to_fit();
+        let segment = Self::new(bytes.into(), self.first, self.last, &self.gauge);
+        segment.move_to(if self.place.get() == Place::None { Place::None } else { Place::Beside });
+        slot.insert(segment).clone()
+    }
+
+    /// Counts this segment as pinned from now until its last reference goes. It lets go of its
+    /// other encodings, which do the same.
     pub fn mark_evicted(&self) {
-        if !self.evicted.replace(true) {
-            self.gauge.0.set(self.gauge.0.get() + self.bytes.len() as u64);
+        self.move_to(Place::None);
+        for encoding in self.encodings.take().iter().flatten() {
+            encoding.mark_evicted();
+        }
+    }
+
+    fn move_to(&self, place: Place) {
+        let len = self.bytes.len() as u64;
+        if let Some(counter) = self.counter() {
+            counter.set(counter.get() - len);
+        }
+        self.place.set(place);
+        if let Some(counter) = self.counter() {
+            counter.set(counter.get() + len);
+        }
+    }
+
+    /// What counts its bytes, if its tail does not.
+    fn counter(&self) -> Option<&Cell<u64>> {
+        match self.place.get() {
+            Place::Tail => None,
+            Place::Beside => Some(&self.gauge.0.encoded),
+            Place::None => Some(&self.gauge.0.pinned),
         }
     }
 }
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if self.evicted.get() {
-            self.gauge.0.set(self.gauge.0.get() - self.bytes.len() as u64);
+        if let Some(counter) = self.counter() {
+            counter.set(counter.get() - self.bytes.len() as u64);
         }
     }
 }
@@ -146,5 +226,33 @@ mod tests {
         assert_eq!(gauge.bytes(), 0);
         let broken = Segment::new(vec![255, 255, 255].into(), Seq(1), Seq(2), &gauge);
         assert!(Rc::ptr_eq(&broken.up_to(Seq(1)), &broken));
+    }
+
+    #[test]
+    fn an_encoding_is_made_once_and_goes_with_its_segment() {
+        let gauge = PinGauge::default();
+        let segment = Segment::new(vec![1; 10].into(), Seq(1), Seq(2), &gauge);
+        let twice = |bytes: &[u8], out: &mut Vec<u8>| out.extend(bytes.repeat(2));
+        let json = segment.encoded(Form::Json, twice);
+        assert_eq!((json.bytes().len(), json.first(), json.last()), (20, Seq(1), Seq(2)));
+        let again = segment.encoded(Form::Json, |_, _| unreachable!("it is there"));
+        assert!(Rc::ptr_eq(&json, &again));
+        assert_eq!((gauge.bytes(), gauge.encoded_bytes()), (0, 20));
+        drop(again);
+        segment.mark_evicted();
+        assert_eq!((gauge.bytes(), gauge.encoded_bytes()), (30, 0), "a write holds it");
+        drop(json);
+        assert_eq!(gauge.bytes(), 10);
+        // History is in no tail; its encoding is shared all the same.
+        let first = segment.encoded(Form::Json, twice);
+        assert!(Rc::ptr_eq(&first, &segment.encoded(Form::Json, twice)));
+        assert_eq!((gauge.bytes(), gauge.encoded_bytes()), (30, 0));
+        drop(segment);
+        drop(first);
+        assert_eq!((gauge.bytes(), gauge.encoded_bytes()), (0, 0));
+        let unevicted = Segment::new(vec![1; 10].into(), Seq(1), Seq(2), &gauge);
+        unevicted.encoded(Form::Json, twice);
+        drop(unevicted);
+        assert_eq!((gauge.bytes(), gauge.encoded_bytes()), (0, 0));
     }
 }

@@ -161,6 +161,8 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
     /// Where messages of WebSockets are unmasked.
     unmasked: Vec<u8>,
+    /// Native frames that are translated to JSON, or that one was translated to.
+    native: Vec<u8>,
 
     wheel: Wheel,
     heartbeats: Heartbeats,
@@ -261,7 +263,7 @@ impl Shard {
         figures.groups = self.groups.len() as u64;
         figures.wal_appended = self.log.appended().0;
         figures.wal_synced = self.log.synced().0;
-        figures.tail_bytes = self.tail_bytes;
+        figures.tail_bytes = self.tail_bytes + self.pins.encoded_bytes();
         figures.pinned_bytes = self.pins.bytes();
         figures.inbox_bytes =
             self.inbox.bytes() + self.questions.bytes() + self.backpressure.forwarded_bytes();

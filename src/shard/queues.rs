@@ -269,6 +269,8 @@ impl Shard {
             let left = self.write_lane(lane, slice, io);
             (sends, bytes) = (left.sends + sends_kept, left.bytes + bytes_kept);
         }
+        // Members may have needed encodings of what is in the tails.
+        self.evict();
     }
 }
 

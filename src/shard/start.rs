@@ -143,6 +143,7 @@ impl Shard {
             parts: Vec::new(),
             spare_control: Vec::new(),
             unmasked: Vec::new(),
+            native: Vec::new(),
             wheel: super::wheel::Wheel::new(parts.now),
             heartbeats: super::heartbeats::Heartbeats::new(config.heartbeat_ms),
             fired: Vec::new(),

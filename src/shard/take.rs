@@ -155,7 +155,7 @@ impl Shard {
         }
     }
 
-    fn frame(&mut self, id: ConnId, frame: wire::Frame<'_>) {
+    pub(super) fn frame(&mut self, id: ConnId, frame: wire::Frame<'_>) {
         let decoded = match ClientFrame::decode(frame) {
             Ok(decoded) => decoded,
             Err(error) => return self.malformed(id, frame, error),

@@ -1,13 +1,16 @@
 //! WebSocket connections. The upgrade stands before the native protocol, and messages are put
-//! around its bytes: what a write carries is one message, so a segment is neither copied nor
-//! encoded again for them.
+//! around its bytes. In `fanfare.binary.v1` what a write carries is one message, so a segment is
+//! neither copied nor encoded again. In `fanfare.json.v1` a segment is encoded once for all members
+//! of the shard that need it.
 
 use super::conn::{Conn, ConnState};
+use super::replies::Refusal;
 use super::{ConnId, Shard};
-use crate::fanout::Part;
+use crate::fanout::{Form, Part, SegmentRef};
 use crate::limits::{WS_ECHO_MAX, WS_MESSAGE_MAX};
-use crate::wire::ErrorCode;
+use crate::wire::{self, ErrorCode};
 use crate::ws::encode::{self, Header};
+use crate::ws::json::{self, Framing};
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
 use crate::ws::{CloseCode, Decoder, Item, Kind, Violation};
 
@@ -24,40 +27,76 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    /// Begins the message that holds all native bytes of a write: the control frames that wait,
-    /// and the parts that follow them.
-    pub fn wrap(&mut self, control: &mut Vec<u8>, parts: &mut Vec<Part>) {
-        let shared: usize = parts.iter().map(|part| part.as_slice().len()).sum();
-        let len = control.len() - self.wrapped + shared;
-        if len > 0 {
+    /// What a member on the tail gets with a write of these segments, which have `native` bytes
+    /// together. Returns the bytes of the write.
+    pub fn share<'t>(
+        &self,
+        segments: impl Iterator<Item = &'t SegmentRef>,
+        native: usize,
+        parts: &mut Vec<Part>,
+    ) -> u64 {
+        if self.protocol == Protocol::Json {
+            parts.extend(segments.map(|segment| Part::Frames(as_json(segment))));
+            return parts.iter().map(|part| part.as_slice().len() as u64).sum();
+        }
+        let header = Header::new(Kind::Binary, native);
+        parts.push(Part::Header(header));
+        parts.extend(segments.cloned().map(Part::Frames));
+        (header.as_slice().len() + native) as u64
+    }
+
+    /// Puts messages around everything that a write has: the control frames that wait, and the
+    /// parts that follow them.
+    pub fn wrap(&mut self, control: &mut Vec<u8>, parts: &mut Vec<Part>, scratch: &mut Vec<u8>) {
+        if self.protocol == Protocol::Json {
+            self.seal(control, scratch);
+            for part in parts {
+                if let Part::Frames(segment) = part {
+                    *segment = as_json(segment);
+                }
+            }
+        } else {
+            let shared: usize = parts.iter().map(|part| part.as_slice().len()).sum();
+            let len = control.len() - self.wrapped + shared;
             let header = Header::new(Kind::Binary, len);
             if control.is_empty() {
                 parts.insert(0, Part::Header(header));
-            } else {
+            } else if len > 0 {
                 control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
             }
         }
         (self.wrapped, self.last_pong) = (0, 0);
     }
 
-    /// Puts a message around the control frames that wait, so that others may follow them.
-    fn seal(&mut self, control: &mut Vec<u8>) {
-        if control.len() > self.wrapped {
+    /// Puts messages around the control frames that wait, so that others may follow them.
+    fn seal(&mut self, control: &mut Vec<u8>, scratch: &mut Vec<u8>) {
+        if control.len() == self.wrapped {
+            return;
+        }
+        if self.protocol == Protocol::Json {
+            scratch.clear();
+            scratch.extend_from_slice(&control[self.wrapped..]);
+            control.truncate(self.wrapped);
+            json::from_native(scratch, Framing::WebSocket, control);
+        } else {
             let header = Header::new(Kind::Binary, control.len() - self.wrapped);
             control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
-            self.last_pong = 0;
         }
-        self.wrapped = control.len();
+        (self.wrapped, self.last_pong) = (control.len(), 0);
     }
+}
+
+fn as_json(segment: &SegmentRef) -> SegmentRef {
+    segment.encoded(Form::Json, |frames, out| json::from_native(frames, Framing::WebSocket, out))
 }
 
 impl Conn {
     /// Closes the WebSocket after what waits; the last that its peer gets.
-    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str) {
+    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, scratch: &mut Vec<u8>) {
         if let Some(ws) = &mut self.ws
             && self.state != ConnState::Closing
         {
-            ws.seal(&mut self.control);
+            ws.seal(&mut self.control, scratch);
             encode::close(&mut self.control, code, reason);
             ws.wrapped = self.control.len();
         }
@@ -97,6 +136,7 @@ impl Shard {
             Protocol::Binary => {
                 (Decoder::new(Some(Kind::Binary), WS_MESSAGE_MAX), ConnState::Greeting)
             }
+            Protocol::Json => (Decoder::new(Some(Kind::Text), WS_MESSAGE_MAX), ConnState::Greeting),
             Protocol::Echo => (Decoder::new(None, WS_ECHO_MAX), ConnState::Open),
         };
         let wrapped = conn.control.len();
@@ -121,6 +161,7 @@ impl Shard {
 
     /// Takes messages apart. Native frames are handled as soon as they are whole, whether their
     /// message is or not; what is kept of an unfinished one is what a native connection keeps.
+    /// Of JSON it is the message.
     pub(super) fn messages(&mut self, id: ConnId, mut bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
         let kept = !conn.partial.is_empty();
@@ -137,6 +178,10 @@ impl Shard {
             };
             match (ws.protocol, item) {
                 (Protocol::Echo, Some(Item::Message(kind))) => self.echo(id, kind, &mut frames),
+                (Protocol::Json, Some(Item::Message(_))) => {
+                    self.take_json(id, &frames);
+                    frames.clear();
+                }
                 (Protocol::Binary, None | Some(Item::Message(_))) if !frames.is_empty() => {
                     let used = self.frames(id, &frames);
                     frames.drain(..used);
@@ -182,6 +227,27 @@ impl Shard {
         }
     }
 
+    fn take_json(&mut self, id: ConnId, text: &[u8]) {
+        let mut native = std::mem::take(&mut self.native);
+        native.clear();
+        match json::to_native(text, &mut native) {
+            // What is too long in a message of this length is told by an error of its own.
+            Ok(()) => {
+                if let Ok(Some((frame, _))) = wire::split(&native, usize::MAX) {
+                    self.frame(id, frame);
+                }
+            }
+            Err(wrong) => {
+                let refusal = Refusal::new(wrong.code, &wrong.text).field(wrong.field.as_bytes());
+                self.refuse(id, wrong.request, refusal);
+                if self.conn(id).is_some_and(|conn| conn.state != ConnState::Open) {
+                    self.close_after_control(id, wrong.code);
+                }
+            }
+        }
+        self.native = native;
+    }
+
     fn echo(&mut self, id: ConnId, kind: Kind, message: &mut Vec<u8>) {
         let Some(conn) = self.conn(id) else { return };
         let Some(ws) = conn.ws.as_deref_mut() else { return };
@@ -196,9 +262,9 @@ impl Shard {
     /// effect the last one is answered (RFC 6455, 5.5.3).
     fn pong(&mut self, id: ConnId) {
         let room = self.config.control_bytes_max as usize;
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) else { return };
         let Some(ws) = conn.ws.as_deref_mut() else { return };
-        ws.seal(&mut conn.control);
+        ws.seal(&mut conn.control, &mut self.native);
         if conn.control.len() > room {
             conn.control.truncate(conn.control.len() - ws.last_pong);
         }
@@ -214,18 +280,17 @@ impl Shard {
     }
 
     fn close_websocket(&mut self, id: ConnId, code: Option<CloseCode>, reason: &str) {
-        if let Some(conn) = self.conn(id) {
-            conn.close_websocket(code, reason);
+        if let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) {
+            conn.close_websocket(code, reason, &mut self.native);
         }
         self.end_after_control(id);
     }
 
     /// Lets what waits in the control queue go out, then closes with the code of an ERROR.
     pub(super) fn close_after_control(&mut self, id: ConnId, code: ErrorCode) {
-        if let Some(conn) = self.conn(id)
-            && conn.ws.is_some()
-        {
-            conn.close_websocket(Some(CloseCode::of_error(code as u16)), &format!("{code:?}"));
+        if self.conn(id).is_some_and(|conn| conn.ws.is_some()) {
+            let reason = format!("{code:?}");
+            return self.close_websocket(id, Some(CloseCode::of_error(code as u16)), &reason);
         }
         self.end_after_control(id);
     }

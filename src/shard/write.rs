@@ -10,7 +10,6 @@ use crate::group::{Group, Lag, Member};
 use crate::limits::SEND_PARTS_MAX;
 use crate::position::{Epoch, Handle, Nanos, Seq};
 use crate::wire::{EpochStart, Gap, Redeliver};
-use crate::ws::{Kind, encode::Header};
 
 /// Groups visited without a write before the shard looks at its input again.
 const VISITS_PER_TURN: usize = 4096;
@@ -176,12 +175,12 @@ impl Shard {
                     }
                     slice.sends -= 1;
                     let mut len = rest.bytes as u64;
-                    if conn.ws.is_some() {
-                        let header = Header::new(Kind::Binary, rest.bytes);
-                        len += header.as_slice().len() as u64;
-                        self.parts.push(Part::Header(header));
+                    match &conn.ws {
+                        None => self.parts.extend(tail.from(rest.from).cloned().map(Part::Frames)),
+                        Some(ws) => {
+                            len = ws.share(tail.from(rest.from), rest.bytes, &mut self.parts);
+                        }
                     }
-                    self.parts.extend(tail.from(rest.from).cloned().map(Part::Frames));
                     conn.begin_write(now, len);
                     (writes, bytes) = (writes + 1, bytes + len);
                     io.send(conn.id, &mut self.parts);
@@ -271,7 +270,7 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(slot) else { return false };
         if let Some(ws) = &mut conn.ws {
-            ws.wrap(&mut conn.control, &mut self.parts);
+            ws.wrap(&mut conn.control, &mut self.parts, &mut self.native);
         }
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));

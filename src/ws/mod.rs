@@ -8,6 +8,7 @@
 mod close;
 mod decode;
 pub mod encode;
+pub mod json;
 mod origin;
 pub mod upgrade;
 mod utf8;

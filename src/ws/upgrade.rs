@@ -12,6 +12,8 @@ pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
 pub const HEADERS_MAX: usize = 64;
 /// The subprotocol whose binary messages carry native frames.
 pub const BINARY_V1: &str = "fanfare.binary.v1";
+/// The subprotocol whose text messages carry one frame each, as JSON.
+pub const JSON_V1: &str = "fanfare.json.v1";
 
 /// The path of the echo, which needs no subprotocol.
 pub const ECHO_PATH: &str = "/echo";
@@ -29,6 +31,8 @@ const METHODS: [&[u8; 4]; 9] =
 pub enum Protocol {
     /// Native frames, in binary messages.
     Binary,
+    /// A frame as JSON, in text messages.
+    Json,
     /// Anything; each message comes back as it is. For conformance tests.
     Echo,
 }
@@ -44,13 +48,14 @@ pub struct Rules<'a> {
 
 impl Protocol {
     fn of_name(name: &[u8]) -> Option<Self> {
-        (name == BINARY_V1.as_bytes()).then_some(Self::Binary)
+        [Self::Binary, Self::Json].into_iter().find(|it| it.name().map(str::as_bytes) == Some(name))
     }
 
     /// Its name in `Sec-WebSocket-Protocol`, if it has one.
     fn name(self) -> Option<&'static str> {
         match self {
             Self::Binary => Some(BINARY_V1),
+            Self::Json => Some(JSON_V1),
             Self::Echo => None,
         }
     }
@@ -104,8 +109,8 @@ impl Refused {
     const VERSION: Self = Self { status: 426, text: "this server speaks WebSocket version 13" };
     const NO_UPGRADE: Self = Self {
         status: 426,
-        text: "this port speaks WebSocket (subprotocol fanfare.binary.v1) and the native protocol; \
-               there is nothing to GET",
+        text: "this port speaks WebSocket (subprotocols fanfare.binary.v1 and fanfare.json.v1) and the \
+               native protocol; there is nothing to GET",
     };
     const ORIGIN: Self = Self {
         status: 403,
@@ -113,7 +118,7 @@ impl Refused {
     };
     const PROTOCOL: Self = Self {
         status: 400,
-        text: "name a subprotocol in Sec-WebSocket-Protocol: fanfare.binary.v1",
+        text: "name a subprotocol in Sec-WebSocket-Protocol: fanfare.binary.v1 or fanfare.json.v1",
     };
     const METHOD: Self = Self { status: 405, text: "use GET" };
 

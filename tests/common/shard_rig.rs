@@ -16,7 +16,8 @@ use fanfare::shard::{
     Active, ConnId, Control, Event, Io, Job, RecvBuf, RecvEnd, Shard, ShardParts, owner_of,
 };
 use fanfare::wal::Recovered;
-use fanfare::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Publish};
+use fanfare::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Publish, Start};
+use fanfare::ws::upgrade::JSON_V1;
 
 const HASH_SEED: u64 = 7;
 const CONTROL_BUFS_MAX: usize = 256;
@@ -246,6 +247,39 @@ impl Rig {
         conn
     }
 
+    /// A member of one group that speaks WebSocket with this subprotocol.
+    pub fn websocket_member(&mut self, shard: usize, protocol: &str, group: &str) -> ConnId {
+        self.members += 1;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        let member = format!("member-{}", self.members);
+        let producer = u128::from(self.members);
+        let mut bytes = request.into_bytes();
+        if protocol == JSON_V1 {
+            for text in [
+                format!(r#"{{"type":"hello","member":"{member}","producer":"{producer:032x}"}}"#),
+                format!(r#"{{"type":"join","request":1,"groups":["{group}"]}}"#),
+            ] {
+                masked(0x81, text.as_bytes(), &mut bytes);
+            }
+        } else {
+            let (version, producer) = (wire::VERSION, producer.to_le_bytes());
+            let (version_min, version_max, member) = (version, version, member.as_bytes());
+            let hello = Hello { version_min, version_max, encoding: 0, flags: 0, producer, member };
+            let mut frames = Vec::new();
+            hello.encode(&mut frames);
+            Join::encode(&mut frames, 1, &[JoinEntry::live(group.as_bytes(), Start::Tail)]);
+            masked(0x82, &frames, &mut bytes);
+        }
+        let world = &mut self.sides[shard].world;
+        let conn = world.accept();
+        world.hand(conn, &bytes);
+        conn
+    }
+
     /// Time goes by.
     pub fn pass(&mut self, ms: u64) {
         for side in &mut self.sides {
@@ -313,4 +347,18 @@ impl Rig {
         let all = self.sides.iter().map(|side| side.counters.load());
         all.fold(Figures::default(), |sum, one| sum.plus(&one))
     }
+}
+
+/// Appends a WebSocket frame of a client, whose mask changes nothing.
+fn masked(first: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(first);
+    match payload.len() {
+        len @ 0..=125 => out.push(0x80 | len as u8),
+        len => {
+            out.push(0x80 | 126);
+            out.extend((len as u16).to_be_bytes());
+        }
+    }
+    out.extend([0; 4]);
+    out.extend(payload);
 }

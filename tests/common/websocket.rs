@@ -3,9 +3,12 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use fanfare::limits::FRAME_MAX;
-use fanfare::wire::{MAGIC, split};
+use fanfare::wire::{ClientFrame, MAGIC, split};
 
 use super::{Client, SOON, Server};
+
+#[path = "../../loadgen/src/encoding/json.rs"]
+pub mod json;
 
 /// The example of the RFC; a test is no browser, so nothing depends on that a key is new.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -18,12 +21,19 @@ pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8A;
 
+pub const BINARY_V1: &str = "fanfare.binary.v1";
+pub const JSON_V1: &str = "fanfare.json.v1";
+
 /// A request that a server grants, with these header fields beside the necessary ones.
 pub fn request(extra: &str) -> String {
+    request_of(BINARY_V1, extra)
+}
+
+fn request_of(protocol: &str, extra: &str) -> String {
     format!(
         "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: fanfare.binary.v1\r\n{extra}\r\n"
+         Sec-WebSocket-Protocol: {protocol}\r\n{extra}\r\n"
     )
 }
 
@@ -55,12 +65,17 @@ pub struct WebSocket {
 impl WebSocket {
     /// A connection that was upgraded.
     pub fn open(server: &Server) -> Self {
+        Self::speaking(server, BINARY_V1)
+    }
+
+    /// The same with this subprotocol.
+    pub fn speaking(server: &Server, protocol: &str) -> Self {
         let mut ws = Self::bare(server);
-        ws.stream.write_all(request("").as_bytes()).unwrap();
+        ws.stream.write_all(request_of(protocol, "").as_bytes()).unwrap();
         let head = ws.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         assert!(head.contains(&format!("\r\nSec-WebSocket-Accept: {ACCEPT}\r\n")), "{head}");
-        assert!(head.contains("\r\nSec-WebSocket-Protocol: fanfare.binary.v1\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\nSec-WebSocket-Protocol: {protocol}\r\n")), "{head}");
         ws
     }
 
@@ -140,26 +155,47 @@ impl WebSocket {
 /// A client whose native bytes go through a WebSocket: two threads put them into messages, in
 /// fragments of `fragment` bytes, and take them out.
 pub fn client(server: &Server, member: &str, fragment: usize) -> Client {
+    through(server, member, BINARY_V1, fragment)
+}
+
+/// The same, but the messages are JSON.
+pub fn json_client(server: &Server, member: &str, fragment: usize) -> Client {
+    through(server, member, JSON_V1, fragment)
+}
+
+fn through(server: &Server, member: &str, protocol: &'static str, fragment: usize) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let inner = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (near, _) = listener.accept().unwrap();
     near.set_nodelay(true).unwrap();
-    let mut ws = WebSocket::open(server);
+    let mut ws = WebSocket::speaking(server, protocol);
     let (from_client, far) = (near.try_clone().unwrap(), ws.stream.try_clone().unwrap());
-    std::thread::spawn(move || into_messages(from_client, far, fragment));
+    std::thread::spawn(move || into_messages(from_client, far, protocol, fragment));
     std::thread::spawn(move || {
         ws.stream.set_read_timeout(None).unwrap();
         let mut near = near;
         while let Some((first, payload)) = ws.frame() {
-            match first {
+            let frames = match first {
                 BINARY => {
+                    assert_eq!(protocol, BINARY_V1);
                     assert_whole(&payload);
-                    if near.write_all(&payload).is_err() {
-                        break;
-                    }
+                    payload
+                }
+                TEXT => {
+                    assert_eq!(protocol, JSON_V1);
+                    let mut frames = Vec::new();
+                    let known = json::to_native(&payload, &mut frames);
+                    known.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&payload)));
+                    frames
                 }
                 CLOSE => break,
-                other => assert_eq!(other, PONG),
+                other => {
+                    assert_eq!(other, PONG);
+                    continue;
+                }
+            };
+            if near.write_all(&frames).is_err() {
+                break;
             }
         }
         let _ = near.shutdown(Shutdown::Both);
@@ -178,7 +214,22 @@ fn assert_whole(mut payload: &[u8]) {
     }
 }
 
-fn into_messages(mut from: TcpStream, mut to: TcpStream, fragment: usize) {
+/// The messages that carry these frames.
+fn messages_of(protocol: &str, mut frames: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    if protocol == BINARY_V1 {
+        return vec![(0x2, frames.to_vec())];
+    }
+    let mut messages = Vec::new();
+    while let Some((frame, len)) = split(frames, FRAME_MAX).unwrap() {
+        let frame = ClientFrame::decode(frame).unwrap();
+        let text = json::from_native(&frame).unwrap_or_else(|| panic!("{frame:?}"));
+        messages.push((0x1, text.into_bytes()));
+        frames = &frames[len..];
+    }
+    messages
+}
+
+fn into_messages(mut from: TcpStream, mut to: TcpStream, protocol: &str, fragment: usize) {
     let (mut bytes, mut chunk) = (Vec::new(), [0; 64 * 1024]);
     let mut magic = true;
     loop {
@@ -197,15 +248,17 @@ fn into_messages(mut from: TcpStream, mut to: TcpStream, fragment: usize) {
         if magic || whole == 0 {
             continue;
         }
-        let message: Vec<u8> = bytes.drain(..whole).collect();
-        let count = message.len().div_ceil(fragment);
+        let frames: Vec<u8> = bytes.drain(..whole).collect();
         let mut out = Vec::new();
-        for (n, part) in message.chunks(fragment).enumerate() {
-            let opcode = if n == 0 { 0x2 } else { 0x0 };
-            let fin = if n + 1 == count { 0x80 } else { 0 };
-            out.extend(frame(fin | opcode, part));
-            if n % 3 == 1 {
-                out.extend(frame(PING, b"between"));
+        for (first, message) in messages_of(protocol, &frames) {
+            let count = message.len().div_ceil(fragment);
+            for (n, part) in message.chunks(fragment).enumerate() {
+                let opcode = if n == 0 { first } else { 0x0 };
+                let fin = if n + 1 == count { 0x80 } else { 0 };
+                out.extend(frame(fin | opcode, part));
+                if n % 3 == 1 {
+                    out.extend(frame(PING, b"between"));
+                }
             }
         }
         if to.write_all(&out).is_err() {

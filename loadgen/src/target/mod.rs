@@ -25,6 +25,7 @@ pub mod ws;
 use clap::ValueEnum;
 
 use crate::args::{Options, Workload};
+use crate::encoding::Encoding;
 use crate::error::LoadError;
 use crate::payload::STAMP_BYTES;
 use crate::plan::Plan;
@@ -73,8 +74,16 @@ impl Target {
         if o.qos.is_some() && self != Self::Mqtt {
             return Err(LoadError::Usage("--qos is for --target mqtt".to_owned()));
         }
+        let native = o.encoding.iter().all(|encoding| *encoding == Encoding::Native);
         if self == Self::Fanfare {
-            return Ok(());
+            let alone =
+                matches!(workload, Workload::Catchup(_) | Workload::Fill(_) | Workload::Herd(_));
+            return if native || !alone {
+                Ok(())
+            } else {
+                let text = "catchup, fill and herd speak the native encoding only";
+                Err(LoadError::Usage(text.to_owned()))
+            };
         }
         let name = self.name();
         let only = |what: &str| {
@@ -93,6 +102,7 @@ impl Target {
             (o.acks, "--acks"),
             (o.durable, "--durable"),
             (o.spawn, "--spawn"),
+            (!native, "--encoding"),
         ] {
             if given {
                 return only(flag);

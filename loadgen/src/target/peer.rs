@@ -119,7 +119,7 @@ impl Peer {
                     (Role::Publisher, Some(own)) => own.group,
                     _ => places.first().map_or(0, |(group, _)| *group),
                 };
-                ws::greet(host, &plan.groups[room as usize].name, out);
+                ws::greet(host, &plan.groups[room as usize].name, "", out);
             }
         }
         peer

@@ -8,12 +8,17 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// Not random for the same reason, but not zero: servers have to unmask.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
 
-/// The opening handshake, for the room that `path` names.
-pub fn greet(addr: &str, path: &str, out: &mut Vec<u8>) {
+/// The opening handshake, for the room that `path` names and perhaps a subprotocol.
+pub fn greet(addr: &str, path: &str, subprotocol: &str, out: &mut Vec<u8>) {
+    let subprotocol = match subprotocol {
+        "" => String::new(),
+        name => format!("Sec-WebSocket-Protocol: {name}\r\n"),
+    };
     let lines = [
         &format!("GET /{path} HTTP/1.1"),
         &format!("Host: {addr}"),
@@ -21,7 +26,7 @@ pub fn greet(addr: &str, path: &str, out: &mut Vec<u8>) {
         "Connection: Upgrade",
         &format!("Sec-WebSocket-Key: {KEY}"),
         "Sec-WebSocket-Version: 13",
-        "",
+        &subprotocol,
         "",
     ];
     out.extend_from_slice(lines.join("\r\n").as_bytes());
@@ -30,6 +35,11 @@ pub fn greet(addr: &str, path: &str, out: &mut Vec<u8>) {
 /// A binary message, masked.
 pub fn publish(payload: &[u8], out: &mut Vec<u8>) {
     frame(BINARY, payload, out);
+}
+
+/// A text message, masked.
+pub fn text(payload: &[u8], out: &mut Vec<u8>) {
+    frame(TEXT, payload, out);
 }
 
 /// A pong that says what the ping said.
@@ -57,6 +67,11 @@ fn frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
 /// The handshake's answer or the frame at the start of `bytes`. No frame starts like `HTTP`: that
 /// would be a continuation with reserved bits.
 pub fn next(bytes: &[u8]) -> Result<Found<'_>, Malformed> {
+    next_within(bytes, (FRAME_MAX - LINE_MAX) as u64)
+}
+
+/// The same with messages of up to `max` bytes.
+pub fn next_within(bytes: &[u8], max: u64) -> Result<Found<'_>, Malformed> {
     let n = bytes.len().min(5);
     if n > 0 && bytes[..n] == b"HTTP/"[..n] {
         return handshake(bytes);
@@ -76,13 +91,13 @@ pub fn next(bytes: &[u8]) -> Result<Found<'_>, Malformed> {
         },
         short => (u64::from(*short), 2),
     };
-    if len > (FRAME_MAX - LINE_MAX) as u64 {
+    if len > max {
         return Err(Malformed("a frame is longer than any message"));
     }
     let end = header + len as usize;
     let Some(payload) = bytes.get(header..end) else { return Ok(Found::Need(end)) };
     let event = match (first & FIN != 0, first & 0xF) {
-        (true, 0x1 | BINARY) => Event::Message { topic: None, payload, ack: 0 },
+        (true, TEXT | BINARY) => Event::Message { topic: None, payload, ack: 0 },
         (true, 0x8) => Event::Refused(payload.get(2..).unwrap_or(b"close without a reason")),
         (true, 0x9) => Event::Ping(payload),
         (true, PONG) => Event::Other,
@@ -165,7 +180,7 @@ mod tests {
     #[test]
     fn handshake_asks_for_the_room() {
         let mut out = Vec::new();
-        greet("127.0.0.1:1", "lg-0", &mut out);
+        greet("127.0.0.1:1", "lg-0", "", &mut out);
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("GET /lg-0 HTTP/1.1\r\nHost: 127.0.0.1:1\r\n"));
         assert!(text.ends_with("Sec-WebSocket-Version: 13\r\n\r\n"));
