@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The Autobahn cases against the echo of a server, run by kosoku, which carries them. Installs it
+# into target/autobahn and writes SUMMARY.md beside this script, or to the file given.
+# Usage: tests/autobahn/run.sh [SUMMARY]; takes BINARY, else target/debug/fanfare.
+set -eu
+cd "$(dirname "$0")/../.."
+summary=${1:-tests/autobahn/SUMMARY.md}
+binary=${BINARY:-target/debug/fanfare}
+port=${PORT:-17492}
+dir=target/autobahn
+mkdir -p "$dir"
+[ -x "$dir/venv/bin/kosoku" ] || {
+    python3 -m venv "$dir/venv"
+    "$dir/venv/bin/pip" install --quiet kosoku==0.1.0
+}
+data=$(mktemp -d)
+echo "websocket_echo = true" >"$data/fanfare.toml"
+"$binary" serve --config "$data/fanfare.toml" --data-dir "$data/data" --shards 1 \
+    --listen "127.0.0.1:$port" 2>"$data/log" &
+server=$!
+trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
+for _ in $(seq 100); do
+    grep -q ready "$data/log" && break
+    sleep 0.1
+done
+rm -rf "$dir/reports"
+timeout 900 "$dir/venv/bin/kosoku" "127.0.0.1:$port/echo" --outdir "$dir/reports" >"$dir/log" 2>&1 || true
+python3 tests/autobahn/summary.py "$dir/reports" "$(git rev-parse --short=12 HEAD)" >"$summary"
+tail -n +1 "$summary"
+grep -q "Failed: 0$" "$summary"
