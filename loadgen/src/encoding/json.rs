@@ -54,6 +54,7 @@ pub fn to_native(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
             ack_timeout_ms: v.number("ack_timeout_ms")?,
             publish_window: v.number("publish_window")?,
             heartbeat_slot_ms: v.number("heartbeat_slot_ms")?,
+            producer_ttl_ms: v.number("producer_ttl_ms")?,
         }
         .encode(out),
         "joined" => Joined {

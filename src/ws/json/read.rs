@@ -91,6 +91,9 @@ struct Big(u64);
 /// A list of at most [`FRAME_ENTRIES_MAX`] entries.
 struct List<T>(Vec<T>);
 
+/// A group of a request: its name, and what else is said of it.
+type NamedGroup<'a> = (Cow<'a, [u8]>, &'a GroupFields<'a>);
+
 /// A group in JOIN or LEAVE: its name, or an object.
 struct Group<'a>(GroupFields<'a>);
 
@@ -407,7 +410,7 @@ impl Message<'_> {
     }
 
     /// The names of `groups`, and their other fields.
-    fn groups(&self) -> Result<Vec<(Cow<'_, [u8]>, &GroupFields<'_>)>, Bad> {
+    fn groups(&self) -> Result<Vec<NamedGroup<'_>>, Bad> {
         let groups = present(self.groups.as_ref(), "groups")?;
         if groups.0.is_empty() {
             return Err(Bad::Field("groups", "is empty"));

@@ -232,6 +232,7 @@ fn welcome(o: &mut Object<'_>, welcome: &Welcome) {
     o.number("ack_interval_ms", welcome.ack_interval_ms);
     o.number("ack_timeout_ms", welcome.ack_timeout_ms);
     o.number("publish_window", welcome.publish_window);
+    o.number("producer_ttl_ms", welcome.producer_ttl_ms);
 }
 
 fn joined(o: &mut Object<'_>, joined: &Joined<'_>) {
