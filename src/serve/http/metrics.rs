@@ -119,6 +119,11 @@ const EXPORTS: &[Export] = &[
         "fanfare_catch_up_reads_total",
         "Chunks read from the log for members.",
     ),
+    counter(
+        "catch_up_read_errors",
+        "fanfare_catch_up_read_errors_total",
+        "Reads of the log for members that failed; a place is tried several times.",
+    ),
     counter("snapshots", "fanfare_snapshots_total", "Snapshots written."),
     state("members_live", "live"),
     state("members_lagging", "lagging"),
@@ -163,6 +168,11 @@ const EXPORTS: &[Export] = &[
         "receipts_dropped",
         "fanfare_receipts_dropped_total",
         "Receipts given up because too many waited for publishers who stay away.",
+    ),
+    counter(
+        "receipts_unproved",
+        "fanfare_receipts_unproved_total",
+        "Receipts taken as read without proof, since too many on one connection had none.",
     ),
     counter("mesh_batches", "fanfare_mesh_batches_total", "Batches pushed to other shards."),
     counter("mesh_full", "fanfare_mesh_full_total", "Times that a ring to another shard was full."),
