@@ -2,13 +2,21 @@
 
 use super::conn::ConnState;
 use super::look::{Look, LookReply};
-use super::{Io, Shard, Turn};
+use super::{ConnId, Io, Shard, Turn};
 use crate::config::ShardConfig;
 use crate::position::Nanos;
 use crate::wire;
 
 /// How often a draining shard looks whether the others are done.
 const LOOK_MS: u64 = 5;
+/// For so long it waits for clients to close: then they have read everything and said what they
+/// had to say. So long, too, HELLO of a connection that was just accepted may take.
+const FAREWELL_MS: u64 = 500;
+/// The first client comes back after this time, about what a successor takes to be there.
+const FIRST_SLOT_MS: u32 = 300;
+/// Clients of one shard that come back in the same millisecond: about half of what a shard takes,
+/// so that those who are back are served meanwhile.
+const PER_SLOT: u32 = 2;
 
 /// Orders of the control thread.
 #[derive(Debug)]
@@ -27,8 +35,12 @@ pub enum Control {
 pub struct Drain {
     /// When connections are closed whatever they still wait for.
     deadline: Nanos,
+    /// Until then it waits for clients that close by themselves.
+    farewell: Nanos,
     /// When to look again.
     pub look_at: Nanos,
+    /// Clients that were told when to come back.
+    told: u32,
     /// This shard said that it has nothing left.
     said_drained: bool,
 }
@@ -75,6 +87,7 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return Turn::Continue };
         drain.look_at = now.plus_ms(LOOK_MS);
         let late = now >= drain.deadline;
+        let idle = idle && (now >= drain.farewell || self.conns.is_empty());
         if (idle || late) && !drain.said_drained {
             drain.said_drained = true;
             self.mesh.drained();
@@ -105,13 +118,21 @@ impl Shard {
             .filter(|conn| conn.state == ConnState::Open)
             .map(|conn| conn.id)
             .collect();
-        // Slots spread a herd of reconnects over one ms per ten members.
-        for (n, id) in open.into_iter().enumerate() {
-            let frame = wire::Drain { grace_ms, reconnect_after_ms: 100 + n as u32 / 10 };
-            self.control(id, |out| frame.encode(out));
-        }
         let deadline = now.plus_ms(u64::from(grace_ms));
-        self.drain = Some(Drain { deadline, look_at: now, said_drained: false });
+        let farewell = now.plus_ms(FAREWELL_MS.min(u64::from(grace_ms) / 2));
+        self.drain = Some(Drain { deadline, farewell, look_at: now, told: 0, said_drained: false });
+        for id in open {
+            self.tell_drain(id);
+        }
+    }
+
+    /// Tells a client of a shard that drains when to come back. Slots spread the herd.
+    pub(super) fn tell_drain(&mut self, id: ConnId) {
+        let Some(drain) = &mut self.drain else { return };
+        let reconnect_after_ms = FIRST_SLOT_MS + drain.told / PER_SLOT;
+        drain.told += 1;
+        let frame = wire::Drain { grace_ms: self.config.drain_grace_ms, reconnect_after_ms };
+        self.control(id, |out| frame.encode(out));
     }
 
     /// Nothing that was accepted is on its way any more.

@@ -63,9 +63,6 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::TooManyConnections, text)
                 .limit(u64::from(self.config.connections_max));
             self.refuse(id, 0, refusal);
-        } else if self.drain.is_some() {
-            let text = "the server is stopping; reconnect later";
-            self.refuse(id, 0, Refusal::new(ErrorCode::ShuttingDown, text));
         }
         let first_look_ms = match 2 * u64::from(self.config.heartbeat_ms) {
             0 => u64::from(self.config.handshake_timeout_ms),
@@ -249,6 +246,7 @@ impl Shard {
         }
         self.begin_health(id.slot);
         self.control(id, |out| welcome.encode(out));
+        self.tell_drain(id);
     }
 
     fn recv_ended(&mut self, id: ConnId, why: RecvEnd, io: &mut impl Io) {
