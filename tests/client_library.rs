@@ -5,13 +5,12 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::application::{nothing_is_lost_or_doubled, options};
 use common::{Random, SOON, Server, Settings, wait_until};
 use fanfare::client::blocking::Client;
 use fanfare::client::{
@@ -69,13 +68,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// Options for a member whose waits are short.
-fn options(member: &str) -> Options {
-    let mut options = Options::new(member);
-    (options.backoff_min_ms, options.backoff_max_ms) = (20, 200);
-    options
-}
-
 /// Takes events until `pick` gives something.
 fn until<T>(client: &mut Client, what: &str, mut pick: impl FnMut(Event) -> Option<T>) -> T {
     let deadline = Instant::now() + SOON;
@@ -111,104 +103,13 @@ fn published(client: &mut Client) -> u64 {
     })
 }
 
-/// Publishes until told to stop and all is answered; returns the payload at each place.
-fn publish_all(addr: SocketAddr, name: &str, stop: &AtomicBool) -> BTreeMap<u64, Vec<u8>> {
-    let mut client = Client::connect(addr, options(name)).unwrap();
-    let (mut sent, mut places) = (HashMap::new(), BTreeMap::new());
-    let mut n = 0;
-    while !stop.load(Ordering::Relaxed) || !sent.is_empty() {
-        while sent.len() < 50 && !stop.load(Ordering::Relaxed) {
-            let payload = format!("{name} {n}").into_bytes();
-            n += 1;
-            sent.insert(client.publish("g", &payload).unwrap(), payload);
-        }
-        match client.next(SOON).unwrap().expect("an answer, or news of the connection") {
-            Event::Published(p) => {
-                let payload = sent.remove(&p.id).expect("one answer for each publish");
-                assert!(places.insert(p.seq.0, payload).is_none(), "two at {}", p.seq);
-            }
-            Event::PublishFailed { error, .. } => panic!("{name}: {error}"),
-            _ => {}
-        }
-    }
-    client.close();
-    places
-}
-
-/// Reads until the place `last` is known and reached; returns the payload at each place.
-fn read_all(
-    addr: SocketAddr,
-    name: &str,
-    how: Membership,
-    last: &Mutex<Option<u64>>,
-) -> BTreeMap<u64, Vec<u8>> {
-    let mut client = Client::connect(addr, options(name)).unwrap();
-    client.join("g", how).unwrap();
-    let mut places = BTreeMap::new();
-    let mut next = 1;
-    let mut quiet_since = Instant::now();
-    loop {
-        match client.next(Duration::from_millis(50)).unwrap() {
-            Some(Event::Message(m)) => {
-                assert_eq!(m.seq.0, next, "{name}: in order, without a hole, once");
-                next += 1;
-                places.insert(m.seq.0, m.payload().to_vec());
-                quiet_since = Instant::now();
-            }
-            Some(e @ (Event::Gap { .. } | Event::EpochChanged { .. })) => panic!("{name}: {e:?}"),
-            Some(Event::Joined(j)) => assert_eq!(j.skipped, None, "{name}"),
-            _ => {}
-        }
-        if last.lock().unwrap().is_some_and(|last| next > last) {
-            client.close();
-            return places;
-        }
-        assert!(quiet_since.elapsed() < 3 * SOON, "{name} is at {next} of {:?}", last.lock());
-    }
-}
-
-/// Runs publishers and members beside `trouble` and checks that all saw the same.
-fn nothing_is_lost_or_doubled(relay: &Relay, how: Membership, trouble: impl FnOnce(&Relay)) {
-    let (stop, last) = (AtomicBool::new(false), Mutex::new(None));
-    std::thread::scope(|scope| {
-        let members: Vec<_> = ["ann", "bob", "cyd"]
-            .map(|name| {
-                let last = &last;
-                scope.spawn(move || read_all(relay.addr, name, how, last))
-            })
-            .into();
-        let publishers: Vec<_> = ["pam", "pat"]
-            .map(|name| {
-                let stop = &stop;
-                scope.spawn(move || publish_all(relay.addr, name, stop))
-            })
-            .into();
-        trouble(relay);
-        stop.store(true, Ordering::Relaxed);
-        let mut answered = BTreeMap::new();
-        for publisher in publishers {
-            let places = publisher.join().unwrap();
-            let count = answered.len() + places.len();
-            answered.extend(places);
-            assert_eq!(answered.len(), count, "two publishes have one place");
-        }
-        let end = *answered.keys().last().unwrap();
-        assert_eq!(answered.len() as u64, end, "every place has one publish: no copy, no hole");
-        *last.lock().unwrap() = Some(end);
-        for member in members {
-            assert_eq!(member.join().unwrap(), answered);
-        }
-        eprintln!("{end} messages");
-    });
-}
-
 #[test]
 fn over_crashes_of_the_server_every_publish_is_delivered_once() {
     let mut random = Random::new();
     let settings = Settings::shards(2).set("ack_every", 16);
     let mut server = Server::start(settings);
     let relay = Relay::to(&server);
-    nothing_is_lost_or_doubled(&relay, Membership::live().from(Seq(1)), |relay| {
+    nothing_is_lost_or_doubled(relay.addr, Membership::live().from(Seq(1)), || {
         for _ in 0..8 {
             std::thread::sleep(Duration::from_millis(50 + random.below(150)));
             server.kill();
@@ -231,7 +132,7 @@ fn durable_members_get_everything_once_over_crashes_too() {
         joined(&mut client);
         client.close();
     }
-    nothing_is_lost_or_doubled(&relay, Membership::durable(), |relay| {
+    nothing_is_lost_or_doubled(relay.addr, Membership::durable(), || {
         for _ in 0..8 {
             std::thread::sleep(Duration::from_millis(50 + random.below(150)));
             server.kill();
@@ -246,7 +147,7 @@ fn connections_that_break_anywhere_lose_nothing_and_make_no_copies() {
     let mut random = Random::new();
     let server = Server::start(Settings::shards(2));
     let relay = Relay::to(&server);
-    nothing_is_lost_or_doubled(&relay, Membership::live().from(Seq(1)), |relay| {
+    nothing_is_lost_or_doubled(relay.addr, Membership::live().from(Seq(1)), || {
         for _ in 0..30 {
             std::thread::sleep(Duration::from_millis(10 + random.below(60)));
             relay.cut();

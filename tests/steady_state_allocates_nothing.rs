@@ -194,7 +194,7 @@ impl Sockets {
         let cold = ColdExecutor::start().unwrap();
         let driver = Driver::new(DriverConfig {
             shard: ShardId(0),
-            listener,
+            listeners: vec![listener],
             connections_max: members as u32,
             recv_buffers: 16,
             recv_buffer_bytes: 4096,

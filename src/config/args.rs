@@ -22,6 +22,10 @@ macro_rules! serve_args {
             /// Any key of the configuration, as in the file; may be repeated
             #[arg(long, value_name = "KEY=VALUE")]
             set: Vec<String>,
+            /// Take over from the server that runs on the data directory: it drains, hands over
+            /// its sockets and ends. An ordinary start if there is none
+            #[arg(long)]
+            pub takeover: bool,
             /// Print the effective configuration as TOML and exit
             #[arg(long)]
             pub print_config: bool,

@@ -4,14 +4,11 @@
 use io_uring::cqueue;
 
 use super::conn::{Conn, NO_WRITE, Recv, State};
-use super::driver::{Accept, Driver, NO_CONN};
+use super::driver::Driver;
 use super::token::{Op, unpack};
 use super::uring::Cqe;
 use super::writes::Progress;
 use crate::shard::{ConnId, Event, RecvBuf, RecvEnd};
-
-/// When the system is out of something, accepting is tried again after this time.
-const ACCEPT_RETRY_MS: u64 = 100;
 
 impl Driver {
     #[inline]
@@ -20,15 +17,11 @@ impl Driver {
         match op {
             Op::Send => self.sent(slot, generation, cqe.result, events),
             Op::Recv => self.received(slot, generation, cqe, events),
-            Op::Accept => self.accepted(cqe, events),
+            Op::Accept => self.accepted(slot, cqe, events),
             Op::Close => self.closed(slot, generation, events),
             Op::Shutdown => self.shut_down(slot, generation),
             Op::CancelRecv | Op::CancelSend => self.cancelled(op, slot, generation, cqe.result),
-            Op::CancelAccept => {
-                if cqe.result < 0 && self.accept == Accept::Stopping {
-                    self.cancel(Op::Accept, Op::CancelAccept, NO_CONN);
-                }
-            }
+            Op::CancelAccept => self.accept_cancelled(slot, cqe.result),
             Op::LogWrite => self.log_written(slot, cqe.result, events),
             Op::LogRead => self.log_read(slot, cqe.result, events),
             Op::Unsent => self.unsent(slot, generation, cqe.result, events),
@@ -152,64 +145,16 @@ impl Driver {
         }
     }
 
-    fn accepted(&mut self, cqe: &Cqe, events: &mut Vec<Event>) {
-        if cqe.result >= 0 {
-            self.open(cqe.result as u32, events);
-        }
-        if cqueue::more(cqe.flags) {
-            return;
-        }
-        if self.accept == Accept::Stopping {
-            self.accept = Accept::Stopped;
-            // Closing it refuses clients at once instead of leaving them in its queue.
-            self.listener = None;
-            return;
-        }
-        let full = self.conns.live == self.conns.len();
-        match -cqe.result {
-            i32::MIN..=0 | libc::ECONNABORTED | libc::EINTR | libc::EPROTO => self.arm_accept(),
-            libc::ENFILE if full => {
-                self.counters.accept_failures += 1;
-                self.accept = Accept::Waiting(None);
-            }
-            _ => {
-                self.counters.accept_failures += 1;
-                self.accept = Accept::Waiting(Some(self.now.plus_ms(ACCEPT_RETRY_MS)));
-            }
-        }
-    }
-
-    fn open(&mut self, slot: u32, events: &mut Vec<Event>) {
-        // Some kernels report an accept before the close that made room for it.
-        if let Some(conn) = self.conns.slot(slot)
-            && conn.state == State::Closed
-        {
-            let generation = conn.generation;
-            self.free(slot, generation, events);
-        }
-        let Some(conn) = self.conns.slot(slot) else { return };
-        assert!(conn.state == State::Free, "descriptor {slot} accepted twice: {conn:?}");
-        conn.state = State::Open;
-        conn.recv = Recv::Armed;
-        let id = ConnId { slot, generation: conn.generation };
-        self.conns.live += 1;
-        self.counters.accepts += 1;
-        self.arm_recv(id);
-        events.push(Event::Accepted { conn: id });
-    }
-
     fn closed(&mut self, slot: u32, generation: u32, events: &mut Vec<Event>) {
         if let Some((id, conn)) = self.conns.of(slot, generation)
             && conn.state == State::Closed
         {
             self.free(slot, id.generation, events);
         }
-        if matches!(self.accept, Accept::Waiting(_)) {
-            self.arm_accept();
-        }
+        self.arm_accepts(None);
     }
 
-    fn free(&mut self, slot: u32, generation: u32, events: &mut Vec<Event>) {
+    pub(super) fn free(&mut self, slot: u32, generation: u32, events: &mut Vec<Event>) {
         if let Some(conn) = self.conns.slot(slot) {
             *conn = Conn { generation: generation.wrapping_add(1), ..Conn::FREE };
             self.conns.live -= 1;

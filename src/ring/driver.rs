@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use io_uring::{opcode, squeue};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::accept::Listener;
 use super::buffers::{GROUP, RecvBuffers};
 use super::cold::JobPort;
 use super::conn::{Conns, State};
@@ -38,16 +38,6 @@ const SOCKET_URING_OP_SIOCOUTQ: u32 = 1;
 /// A driver that is dropped waits this long for what is in flight.
 const DROP_MAX_MS: u64 = 10_000;
 
-/// State of the multishot accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accept {
-    Armed,
-    /// Failed; tried again when a connection closes, or at this time if there is one.
-    Waiting(Option<Nanos>),
-    Stopping,
-    Stopped,
-}
-
 /// [`Io`] over io_uring. Made and used on one thread; blocks in its ring alone.
 pub struct Driver {
     // Dropped before everything the kernel may point to.
@@ -62,8 +52,7 @@ pub struct Driver {
     pub(super) writes: Writes,
     pub(super) log: LogIo,
     pub(super) jobs: JobPort,
-    pub(super) listener: Option<TcpListener>,
-    pub(super) accept: Accept,
+    pub(super) listeners: Vec<Listener>,
     /// Events that came about without a completion, for the next wait.
     pub(super) pending: Vec<Event>,
     pub(super) waker: Waker,
@@ -105,7 +94,9 @@ impl Driver {
             .map_err(|source| DriverError::Buffers { count, bytes, source })?;
         // A receive from or an accept on a non-blocking descriptor would fail with EAGAIN
         // instead of waiting in the ring.
-        config.listener.set_nonblocking(false).map_err(DriverError::Files)?;
+        for listener in &config.listeners {
+            listener.set_nonblocking(false).map_err(DriverError::Files)?;
+        }
         let waker = Waker::new().map_err(DriverError::Files)?;
         let jobs = config.cold.attach(&config.log_dir, config.steps, waker.clone());
         let mut driver = Self {
@@ -119,8 +110,7 @@ impl Driver {
             writes: Writes::default(),
             log: LogIo::new(config.log_dir),
             jobs,
-            listener: Some(config.listener),
-            accept: Accept::Waiting(None),
+            listeners: config.listeners.into_iter().map(Listener::new).collect(),
             pending: Vec::new(),
             waker,
             wake_count: Box::new(0),
@@ -131,7 +121,7 @@ impl Driver {
             random: seed(),
             counters: DriverCounters::default(),
         };
-        driver.arm_accept();
+        driver.arm_accepts(None);
         driver.arm_wake();
         Ok(driver)
     }
@@ -183,16 +173,6 @@ impl Driver {
         let entry = entry.user_data(pack(op, id.slot, id.generation));
         // SAFETY: the caller's promise.
         unsafe { self.uring.push(&entry) };
-    }
-
-    pub(super) fn arm_accept(&mut self) {
-        if let Some(listener) = &self.listener {
-            let entry =
-                opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true);
-            self.accept = Accept::Armed;
-            // SAFETY: the entry points to no memory.
-            unsafe { self.push(entry.build(), Op::Accept, NO_CONN) };
-        }
     }
 
     pub(super) fn arm_wake(&mut self) {
@@ -261,7 +241,7 @@ impl Driver {
     /// Whether the kernel still holds something of this driver.
     fn is_busy(&self) -> bool {
         self.conns.live > 0
-            || matches!(self.accept, Accept::Armed | Accept::Stopping)
+            || self.listeners.iter().any(Listener::is_busy)
             || self.writes.in_flight() + self.log.in_flight() > 0
     }
 
@@ -284,11 +264,9 @@ impl Driver {
         if !self.pending.is_empty() {
             return Block::No;
         }
-        let until = match self.accept {
-            Accept::Waiting(Some(at)) => Some(until.map_or(at, |until| until.min(at))),
-            _ => until,
+        let Some(until) = [until, self.accept_retry_at()].into_iter().flatten().min() else {
+            return Block::Forever;
         };
-        let Some(until) = until else { return Block::Forever };
         if until <= self.now {
             return Block::No;
         }

@@ -12,7 +12,7 @@ pub struct DriverConfig {
     /// The shard it serves.
     pub shard: ShardId,
     /// Where connections come from; socket options are set already and inherited by them.
-    pub listener: TcpListener,
+    pub listeners: Vec<TcpListener>,
     /// Most connections of the shard.
     pub connections_max: u32,
     /// Receive buffers, a power of two.
@@ -75,7 +75,7 @@ pub enum DriverError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The eventfd for wake-ups, or the listener.
+    /// The eventfd for wake-ups, or a listener.
     #[error("cannot prepare the shard's files: {0}")]
     Files(#[source] io::Error),
 }

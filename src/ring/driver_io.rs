@@ -8,7 +8,7 @@ use io_uring::{opcode, squeue};
 
 use super::LogBuf;
 use super::conn::{NO_WRITE, Recv, State};
-use super::driver::{Accept, Driver, NO_CONN, clock, log_id};
+use super::driver::{Driver, NO_CONN, clock, log_id};
 use super::token::{Op, pack};
 use super::uring::Block;
 use crate::fanout::Part;
@@ -54,11 +54,7 @@ impl Io for Driver {
         while let Some((job, result)) = self.jobs.finished() {
             events.push(Event::JobDone { job, result });
         }
-        if let Accept::Waiting(Some(at)) = self.accept
-            && at <= self.now
-        {
-            self.arm_accept();
-        }
+        self.arm_accepts(Some(self.now));
     }
 
     fn clock(&self) -> Nanos {
@@ -155,17 +151,7 @@ impl Io for Driver {
     }
 
     fn stop_accepting(&mut self) {
-        match self.accept {
-            Accept::Armed => {
-                self.accept = Accept::Stopping;
-                self.cancel(Op::Accept, Op::CancelAccept, NO_CONN);
-            }
-            Accept::Waiting(_) => {
-                self.accept = Accept::Stopped;
-                self.listener = None;
-            }
-            Accept::Stopping | Accept::Stopped => {}
-        }
+        self.stop_accepts();
     }
 
     fn write_log(&mut self, segment: SegmentNumber, offset: u64, buf: LogBuf) {

@@ -2,6 +2,7 @@
 //! the load generator, and rings that measure what the kernel takes. All unsafe code of the project
 //! is in this folder.
 
+mod accept;
 mod bare;
 mod buffers;
 mod client;

@@ -44,14 +44,18 @@ impl Rig {
     }
 
     fn with(sizes: Sizes, shard: ShardId) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        socket2::SockRef::from(&listener).set_send_buffer_size(sizes.send_buffer).unwrap();
+        Self::on(vec![TcpListener::bind("127.0.0.1:0").unwrap()], sizes, shard)
+    }
+
+    fn on(listeners: Vec<TcpListener>, sizes: Sizes, shard: ShardId) -> Self {
+        let listener = &listeners[0];
+        socket2::SockRef::from(listener).set_send_buffer_size(sizes.send_buffer).unwrap();
         let addr = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let cold = ColdExecutor::start().unwrap();
         let driver = Driver::new(DriverConfig {
             shard,
-            listener,
+            listeners,
             connections_max: sizes.connections,
             recv_buffers: sizes.buffers,
             recv_buffer_bytes: sizes.buffer_bytes,
@@ -723,6 +727,37 @@ fn deadline_ends_a_wait() {
     rig.driver.wait(Some(until), &mut rig.events);
     assert!(rig.driver.now() >= until);
     assert!(rig.driver.now().since(until) < 20_000_000);
+}
+
+#[test]
+fn connections_come_from_every_listener_until_all_have_stopped() {
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addrs: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+    let sizes = Sizes { connections: 4, ..SIZES };
+    let mut rig = Rig::on(listeners, sizes, ShardId(0));
+    let mut open = Vec::new();
+    for addr in addrs.iter().cycle().take(9) {
+        open.push((TcpStream::connect(addr).unwrap(), rig.accept()));
+    }
+    // A full table ends the accepts and drops who came; a close arms all of them again.
+    let spare = crate::limits::DESCRIPTORS_SPARE as usize + 4 - open.len();
+    for _ in 0..spare {
+        open.push((TcpStream::connect(addrs[0]).unwrap(), rig.accept()));
+    }
+    let _dropped: Vec<_> = addrs.iter().map(|addr| TcpStream::connect(addr).unwrap()).collect();
+    assert!(!rig.drain(50).iter().any(|e| matches!(e, Event::Accepted { .. })));
+    for (_, conn) in open.drain(..3) {
+        rig.driver.close(conn);
+    }
+    rig.drain(50);
+    for addr in &addrs {
+        open.push((TcpStream::connect(addr).unwrap(), rig.accept()));
+    }
+    rig.driver.stop_accepting();
+    rig.drain(50);
+    for addr in addrs {
+        assert!(TcpStream::connect(addr).is_err());
+    }
 }
 
 #[test]

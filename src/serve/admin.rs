@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ask::Asker;
+use super::handover::{QUESTION, Successor};
 use super::json::status_json;
 use crate::shard::look::Look;
 
@@ -20,10 +21,13 @@ pub const ADMIN_SOCKET: &str = "admin.sock";
 const QUESTION_MAX: u64 = 64;
 /// How long whoever asks may take to ask, and to read the answer.
 const CLIENT_TIME: Duration = Duration::from_secs(2);
+/// Before it accepts again after an error.
+const RETRY_TIME: Duration = Duration::from_millis(100);
 
-/// The socket; its file goes when this is dropped.
+/// The socket; its file and its thread go when this is dropped.
 pub(super) struct AdminSocket {
     path: PathBuf,
+    listener: UnixListener,
 }
 
 impl AdminSocket {
@@ -37,19 +41,27 @@ impl AdminSocket {
         let listener = UnixListener::bind(&unnamed)?;
         std::fs::set_permissions(&unnamed, PermissionsExt::from_mode(0o600))?;
         std::fs::rename(&unnamed, &path)?;
+        let clients = listener.try_clone()?;
         std::thread::Builder::new().name("admin".into()).spawn(move || {
-            for client in listener.incoming().flatten() {
-                // A client that went away or is silent is its own affair.
-                let _ = answer(client, &asker);
+            for client in clients.incoming() {
+                match client {
+                    // A client that went away or is silent is its own affair.
+                    Ok(client) => drop(answer(client, &asker)),
+                    // It was shut down.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+                    // The system is out of something.
+                    Err(_) => std::thread::sleep(RETRY_TIME),
+                }
             }
         })?;
-        Ok(Self { path })
+        Ok(Self { path, listener })
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
 }
 
@@ -59,8 +71,11 @@ fn answer(mut client: UnixStream, asker: &Asker) -> io::Result<()> {
     let mut question = String::new();
     BufReader::new((&client).take(QUESTION_MAX)).read_line(&mut question)?;
     let answer = match question.trim() {
+        QUESTION => return Successor::meet(client, asker.0.clone()),
         "status" => status(asker),
-        other => json!({ "error": format!("unknown question {other:?}; ask for status") }),
+        other => {
+            json!({ "error": format!("unknown question {other:?}; ask for status or for {QUESTION:?}") })
+        }
     };
     client.write_all(format!("{answer}\n").as_bytes())
 }

@@ -2,6 +2,7 @@
 //! shard, and sleeps unless a signal comes or figures are asked for.
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::ask::{Asked, Asker};
+use super::handover::Successor;
 use super::reload::{ReloadError, Reloader};
 use super::{ServeError, Shards};
 use crate::position::ShardId;
@@ -35,6 +37,18 @@ pub(super) enum Order {
     Reload(Option<oneshot::Sender<Result<Value, ReloadError>>>),
     /// To ask all shards, or one.
     Look(Look, Option<ShardId>, oneshot::Sender<Asked>),
+    /// The sockets that the shards accept from.
+    Sockets(Sender<io::Result<Vec<TcpListener>>>),
+    /// To stop in good order for whoever takes over.
+    HandOver(Successor),
+}
+
+/// Why the shards are to stop.
+pub(super) enum Stop {
+    /// A signal came.
+    Signal,
+    /// Somebody takes over.
+    HandOver(Successor),
 }
 
 impl Signals {
@@ -65,14 +79,20 @@ impl Signals {
     pub fn asker(&self) -> Asker {
         Asker(self.to.clone())
     }
+
+    /// Takes no more orders: whoever asks learns that nobody answers.
+    pub fn close(&mut self) {
+        self.orders = channel().1;
+    }
+
+    /// Whether a signal came. Other orders are dropped; nothing runs that could follow them.
+    pub fn say_stop(&self) -> bool {
+        self.orders.try_iter().any(|order| matches!(order, Order::Stop))
+    }
 }
 
-/// Watches over running shards until they have stopped. Returns whether that was clean.
-pub(super) fn run(
-    mut shards: Shards,
-    signals: Signals,
-    reloader: &Reloader,
-) -> Result<bool, ServeError> {
+/// Watches over running shards until they are to stop.
+pub(super) fn watch(shards: &mut Shards, signals: &Signals, reloader: &Reloader) -> Stop {
     let mut last = (Instant::now(), Figures::default());
     loop {
         let order = match reloader.in_force.get().config.stats_interval {
@@ -83,9 +103,10 @@ pub(super) fn run(
             }
         };
         match order {
-            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return Stop::Signal,
+            Ok(Order::HandOver(successor)) => return Stop::HandOver(successor),
             Ok(Order::Reload(to)) => {
-                let done = reloader.reload(&mut shards);
+                let done = reloader.reload(shards);
                 if let Some(to) = to {
                     let _ = to.send(done);
                 }
@@ -94,6 +115,9 @@ pub(super) fn run(
                 // Whoever asked may be gone.
                 let _ = to.send(shards.ask(&look, only));
             }
+            Ok(Order::Sockets(to)) => {
+                let _ = to.send(shards.sockets());
+            }
             Err(RecvTimeoutError::Timeout) => {
                 let now = (Instant::now(), shards.figures());
                 log_figures(&last, &now);
@@ -101,17 +125,23 @@ pub(super) fn run(
             }
         }
     }
-    drop(signals);
+}
+
+/// Stops running shards and gives the data directory back. Returns whether that was clean.
+pub(super) fn stop(mut shards: Shards) -> Result<bool, ServeError> {
+    let (begun, before) = (Instant::now(), shards.figures());
     info!(
+        connections = before.connections,
+        members = before.members,
         "stopping: no new connections and messages, finishing what was accepted; a second signal stops at once"
     );
     shards.drain();
     let (figures, clean) = shards.join()?;
     let summary: Vec<_> = figures.named().map(|(name, value)| format!("{name}={value}")).collect();
     if clean {
-        info!("stopped; {}", summary.join(" "));
+        info!(took = ?begun.elapsed(), "stopped; {}", summary.join(" "));
     } else {
-        warn!("stopped, but not clean; {}", summary.join(" "));
+        warn!(took = ?begun.elapsed(), "stopped, but not clean; {}", summary.join(" "));
     }
     Ok(clean)
 }

@@ -4,12 +4,14 @@ mod admin;
 mod ask;
 mod control;
 mod error;
+mod handover;
 mod http;
 mod json;
 mod nofile;
 pub(crate) mod recover;
 mod reload;
 mod reshard;
+mod server;
 mod shards;
 pub mod top;
 
@@ -26,8 +28,11 @@ use crate::wal::Manifest;
 
 pub use admin::ADMIN_SOCKET;
 pub use error::ServeError;
+pub use handover::HandoverError;
+use handover::Predecessor;
 pub use http::{HttpError, Token, TokenCell, TokenError};
 use reload::{InForce, Reloader};
+use server::Server;
 pub use shards::{Shards, ShardsConfig, start};
 
 /// Why a server ended otherwise than asked to.
@@ -46,9 +51,13 @@ enum RunError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    HandOver(#[from] HandoverError),
+    #[error(transparent)]
     Http(#[from] HttpError),
     #[error("cannot watch for signals: {0}")]
     Signals(#[source] std::io::Error),
+    #[error("cannot keep the listening sockets for a successor: {0}")]
+    Sockets(#[source] std::io::Error),
     #[error(
         "the stop was not clean: a log failed or the grace period ended first; the next start recovers from the logs"
     )]
@@ -104,45 +113,26 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
-    let http = config.http.map(http::bind).transpose()?;
     let token = TokenCell::new(token(config)?);
     let signals = control::Signals::watch().map_err(RunError::Signals)?;
-    let shards = start(&ShardsConfig {
-        listen: config.listen,
-        data_dir: config.data_dir.clone(),
-        cores: cores.clone(),
-        shard: config.shard.clone(),
-    })?;
-    info!(
-        shards = cores.len(),
-        ?cores,
-        address = %config.listen,
-        data = %config.data_dir.display(),
-        level = ?config.shard.level,
-        kernel = %features,
-        "ready"
-    );
-    let admin = admin::AdminSocket::open(&config.data_dir, signals.asker());
-    if let Err(error) = &admin {
-        let path = config.data_dir.join(admin::ADMIN_SOCKET);
-        warn!(path = %path.display(), %error, "no admin socket; `fanfare top` cannot ask");
-    }
-    if let Some(listener) = http {
-        http::start(
-            listener,
-            http::Parts {
-                asker: signals.asker(),
-                counters: shards.counters(),
-                token: token.clone(),
-                listen: config.listen,
-                hash_seed: shards.hash_seed(),
-                config: in_force.clone(),
-            },
-        )?;
-    }
+    let predecessor = if args.takeover { predecessor(config, &cores)? } else { None };
+    let http = config.http.map(|at| http::bind(at, predecessor.is_some())).transpose()?;
     let set_filter = Box::new(move |filter| filters.reload(filter).is_ok());
+    let in_force = in_force.clone();
     let reloader = Reloader { args: args.clone(), in_force, token, set_filter };
-    if control::run(shards, signals, &reloader)? { Ok(()) } else { Err(RunError::Unclean) }
+    Server { reloader, cores, features, signals, http }.run(predecessor)
+}
+
+/// The server that this one takes over from, if there is one. What may be in the way is looked for
+/// before it stops anything.
+fn predecessor(config: &ServeConfig, cores: &[usize]) -> Result<Option<Predecessor>, RunError> {
+    Manifest::read(&config.data_dir).map_err(ServeError::Manifest)?;
+    nofile::check(cores.len() as u16)?;
+    let predecessor = Predecessor::ask(&config.data_dir, config.listen)?;
+    if predecessor.is_none() {
+        info!("no server runs on this data directory; starting without taking over");
+    }
+    Ok(predecessor)
 }
 
 /// Checks what `fanfare serve` with these flags would start from, and starts nothing.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier, mpsc};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::{error, warn};
 
 use super::ask::Asked;
@@ -48,6 +48,8 @@ pub struct Shards {
     hash_seed: u64,
     lines: Vec<Line>,
     threads: Vec<ExecutorJoinHandle<bool>>,
+    /// The sockets that the shards accept from, kept for a successor.
+    sockets: Vec<TcpListener>,
     _cold: ColdExecutor,
 }
 
@@ -64,7 +66,7 @@ struct Seed {
     manifest: Manifest,
     config: ShardConfig,
     log_dir: PathBuf,
-    socket: Socket,
+    sockets: Vec<TcpListener>,
     cold: ColdHandle,
     mesh: Mesh,
     recovered: Recovered,
@@ -78,15 +80,32 @@ struct Seed {
 /// # Errors
 /// [`ServeError`]; nothing is listening then.
 pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
+    start_from(config, &Kept::default())
+}
+
+/// What goes on over a start. It stays with the caller.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Sockets that listen already; none if the address is to be taken.
+    pub sockets: Vec<TcpListener>,
+    /// Where the shards' figures are published; new ones for shards that have none.
+    pub counters: Vec<Arc<Counters>>,
+}
+
+/// As [`start`], from where another start ended.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) fn start_from(config: &ShardsConfig, kept: &Kept) -> Result<Shards, ServeError> {
     let count = config.cores.len() as u16;
     nofile::check(count)?;
     // Taken first, so that a second server fails before it touches anything.
     let (mut data, manifest) = Manifest::open(&config.data_dir, Some(count))?;
     let was_clean = manifest.clean;
     let hash_seed = manifest.hash_seed;
-    match start_on(config, &mut data, manifest) {
-        Ok(Running { lines, threads, cold }) => {
-            Ok(Shards { data, hash_seed, lines, threads, _cold: cold })
+    match start_on(config, &mut data, manifest, kept) {
+        Ok(Running { lines, threads, sockets, cold }) => {
+            Ok(Shards { data, hash_seed, lines, threads, sockets, _cold: cold })
         }
         Err(error) => {
             // No shard took a turn, so what the last stop left still holds. If this cannot be
@@ -103,6 +122,7 @@ pub fn start(config: &ShardsConfig) -> Result<Shards, ServeError> {
 struct Running {
     lines: Vec<Line>,
     threads: Vec<ExecutorJoinHandle<bool>>,
+    sockets: Vec<TcpListener>,
     cold: ColdExecutor,
 }
 
@@ -110,13 +130,15 @@ fn start_on(
     config: &ShardsConfig,
     data: &mut DataDir,
     manifest: Manifest,
+    kept: &Kept,
 ) -> Result<Running, ServeError> {
     let count = config.cores.len() as u16;
     let mut files = RealFiles::default();
     let (manifest, recovered) = recover_all(&mut files, data, manifest)?;
     let mut meshes = mesh(count).into_iter();
     let cold = ColdExecutor::start()?;
-    probe_port(config.listen)?;
+    let sockets = listening_sockets(config, &kept.sockets)
+        .map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let (mut controls, mut seeds) = (Vec::new(), Vec::new());
     for (id, recovered) in (0..count).map(ShardId).zip(recovered) {
         let Some(mesh) = meshes.next() else { break };
@@ -124,17 +146,22 @@ fn start_on(
         let made = Made::now(&config.shard);
         let active = first_segment(&mut files, &log_dir, &manifest, id, &recovered, made)
             .map_err(|source| ServeError::Log { shard: id, path: log_dir.clone(), source })?;
-        let socket = bind(config.listen, &config.shard)
-            .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+        // None stays without a shard: what waits in the queue of a socket is lost with it.
+        let of_shard = sockets.iter().skip(usize::from(id.0)).step_by(usize::from(count));
+        let of_shard = of_shard.map(TcpListener::try_clone).collect::<io::Result<_>>();
+        let of_shard = of_shard.map_err(|source| ServeError::Driver {
+            shard: id,
+            source: DriverError::Files(source),
+        })?;
         let (control_in, control) = RingBuffer::new(CONTROL_RING);
-        let counters = Arc::<Counters>::default();
+        let counters = kept.counters.get(usize::from(id.0)).cloned().unwrap_or_default();
         controls.push((control_in, counters.clone()));
         seeds.push(Seed {
             id,
             manifest: manifest.clone(),
             config: config.shard.clone(),
             log_dir,
-            socket,
+            sockets: of_shard,
             cold: cold.handle(),
             mesh,
             recovered,
@@ -147,36 +174,60 @@ fn start_on(
     let lines = controls.into_iter().zip(wakers);
     let lines =
         lines.map(|((control, counters), waker)| Line { control, waker, counters }).collect();
-    Ok(Running { lines, threads, cold })
+    Ok(Running { lines, threads, sockets, cold })
+}
+
+/// At least one socket for each shard: those that are inherited, and as many as are missing.
+fn listening_sockets(
+    config: &ShardsConfig,
+    inherited: &[TcpListener],
+) -> io::Result<Vec<TcpListener>> {
+    let mut sockets =
+        inherited.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+    let address = match sockets.first() {
+        Some(socket) => socket.local_addr()?,
+        None => {
+            probe_port(config.listen)?;
+            config.listen
+        }
+    };
+    for socket in &sockets {
+        set_options(&SockRef::from(socket), &config.shard)?;
+    }
+    while sockets.len() < config.cores.len() {
+        sockets.push(bind(address, &config.shard)?.into());
+    }
+    Ok(sockets)
 }
 
 /// SO_REUSEPORT would let a second server share the port silently.
-fn probe_port(address: SocketAddr) -> Result<(), ServeError> {
+fn probe_port(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
-    socket
-        .and_then(|socket| {
-            socket.set_reuse_address(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(1)
-        })
-        .map_err(|source| ServeError::Listen { address, source })
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
 }
 
 fn bind(address: SocketAddr, config: &ShardConfig) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    // Accepted sockets inherit these.
+    set_options(&SockRef::from(&socket), config)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Options that accepted sockets inherit.
+fn set_options(socket: &SockRef<'_>, config: &ShardConfig) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(config.socket_send_buffer as usize)?;
     if config.socket_notsent_lowat > 0 {
         socket.set_tcp_notsent_lowat(config.socket_notsent_lowat)?;
     }
-    socket.bind(&address.into())?;
-    Ok(socket)
+    Ok(())
 }
 
 /// Shards meet here: nobody listens before all could run, nobody is told "ready" before all
@@ -274,8 +325,8 @@ fn lost_thread(threads: Vec<ExecutorJoinHandle<bool>>, id: ShardId, cores: &[usi
 fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, ready: &Ready) -> bool {
     let id = seed.id;
     let (node, shard) = (seed.manifest.node, id);
-    let listener = match seed.socket.try_clone() {
-        Ok(socket) => TcpListener::from(socket),
+    let listeners = match seed.sockets.iter().map(TcpListener::try_clone).collect() {
+        Ok(listeners) => listeners,
         Err(error) => {
             let _ = reporter.to.send((id, Some(Err(DriverError::Files(error)))));
             return false;
@@ -284,7 +335,7 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
     let driver = Driver::new(DriverConfig {
         shard,
         steps: Arc::new(move |job, dir| steps(job, dir, node, shard, unix_ms())),
-        listener,
+        listeners,
         connections_max: seed.config.connections_max,
         recv_buffers: seed.config.recv_buffers,
         recv_buffer_bytes: seed.config.recv_buffer_bytes,
@@ -333,10 +384,12 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
         now: driver.now(),
     });
     ready.shards.wait();
-    // The kernel caps the backlog at net.core.somaxconn.
-    if let Err(error) = seed.socket.listen(i32::MAX) {
-        error!(shard = id.0, %error, "the port was taken while the server started");
-        std::process::exit(1);
+    for socket in seed.sockets {
+        // The kernel caps the backlog at net.core.somaxconn.
+        if let Err(error) = SockRef::from(&socket).listen(i32::MAX) {
+            error!(shard = id.0, %error, "the port was taken while the server started");
+            std::process::exit(1);
+        }
     }
     ready.listening.wait();
     while shard.turn(&mut driver) == Turn::Continue {}
@@ -344,12 +397,30 @@ fn run(seed: Seed, reporter: &Reporter, fds: &mpsc::Receiver<Vec<OwnedFd>>, read
 }
 
 impl Shards {
-    /// Asks every shard to stop in good order.
+    /// Asks every shard to stop in good order. From when they stop accepting, new connections are
+    /// refused, unless somebody else has the sockets.
     pub fn drain(&mut self) {
+        self.sockets.clear();
         for line in &mut self.lines {
             let _ = line.control.push(Control::Drain);
             line.waker.wake();
         }
+    }
+
+    /// The sockets that the shards accept from, for a successor.
+    ///
+    /// # Errors
+    /// They cannot be duplicated.
+    pub(super) fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        self.sockets.iter().map(TcpListener::try_clone).collect()
+    }
+
+    /// What another start can go on with when these shards have stopped.
+    ///
+    /// # Errors
+    /// The sockets cannot be duplicated.
+    pub(super) fn keep(&self) -> io::Result<Kept> {
+        Ok(Kept { sockets: self.sockets()?, counters: self.counters() })
     }
 
     /// The figures of all shards together.

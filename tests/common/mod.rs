@@ -7,6 +7,7 @@
     reason = "a failed test may panic"
 )]
 
+pub mod application;
 pub mod client;
 pub mod durable;
 pub mod http;

@@ -20,16 +20,23 @@ pub struct Settings {
     values: BTreeMap<String, String>,
     outlives_file_limit: bool,
     relative: bool,
+    flags: Vec<String>,
 }
 
 impl Settings {
     /// Settings for `shards` shards with small log segments and tables, so that starts are
     /// quick and many servers fit beside each other.
     pub fn shards(shards: u16) -> Self {
-        Self { shards, values: BTreeMap::new(), outlives_file_limit: false, relative: false }
-            .set("segment_bytes", 8 << 20)
-            .set("connections_max", 1_000)
-            .set("recv_buffers", 256)
+        Self {
+            shards,
+            values: BTreeMap::new(),
+            outlives_file_limit: false,
+            relative: false,
+            flags: Vec::new(),
+        }
+        .set("segment_bytes", 8 << 20)
+        .set("connections_max", 1_000)
+        .set("recv_buffers", 256)
     }
 
     /// Sets a value of the shard configuration.
@@ -46,6 +53,12 @@ impl Settings {
     /// Names the data directory relative to the working directory.
     pub fn with_relative_data_dir(self) -> Self {
         Self { relative: true, ..self }
+    }
+
+    /// Adds a flag of the command line.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
     }
 
     /// The command that starts a server, up to its arguments.
@@ -75,6 +88,8 @@ pub struct Server {
     _reserved: TcpListener,
     settings: Settings,
     dir: TempDir,
+    /// A process that is taking over.
+    successor: Option<Child>,
 }
 
 impl Server {
@@ -85,7 +100,7 @@ impl Server {
     /// Starts in a directory of the caller's; the logs go to `data` in it.
     pub fn start_in(settings: Settings, dir: TempDir) -> Self {
         let (child, addr, reserved) = spawn(&settings, dir.path());
-        Self { child, addr, _reserved: reserved, settings, dir }
+        Self { child, addr, _reserved: reserved, settings, dir, successor: None }
     }
 
     /// A server for clients that reconnect by themselves: its port lies below those that the
@@ -94,7 +109,7 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         let (reserved, addr) = port_apart();
         let child = spawn_at(&settings, dir.path(), addr).expect("the port was free");
-        Self { child, addr, _reserved: reserved, settings, dir }
+        Self { child, addr, _reserved: reserved, settings, dir, successor: None }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -159,6 +174,43 @@ impl Server {
             .unwrap_or_else(|| panic!("the server does not start:\n{}", self.log()));
     }
 
+    /// Starts a process that takes over, with these settings.
+    pub fn begin_takeover(&mut self, settings: Settings) {
+        self.begin_takeover_at(settings, self.addr);
+    }
+
+    /// The same, with this address in its configuration.
+    pub fn begin_takeover_at(&mut self, settings: Settings, addr: SocketAddr) {
+        self.settings = settings;
+        let command = command(&self.settings, self.dir.path(), addr);
+        self.successor = Some({ command }.arg("--takeover").spawn().unwrap());
+    }
+
+    /// Waits until the process that takes over has done so; it is the server from then on.
+    pub fn finish_takeover(&mut self) {
+        let status = self.wait(2 * SOON);
+        assert!(status.success(), "the predecessor ended with {status}\n{}", self.log());
+        self.child = self.successor.take().expect("a takeover was begun");
+        assert!(is_up(self.addr), "{}", self.log());
+    }
+
+    /// The process that takes over, when the server has ended otherwise.
+    pub fn adopt_successor(&mut self) {
+        self.child = self.successor.take().expect("a takeover was begun");
+    }
+
+    /// Ends the process that takes over the way a crash does.
+    pub fn kill_successor(&mut self) {
+        let mut successor = self.successor.take().expect("a takeover was begun");
+        successor.kill().unwrap();
+        successor.wait().unwrap();
+    }
+
+    /// Waits for the end of a process that cannot take over.
+    pub fn takeover_fails(&mut self) -> ExitStatus {
+        self.successor.take().expect("a takeover was begun").wait().unwrap()
+    }
+
     /// The same with other settings.
     pub fn restart_with(&mut self, settings: Settings) {
         self.settings = settings;
@@ -175,8 +227,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in self.successor.iter_mut().chain([&mut self.child]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(40).collect();
@@ -234,12 +288,22 @@ fn spawn(settings: &Settings, dir: &Path) -> (Child, SocketAddr, TcpListener) {
 
 /// Starts the server there; `None` if it ends at once.
 fn spawn_at(settings: &Settings, dir: &Path, addr: SocketAddr) -> Option<Child> {
+    let mut child = command(settings, dir, addr).spawn().unwrap();
+    let mut ended = false;
+    wait_until("starting the server", || {
+        ended = child.try_wait().unwrap().is_some();
+        ended || is_up(addr)
+    });
+    (!ended).then_some(child)
+}
+
+fn command(settings: &Settings, dir: &Path, addr: SocketAddr) -> Command {
     let config = dir.join("fanfare.toml");
     fs::write(&config, settings.toml()).unwrap();
     let log = File::options().create(true).append(true).open(dir.join("stderr")).unwrap();
     let data = if settings.relative { "data".into() } else { dir.join("data") };
-    let mut child = settings
-        .command()
+    let mut command = settings.command();
+    command
         .current_dir(dir)
         .arg("serve")
         .args(["--listen", &addr.to_string()])
@@ -248,15 +312,9 @@ fn spawn_at(settings: &Settings, dir: &Path, addr: SocketAddr) -> Option<Child> 
         .arg(data)
         .arg("--config")
         .arg(&config)
+        .args(&settings.flags)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let mut ended = false;
-    wait_until("starting the server", || {
-        ended = child.try_wait().unwrap().is_some();
-        ended || is_up(addr)
-    });
-    (!ended).then_some(child)
+        .stderr(log);
+    command
 }

@@ -23,11 +23,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+use socket2::{Domain, Socket, Type};
 
 use super::ask::Asker;
 use crate::shard::counters::Counters;
 
 pub use guard::{Token, TokenCell, TokenError};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// What the interface is made of.
 pub(super) struct Parts {
@@ -81,18 +85,28 @@ pub enum HttpError {
     Thread(#[source] io::Error),
 }
 
-/// Takes the address, so that a start that cannot have it fails before anything else.
-pub(super) fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
-    let listen = |address| {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+/// Takes the address, so that a start that cannot have it fails before anything else. `shared`:
+/// with a predecessor, who has it until it ends.
+pub(super) fn bind(address: SocketAddr, shared: bool) -> Result<Socket, HttpError> {
+    let bind = || {
+        if !shared {
+            // Whoever has it would share it silently.
+            drop(TcpListener::bind(address)?);
+        }
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
     };
-    listen(address).map_err(|source| HttpError::Listen { address, source })
+    bind().map_err(|source| HttpError::Listen { address, source })
 }
 
-/// Answers on `listener` until the process ends.
-pub(super) fn start(listener: TcpListener, parts: Parts) -> Result<(), HttpError> {
+/// Answers on `socket` until the process ends.
+pub(super) fn start(socket: Socket, parts: Parts) -> Result<(), HttpError> {
+    socket.listen(BACKLOG).map_err(HttpError::Thread)?;
+    let listener = TcpListener::from(socket);
     let prober = ready::Prober::start(parts.listen, parts.hash_seed, parts.counters.len() as u16)
         .map_err(HttpError::Thread)?;
     let state = Arc::new(State {
