@@ -16,6 +16,8 @@ import { toBytes } from "./wire.js";
 const SUBPROTOCOL = "fanfare.binary.v1";
 /** With more than this unsent in the socket nothing is added. */
 const BUFFERED_ENOUGH = 1 << 20;
+/** A token that could not be had is asked for again after this time. */
+const TOKEN_AGAIN_MS = 1_000;
 /** How soon it is looked again whether the socket has sent: it does not say so by itself. */
 const BUFFERED_LOOK_MS = 20;
 /** A message that waits for the application counts this much beside its payload. */
@@ -35,8 +37,8 @@ export interface WebSocketLike {
 
 export interface ClientOptions extends CoreOptions {
   /**
-   * What shows the server who this is, or a function that gets it anew for each connection. The
-   * protocol has no way to send it yet: a client that is given one refuses to start.
+   * What shows the server who this is, or a function that gets the newest one: it is asked before each
+   * connect, and when the server wants another one. If it fails, the client tries again later.
    */
   token?: string | (() => string | Promise<string>);
   /** Go on where another client of this member was. */
@@ -119,14 +121,16 @@ export class Client {
   private readonly listeners = new Map<string, Set<(event: never) => void>>();
   private waitingBytes = 0;
   private openUntil = 0;
+  private readonly token: ClientOptions["token"];
+  /** Not asked for before this time; undefined while it is. */
+  private tokenAt: number | undefined;
+  /** There is a token for the next connect, or none is needed. */
+  private hasToken = false;
   private ended!: (reason: Reason) => void;
   /** Settles with the reason once the client has ended. */
   readonly closed: Promise<Reason>;
 
   constructor(private readonly url: string, options: ClientOptions) {
-    if (options.token !== undefined) {
-      throw new ClientError("range", "tokens are not part of the protocol yet; leave the option out");
-    }
     const socketClass = options.WebSocket ?? (globalThis.WebSocket as unknown as ClientOptions["WebSocket"]);
     if (!socketClass) throw new ClientError("range", "there is no WebSocket here; give one in the options");
     this.socketClass = socketClass;
@@ -135,7 +139,9 @@ export class Client {
     this.waitingBytesMax = options.waitingBytesMax ?? 8 << 20;
     this.connectMs = options.answerTimeoutMs ?? 10_000;
     this.closed = new Promise((resolve) => (this.ended = resolve));
-    this.open();
+    this.token = options.token;
+    this.tokenAt = now();
+    this.turn();
   }
 
   /**
@@ -297,14 +303,33 @@ export class Client {
       } else if (link.kind === "connect") {
         if (this.isFull(this.waitingBytesMax / 2)) return;
         if (at < link.at) return this.wake(link.at);
+        if (this.token !== undefined && !this.hasToken) return this.getToken(at, this.token);
+        this.hasToken = false;
         return this.open();
       } else {
+        if (this.token !== undefined && this.core.tokenIsDue(at)) this.getToken(at, this.token);
         const due = this.core.deadline();
         if (this.core.outputBytes > 0) this.wake(at + BUFFERED_LOOK_MS);
         else if (due !== undefined) this.wake(due);
         return;
       }
     }
+  }
+
+  /** Asks for the newest token; {@link turn} goes on when it is there. */
+  private getToken(at: number, token: NonNullable<ClientOptions["token"]>): void {
+    if (this.tokenAt === undefined) return;
+    if (at < this.tokenAt) return this.wake(this.tokenAt);
+    this.tokenAt = undefined;
+    const renews = typeof token === "function";
+    const got = (async () => this.core.setToken(renews ? await token() : token, renews))();
+    got.then(
+      () => [this.tokenAt, this.hasToken] = [now(), this.core.link().kind === "connect"],
+      (error: unknown) => {
+        this.tokenAt = now() + TOKEN_AGAIN_MS;
+        this.tell({ type: "tokenFailed", error });
+      },
+    ).finally(() => this.schedule());
   }
 
   private wake(at: number): void {

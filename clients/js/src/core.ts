@@ -81,6 +81,20 @@ export class Core {
     return { kind: "up" };
   }
 
+  /**
+   * The newest token. With `renews` another one may be had later: then it is due when {@link tokenIsDue}
+   * says so, and a refusal does not end the client.
+   */
+  setToken(token: string, renews: boolean): void {
+    this.session.renewsToken = renews;
+    this.session.setToken(token);
+  }
+
+  /** Whether the server wants another token by now. If none comes it is due again a while later. */
+  tokenIsDue(now: number): boolean {
+    return this.session.tokenIsDue(now);
+  }
+
   /** A connection was made. */
   connected(now: number): void {
     if (this.session.conn !== "down") return;

@@ -16,6 +16,7 @@ export function advance(s: Session, now: number): void {
   }
   if (s.conn !== "open") return;
   heartbeat(s, now);
+  moveLate(s, now);
   if (s.closing) return;
   joinAndLeave(s);
   for (const { request, bytes } of s.waiting.splice(0)) {
@@ -38,10 +39,19 @@ export function advance(s: Session, now: number): void {
       s.close({ kind: "renewed" });
       return;
     }
-    publish(s);
+    publish(s, now);
   } else if (s.requests.size === 0) {
     acknowledgeAll(s, now);
     s.close({ kind: "drained" });
+  }
+}
+
+/** Joins groups again that had to wait. */
+function moveLate(s: Session, now: number): void {
+  for (const [group, at] of s.lateMoves) {
+    if (at > now) continue;
+    s.lateMoves.delete(group);
+    s.listMove(group);
   }
 }
 
@@ -125,7 +135,7 @@ function release(s: Session, now: number): void {
   }
 }
 
-function publish(s: Session): void {
+function publish(s: Session, now: number): void {
   const window = Math.max(1, s.welcome?.publishWindow ?? 1);
   while (s.outBytes < OUT_ENOUGH) {
     const [group] = s.sends;
@@ -137,7 +147,7 @@ function publish(s: Session): void {
         s.sends.add(group);
         break;
       }
-      const entry = group.producer.sendNext(window, s.renewing);
+      const entry = group.producer.sendNext(window, s.renewing, now);
       if (!entry) break;
       const { id, how, payload, sentAs } = entry;
       const request = s.request({ kind: "publish", group, id });
@@ -149,7 +159,7 @@ function publish(s: Session): void {
 
 /** When something is due next. */
 export function deadline(s: Session): number | undefined {
-  const times: (number | undefined)[] = [s.pingAt, s.silentAt];
+  const times: (number | undefined)[] = [s.pingAt, s.silentAt, s.renewAt, ...s.lateMoves.values()];
   if (s.conn === "down" || s.conn === "greeting") times.push(s.until);
   const [first] = s.clock.values();
   times.push(first);

@@ -197,6 +197,8 @@ export interface Events {
   roster: RosterPage;
   /** `error` null: the connection ended first. A SET_STATE may have been done then. */
   queryFailed: { id: number; group: string; error: Refusal | null };
+  /** The function for the token failed; it is asked again. */
+  tokenFailed: { error: unknown };
   /** The server said no to something that is not a request. */
   serverError: { error: Refusal };
   /** The server stops. The client finishes what is under way, and reconnects. */
@@ -211,13 +213,14 @@ export type Event = { [K in keyof Events]: { type: K } & Events[K] }[keyof Event
 const NAMES: Record<number, string> = {
   1: "BadMagic", 2: "VersionUnsupported", 3: "EncodingUnsupported", 4: "OutOfState",
   5: "HandshakeTimeout", 6: "HeartbeatTimeout", 7: "FrameTooLong", 8: "FrameTooShort",
-  9: "TooManyConnections", 10: "Stalled", 11: "MemoryBudget", 12: "ShuttingDown", 13: "Replaced",
+  9: "TooManyConnections", 10: "Stalled", 11: "MemoryBudget", 12: "ShuttingDown", 13: "Replaced", 14: "AuthRequired",
+  15: "TokenExpired", 16: "TokenRefused", 17: "TooManyConnectionsOfMember",
   100: "UnknownFrame", 101: "Malformed", 102: "TooManyGroupsPerMember", 103: "TooManyGroups",
   104: "TooManyMembers", 105: "PayloadTooLong", 106: "NotAMember", 107: "AlreadyAMember",
   108: "StorageFull", 109: "StorageFailed", 110: "Indeterminate", 111: "Unsupported", 112: "Draining",
   113: "UnknownProducer", 114: "ProducerGap", 115: "ProducerSeqTooOld", 116: "ProducerTaken",
   117: "TooManyProducers", 118: "ReceiptsRefused", 119: "StateTooLarge", 120: "TooManyRequests",
-  121: "TooManyKeys", 122: "TooManyShares",
+  121: "TooManyKeys", 122: "TooManyShares", 123: "Forbidden", 124: "RateLimited",
 };
 
 export function refusal(e: { code: number; limit: bigint; field: Uint8Array; text: Uint8Array }): Refusal {

@@ -54,6 +54,8 @@ export class Group {
   /** How the server knows the member, when the application has left since. */
   leaving: How | undefined;
   joinedBefore = false;
+  /** It may not read history, so it comes back to what is live. */
+  private noHistory = false;
   /** The member has to leave and join again to look for the start of an epoch. */
   rejoin = false;
   /** Messages handled, or sent again although they were, since the last ACK. */
@@ -98,13 +100,24 @@ export class Group {
     return this.placed ? this.handled : null;
   }
 
+  /**
+   * A JOIN behind the live messages was refused: it comes back to those alone, if that is not what the
+   * application asked for. What it missed is a gap.
+   */
+  goesWithoutHistory(): boolean {
+    const live = !(this.wanted ?? this.leaving)?.durable;
+    if (!live || !this.placed || this.noHistory) return false;
+    return (this.noHistory = true);
+  }
+
   /** The entry of a JOIN for it, if it is to be joined, be it only to leave. */
   joinEntry(): JoinEntry | undefined {
     const how = this.wanted ?? this.leaving;
     if (!how) return undefined;
     let start: JoinEntry["start"] = how.from;
     if (!how.durable) {
-      if (this.rewind) start = this.rewind.from;
+      if (this.noHistory && this.placed) start = "tail";
+      else if (this.rewind) start = this.rewind.from;
       else if (this.placed) start = this.place.seq + 1;
       else if (start === "cursor") start = "tail";
     } else if (this.placed) {

@@ -59,6 +59,8 @@ export class Producer {
   private cameBack: Returned | undefined;
   /** One came back although its number was right. */
   private stuck = false;
+  /** When what may be in the group as number 1 was sent first, by this process. */
+  private firstSent: number | undefined;
   /** Nothing is sent before this time, or before the next connection. */
   hold: number | "reconnect" | undefined;
 
@@ -80,13 +82,14 @@ export class Producer {
   }
 
   /** The next publish to send, with its number in `sentAs`; `old` takes only what may have been taken before. */
-  sendNext(window: number, old: boolean): Entry | undefined {
+  sendNext(window: number, old: boolean, now: number): Entry | undefined {
     if (this.hold !== undefined || this.cameBack !== undefined || this.inFlight >= window) return undefined;
     while (this.queue[this.sent]?.state === "done") this.sent++;
     const entry = this.queue[this.sent];
     if (!entry || (old && !entry.doubtful)) return undefined;
     entry.state = "sent";
     entry.sentAs = this.base + this.sent;
+    if (entry.sentAs === 1 && !entry.doubtful) this.firstSent = now;
     this.sent++;
     this.inFlight++;
     return entry;
@@ -176,11 +179,13 @@ export class Producer {
   }
 
   /**
-   * The client was away for so long that the server may have forgotten it. It would say so, but for
-   * number 1, which it would take as new: gives up what would be sent again as that.
+   * A new connection. Of a producer that did not publish for long the server may forget all. It would
+   * say so, but for number 1, which it would take as new: gives up what would be sent again as that,
+   * later than `safeMs` after it was sent first.
    */
-  away(): Settled {
-    if (this.base !== 1 || !this.queue[0]?.doubtful) return NOTHING;
+  away(now: number, safeMs: number): Settled {
+    const late = this.firstSent !== undefined && this.firstSent + safeMs < now;
+    if (!late || this.base !== 1 || !this.queue[0]?.doubtful) return NOTHING;
     return { inDoubt: this.giveUpDoubtful(), forgotten: true, stuck: false };
   }
 

@@ -4,10 +4,12 @@ import type { Event, Reason } from "./events.js";
 import { Group } from "./group.js";
 import type { Over } from "./producer.js";
 import type { Welcome } from "./wire.js";
-import { FRAME_MAX, hello, Input, MEMBER_MAX, NAME_MAX, PAYLOAD_MAX, toBytes } from "./wire.js";
+import { auth, FRAME_MAX, hello, Input, MEMBER_MAX, NAME_MAX, PAYLOAD_MAX, toBytes, TOKEN_MAX } from "./wire.js";
 
-/** A server does not forget a producer that was away for less; see PROTOCOL.md. */
-const FORGOTTEN_AFTER_MS = 5 * 60 * 1000;
+/** When a server may forget a producer, if it does not say; see PROTOCOL.md. */
+const PRODUCER_TTL_MS = 10 * 60 * 1000;
+/** A source that still gives the token that is in use is asked again after this time. */
+const ASK_AGAIN_MS = 1_000;
 /** Longest frame before WELCOME: an ERROR with its text. */
 const FIRST_FRAME_MAX = 1024;
 /** Longest frame that is accepted, whatever WELCOME says. */
@@ -52,6 +54,7 @@ export class ClientError extends Error {
 export type Request =
   | { kind: "join" | "leave"; groups: Set<Group> }
   | { kind: "publish"; group: Group; id: number }
+  | { kind: "auth" }
   /** `frame`: the kind of the frame that asks. */
   | { kind: "query"; group: Group; id: number; frame: number; sent: boolean };
 
@@ -96,13 +99,21 @@ export class Session {
   /** Groups whose publishes wait for a time. */
   readonly holds = new Set<Group>();
 
+  /** What shows the server who this is, and what this connection has sent of it. */
+  private token: string | undefined;
+  private sentToken: string | undefined;
+  /** Whether there may be another token later. */
+  renewsToken = false;
+  /** When the next token is due. */
+  renewAt: number | undefined;
+  /** Groups whose JOIN waits for a time. */
+  readonly lateMoves = new Map<Group, number>();
+
   pingAt: number | undefined;
   /** When an ACK was sent last. */
   ackedAt: number | undefined;
   /** Something must have come until then. */
   silentAt: number | undefined;
-  /** When the last connection ended. */
-  private downSince: number | undefined;
   /** Reconnects in a row that failed. */
   private attempt = 0;
   /** The server stops; when to reconnect. */
@@ -221,10 +232,42 @@ export class Session {
     this.until = now + this.options.answerTimeoutMs;
     this.clear();
     this.send(hello(this.member, this.producer));
+    [this.sentToken, this.renewAt] = [undefined, undefined];
+    this.sendToken();
     for (const group of this.groups.values()) {
       this.listMove(group);
       this.listSend(group);
     }
+  }
+
+  /** The newest token. It is sent now, if there is a connection that does not have it. */
+  setToken(token: string): void {
+    const { length } = toBytes(token);
+    if (length < 1 || length > TOKEN_MAX) {
+      throw new ClientError("length", `a token of ${length} bytes; it has 1 to ${TOKEN_MAX}`);
+    }
+    this.token = token;
+    if (this.conn !== "open" && this.conn !== "greeting") return;
+    if (this.sendToken()) this.renewAt = undefined;
+  }
+
+  tokenIsDue(now: number): boolean {
+    if (this.renewAt === undefined || this.renewAt > now) return false;
+    this.renewAt = now + ASK_AGAIN_MS;
+    return true;
+  }
+
+  private sendToken(): boolean {
+    if (this.token === undefined || this.token === this.sentToken) return false;
+    this.send(auth(this.request({ kind: "auth" }), toBytes(this.token)));
+    this.sentToken = this.token;
+    return true;
+  }
+
+  /** The server accepted the token. */
+  authed(request: number, validMs: number, renewAfterMs: number, now: number): void {
+    this.requests.delete(request);
+    this.renewAt = validMs > 0 && this.renewsToken ? now + renewAfterMs : undefined;
   }
 
   private clear(): void {
@@ -235,13 +278,12 @@ export class Session {
 
   /** The connection is gone, or could not be made. */
   disconnected(now: number, lost: Reason): void {
-    if (this.welcome) this.downSince = now;
     const reason = this.closing ?? (this.drain === undefined ? lost : { kind: "drained" as const });
     const drain = this.drain;
     this.clear();
     [this.closing, this.drain, this.welcome] = [undefined, undefined, undefined];
-    [this.pingAt, this.silentAt, this.ackedAt] = [undefined, undefined, undefined];
-    for (const list of [this.moves, this.sends, this.acks, this.clock, this.holds]) list.clear();
+    [this.pingAt, this.silentAt, this.ackedAt, this.renewAt] = [undefined, undefined, undefined, undefined];
+    for (const list of [this.moves, this.sends, this.acks, this.clock, this.holds, this.lateMoves]) list.clear();
     for (const group of this.groups.values()) {
       if (group.disconnected()) this.events.push({ type: "left", group: group.name });
       if (typeof group.producer.hold === "number") this.holds.add(group);
@@ -255,7 +297,7 @@ export class Session {
       }
     }
     let retryInMs: number | null = null;
-    if (!isFinal(reason)) retryInMs = drain === undefined ? this.backoffMs() : Math.max(0, drain - now);
+    if (!isFinal(reason, this.renewsToken)) retryInMs = drain === undefined ? this.backoffMs() : Math.max(0, drain - now);
     this.conn = retryInMs === null ? "over" : "down";
     this.until = now + (retryInMs ?? 0);
     this.events.push({ type: "disconnected", reason, retryInMs });
@@ -282,14 +324,13 @@ export class Session {
     this.input.frameMax = Math.min(Math.max(welcome.frameMax, FIRST_FRAME_MAX), SERVER_FRAME_MAX);
     this.spreadAcks();
     this.attempt = 0;
-    if (this.downSince !== undefined && now - this.downSince > FORGOTTEN_AFTER_MS) {
-      for (const group of this.groups.values()) {
-        const settled = group.producer.away();
-        this.giveUp(group, settled.inDoubt);
-        this.renewing ||= settled.forgotten;
-      }
+    // The other half is for the way.
+    const safeMs = (welcome.producerTtlMs || PRODUCER_TTL_MS) / 2;
+    for (const group of this.groups.values()) {
+      const settled = group.producer.away(now, safeMs);
+      this.giveUp(group, settled.inDoubt);
+      this.renewing ||= settled.forgotten;
     }
-    this.downSince = undefined;
     if (welcome.heartbeatMs > 0) this.pingAt = now + welcome.heartbeatSlotMs;
   }
 
@@ -331,9 +372,11 @@ function newProducer(): Uint8Array {
 }
 
 /** Whether there is no use in trying again. */
-function isFinal(reason: Reason): boolean {
+function isFinal(reason: Reason, renewsToken: boolean): boolean {
   if (reason.kind === "server") {
-    return ["BadMagic", "VersionUnsupported", "EncodingUnsupported"].includes(reason.refusal.name);
+    const { name } = reason.refusal;
+    if (["AuthRequired", "TokenExpired", "TokenRefused"].includes(name)) return !renewsToken;
+    return ["BadMagic", "VersionUnsupported", "EncodingUnsupported"].includes(name);
   }
   return reason.kind === "replaced" || reason.kind === "closed";
 }

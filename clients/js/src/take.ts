@@ -5,11 +5,15 @@ import { Message, refusal } from "./events.js";
 import type { Group } from "./group.js";
 import type { Session } from "./session.js";
 import type { Deliver, ServerFrame } from "./wire.js";
-import { probed, toText, WireError } from "./wire.js";
+import { KIND, probed, toText, WireError } from "./wire.js";
 
 type Frame<K extends ServerFrame["kind"]> = Extract<ServerFrame, { kind: K }>;
 
-const HELD = ["StorageFull", "StorageFailed", "Indeterminate", "TooManyProducers"];
+const HELD = ["StorageFull", "StorageFailed", "Indeterminate", "TooManyProducers", "RateLimited"];
+/** Longest wait that a server may ask for, in ms; a longer one is asked for again. */
+const WAIT_MAX_MS = 60_000;
+/** Number of the right to read history in PROTOCOL.md. */
+const HISTORY = 3;
 
 /**
  * Takes a frame that came at `now`; what it means goes to the events.
@@ -47,6 +51,8 @@ function opened(s: Session, frame: Exclude<ServerFrame, Frame<"DELIVER" | "WELCO
       s.drain = now + frame.reconnectAfterMs;
       s.events.push({ type: "draining", graceMs: frame.graceMs, reconnectAfterMs: frame.reconnectAfterMs });
       return;
+    case "AUTHED":
+      return s.authed(frame.request, frame.validMs, frame.renewAfterMs, now);
     case "JOINED":
       return joined(s, frame);
     case "LEFT":
@@ -137,10 +143,20 @@ function joined(s: Session, frame: Frame<"JOINED">): void {
 }
 
 function left(s: Session, frame: Frame<"LEFT">): void {
+  if (frame.request === 0) return expelled(s, frame.handle);
   const group = asked(s, "leave", frame.request, s.handles.get(frame.handle));
   const over = group.left();
   s.listMove(group);
   if (over) s.events.push({ type: "left", group: group.name });
+}
+
+/** A new token does not allow the member to be in the group any more. */
+function expelled(s: Session, handle: bigint): void {
+  const group = s.handles.get(handle);
+  if (!group || group.phase === "out") return;
+  group.wanted = undefined;
+  group.left();
+  s.events.push({ type: "left", group: group.name });
 }
 
 function published(s: Session, frame: Frame<"PUBLISHED">, now: number): void {
@@ -187,8 +203,12 @@ function error(s: Session, frame: Frame<"ERROR">, now: number): void {
       return publishError(s, request.group, request.id, why, now);
     case "query":
       return queryFailed(s, frame.request, why);
+    case "auth":
+      s.requests.delete(frame.request);
+      s.events.push({ type: "serverError", error: why });
+      return;
     default:
-      moveError(s, frame.request, request.groups, why);
+      moveError(s, frame.request, request.groups, why, now);
   }
 }
 
@@ -202,6 +222,8 @@ function queryFailed(s: Session, number: number, why: Refusal): void {
 
 /** An ERROR without a request. */
 function serverError(s: Session, why: Refusal): void {
+  // It is older than tokens, and takes everybody.
+  if (why.name === "UnknownFrame" && why.limit === KIND.AUTH) return;
   s.events.push({ type: "serverError", error: why });
   if (why.name !== "UnknownFrame") return;
   // An old server: what was asked for by this kind of frame has no other answer.
@@ -211,7 +233,7 @@ function serverError(s: Session, why: Refusal): void {
 }
 
 /** One group of a JOIN or LEAVE was refused, or all of them. */
-function moveError(s: Session, number: number, groups: Set<Group>, why: Refusal): void {
+function moveError(s: Session, number: number, groups: Set<Group>, why: Refusal, now: number): void {
   const named = [...groups].find((group) => group.name === why.field);
   const refused = named ? [named] : [...groups];
   for (const group of refused) groups.delete(group);
@@ -221,6 +243,12 @@ function moveError(s: Session, number: number, groups: Set<Group>, why: Refusal)
     if (group.phase === "leaving") {
       // It is not in it: what was wanted.
       if (group.left()) s.events.push({ type: "left", group: name });
+    } else if (why.name === "RateLimited" && group.wanted) {
+      group.phase = "out";
+      s.lateMoves.set(group, now + waitMs(why));
+      continue;
+    } else if (why.name === "Forbidden" && why.limit === HISTORY && group.goesWithoutHistory()) {
+      group.phase = "out";
     } else {
       const wanted = group.wanted;
       [group.phase, group.leaving, group.wanted] = ["out", undefined, undefined];
@@ -230,11 +258,15 @@ function moveError(s: Session, number: number, groups: Set<Group>, why: Refusal)
   }
 }
 
+function waitMs(why: Refusal): number {
+  return Math.min(Math.max(1, why.limit), WAIT_MAX_MS);
+}
+
 function publishError(s: Session, group: Group, id: number, why: Refusal, now: number): void {
   const { producer, name } = group;
   const timed = HELD.includes(why.name);
   if (timed || why.name === "Draining") {
-    const retryInMs = timed ? s.holdMs() : null;
+    const retryInMs = why.name === "RateLimited" ? waitMs(why) : timed ? s.holdMs() : null;
     producer.returned(id, why.name === "Indeterminate" ? "indeterminate" : "held");
     producer.hold = retryInMs === null ? "reconnect" : now + retryInMs;
     if (timed) s.holds.add(group);

@@ -7,11 +7,13 @@
 
 export const KIND = {
   HELLO: 0x01, JOIN: 0x02, LEAVE: 0x03, PUBLISH: 0x04, ACK: 0x05, PING: 0x06, FETCH: 0x07,
-  SET_STATE: 0x08, SYNC: 0x09, ROSTER_QUERY: 0x0b, PROBED: 0x0c,
+  SET_STATE: 0x08, SYNC: 0x09, ROSTER_QUERY: 0x0b, PROBED: 0x0c, AUTH: 0x0d,
 } as const;
 
 /** Longest member id, in bytes. */
 export const MEMBER_MAX = 64;
+/** Longest token, in bytes. */
+export const TOKEN_MAX = 4096;
 /** Longest name of a group and longest key of its state, in bytes. */
 export const NAME_MAX = 128;
 /** Most entries of a JOIN, LEAVE or ACK. */
@@ -146,6 +148,10 @@ export function probed(token: bigint): Uint8Array {
   return new Out(KIND.PROBED, 8).u64(0, token).bytes;
 }
 
+export function auth(request: number, token: Uint8Array): Uint8Array {
+  return new Out(KIND.AUTH, 8 + token.length).u32(0, request).u16(4, token.length).put(8, token).bytes;
+}
+
 export function fetch(
   request: number, group: Uint8Array, from: number | bigint, to: number | bigint, countMax: number,
   bytesMax: number,
@@ -198,6 +204,8 @@ export interface Welcome {
   ackTimeoutMs: number;
   publishWindow: number;
   heartbeatSlotMs: number;
+  /** A group does not forget a producer within this time; 0 if the server does not say. */
+  producerTtlMs: number;
 }
 
 export interface Deliver {
@@ -268,6 +276,7 @@ export type ServerFrame =
   | { kind: "REDELIVER"; handle: bigint; from: number; epoch: number; attempt: number }
   | { kind: "STATE_SET"; request: number; handle: bigint; version: number; stamp: bigint }
   | { kind: "PROBE"; token: bigint }
+  | { kind: "AUTHED"; request: number; validMs: number; renewAfterMs: number }
   | { kind: "UNKNOWN"; number: number };
 
 /** Reads fields of a frame one after another. */
@@ -361,7 +370,7 @@ export function decode(frame: Uint8Array): ServerFrame {
       const welcome = {
         version, node, shard, heartbeatMs: f.u32(), payloadMax: f.u32(), frameMax: f.u32(),
         groupsPerMemberMax: f.u32(), ackEvery: f.u32(), ackIntervalMs: f.u32(), ackTimeoutMs: f.u32(),
-        publishWindow: f.u32(), heartbeatSlotMs: f.u32(),
+        publishWindow: f.u32(), heartbeatSlotMs: f.u32(), producerTtlMs: f.u32(),
       };
       return { kind: "WELCOME", welcome };
     }
@@ -465,6 +474,8 @@ export function decode(frame: Uint8Array): ServerFrame {
     }
     case 0x92:
       return { kind: "PROBE", token: f.big() };
+    case 0x93:
+      return { kind: "AUTHED", request: f.u32(), validMs: f.u32(), renewAfterMs: f.u32() };
     default:
       return { kind: "UNKNOWN", number: frame[4] ?? 0 };
   }

@@ -240,7 +240,31 @@ test("the shared state follows changes, pages and conflicts", async () => {
   await client.close();
 });
 
+test("a token is sent with each connection, renewed when the server wants it, and asked for again when that fails", async () => {
+  const tokens = ["one", "two", new Error("no"), "three"];
+  const failures = [];
+  const { client } = start({
+    token: async () => {
+      const token = tokens.shift();
+      if (token instanceof Error) throw token;
+      return token;
+    },
+  });
+  client.on("tokenFailed", ({ error }) => failures.push(error.message));
+  const socket = (await again(1)).accept();
+  const auth = await socket.heard("AUTH");
+  assert.equal(`${auth.token}`, "one");
+  socket.say(["AUTHED", { request: auth.request, valid_ms: 1000, renew_after_ms: 20 }]);
+  const renewed = await socket.heard("AUTH");
+  assert.equal(`${renewed.token}`, "two");
+  socket.say(["AUTHED", { request: renewed.request, valid_ms: 0 }]);
+  socket.say(["ERROR", { code: 15 }]);
+  const next = (await again(2)).accept();
+  assert.equal(`${(await next.heard("AUTH")).token}`, "three");
+  assert.deepEqual([failures, tokens], [["no"], []]);
+  await client.close();
+});
+
 test("wrong options are errors at once", () => {
   assert.throws(() => connect("ws://here", { member: "", WebSocket: Fake }), ClientError);
-  assert.throws(() => connect("ws://here", { member: "ann", token: "secret", WebSocket: Fake }), /not part of the protocol yet/);
 });

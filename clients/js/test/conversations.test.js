@@ -56,6 +56,7 @@ class Play {
       set_state: () => this.core.setState(group, args.key, data(args.data), args.expected ?? "any"),
       sync: () => this.core.sync(group, args.known),
       roster: () => this.core.roster(group, args.known, args.after, args.limit),
+      token: () => this.core.setToken(args.token, args.renews),
       close: () => this.core.close(this.now),
     };
     if (fails) return assert.throws(commands[what], (error) => error instanceof ClientError && error.kind === fails);

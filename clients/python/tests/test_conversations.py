@@ -62,6 +62,8 @@ class Play:
                 return self.core.sync(group, args["known"])
             case "roster":
                 return self.core.roster(group, args["known"], args["after"], args["limit"])
+            case "token":
+                self.core.set_token(args["token"], args["renews"])
             case "close":
                 self.core.close(self.now)
             case other:

@@ -30,6 +30,7 @@ from .events import (
     StateEntry,
     StatePage,
     StateWasSet,
+    TokenFailed,
 )
 from .membership import Membership
 from .session import ClientError, Options
@@ -42,5 +43,5 @@ __all__ = [
     "MissingMessages", "Options", "Page", "Presence", "ProducerRenewed", "PublishError", "PublishFailed",
     "PublishFailure", "PublishHeld", "PublishedMessage", "QueryFailed", "Reason", "ReceiptOf", "Redelivery",
     "Refusal", "RefusedError", "RosterForm", "RosterPage", "ServerError", "SharedState", "StateChanges",
-    "StateConflict", "StateEntry", "StateForm", "StatePage", "StateWasSet", "Welcome", "connect",
+    "StateConflict", "StateEntry", "StateForm", "StatePage", "StateWasSet", "TokenFailed", "Welcome", "connect",
 ]  # fmt: skip

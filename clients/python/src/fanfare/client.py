@@ -26,8 +26,13 @@ _SUBPROTOCOL = websockets.Subprotocol("fanfare.binary.v1")
 _MESSAGE_MAX = 64 << 20
 #: A message that waits for the application counts this much beside its payload.
 MESSAGE_COST = 128
+#: A token that could not be had is asked for again after this time.
+_TOKEN_AGAIN_MS = 1_000
 #: How long a closing client waits for its last words to be taken.
 _LINGER_S = 2.0
+
+#: A token, or what gets the newest one.
+Token = str | Callable[[], Awaitable[str]]
 
 _log = logging.getLogger("fanfare")
 
@@ -52,7 +57,7 @@ def connect(
     url: str,
     member: str | bytes,
     *,
-    token: str | Callable[[], Awaitable[str]] | None = None,
+    token: Token | None = None,
     options: Options | None = None,
     resume: dict[str, Any] | None = None,
     acks: Literal["automatic", "explicit"] = "automatic",
@@ -64,23 +69,30 @@ def connect(
     client of this member was; see :meth:`Client.to_resume`. ``acks``: when a message counts as handled, so
     that it is acknowledged: ``automatic``, when the loop over the group asks for the next one, or
     ``explicit``, by :meth:`Membership.ack`. ``waiting_bytes_max``: with more bytes of messages that wait for
-    the application, the client does not read its connection. ``token``: the protocol has no way to send one
-    yet; a client that is given one refuses to start.
+    the application, the client does not read its connection. ``token``: what shows the server who this is, or a
+    function that gets the newest one: it is asked before each connect, and when the server wants another one. If
+    it fails, the client tries again later.
 
     Raises ClientError if an option is wrong.
     """
-    if token is not None:
-        raise ClientError("range", "tokens are not part of the protocol yet; leave the argument out")
     options = dataclasses.replace(options, member=member) if options else Options(member)
-    return Client(url, Core(options, resume), acks == "automatic", waiting_bytes_max, options)
+    return Client(url, Core(options, resume), acks == "automatic", waiting_bytes_max, options, token)
 
 
 class Client:
     """See :func:`connect`. All of it belongs to one event loop."""
 
     def __init__(
-        self, url: str, core: Core, automatic: bool, waiting_bytes_max: int, options: Options
+        self,
+        url: str,
+        core: Core,
+        automatic: bool,
+        waiting_bytes_max: int,
+        options: Options,
+        token: Token | None,
     ) -> None:
+        self._token = token
+        self._renewal: asyncio.Task[bool] | None = None
         self._url = url
         self._core = core
         self._automatic = automatic
@@ -235,12 +247,32 @@ class Client:
                 if link.kind == "connect" and link.at > _now():
                     await self._sleep(link.at)
                 elif link.kind == "connect":
-                    await self._connect()
+                    if await self._get_token():
+                        await self._connect()
+                    else:
+                        await self._sleep(_now() + _TOKEN_AGAIN_MS)
                 else:
                     # A connection that ended before its last bytes were taken.
                     self._core.disconnected(_now())
         finally:
             self._end()
+
+    async def _get_token(self) -> bool:
+        """Gets the newest token, if there is one to get. Returns whether the client can go on."""
+        if self._token is None:
+            return True
+        try:
+            if isinstance(self._token, str):
+                self._core.set_token(self._token, renews=False)
+            else:
+                self._core.set_token(await self._token(), renews=True)
+        except Exception as error:
+            # Whatever the application's function may raise.
+            self._tell(ev.TokenFailed(error))
+            return False
+        finally:
+            self._wake.set()
+        return True
 
     async def _sleep(self, until: float | None) -> None:
         """Until there is something to do, or that time."""
@@ -311,6 +343,8 @@ class Client:
                 except (OSError, websockets.WebSocketException):
                     self._core.disconnected(_now())
                 continue
+            if self._core.token_is_due(_now()):
+                self._renewal = asyncio.create_task(self._get_token())
             if self._core.link().kind != "up":
                 self._core.disconnected(_now())
                 return

@@ -82,6 +82,19 @@ class Core:
             return Link("close")
         return Link("up")
 
+    def set_token(self, token: str, renews: bool) -> None:
+        """The newest token.
+
+        With ``renews`` another one may be had later: then it is due when :meth:`token_is_due` says so, and a
+        refusal does not end the client.
+        """
+        self._session.renews_token = renews
+        self._session.set_token(token)
+
+    def token_is_due(self, now: float) -> bool:
+        """Whether the server wants another token by now. If none comes it is due again a while later."""
+        return self._session.token_is_due(now)
+
     def connected(self, now: float) -> None:
         """A connection was made."""
         if self._session.conn == "down":

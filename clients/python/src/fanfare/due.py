@@ -20,6 +20,7 @@ def advance(s: Session, now: float) -> None:
     if s.conn != "open" or s.welcome is None:
         return
     _heartbeat(s, s.welcome, now)
+    _move_late(s, now)
     if s.closing is not None:
         return
     _join_and_leave(s, s.welcome)
@@ -42,10 +43,18 @@ def advance(s: Session, now: float) -> None:
             acknowledge_all(s, now)
             s.close(Reason("renewed"))
             return
-        _publish(s, s.welcome)
+        _publish(s, s.welcome, now)
     elif not s.requests:
         acknowledge_all(s, now)
         s.close(Reason("drained"))
+
+
+def _move_late(s: Session, now: float) -> None:
+    """Joins groups again that had to wait."""
+    for group, at in list(s.late_moves.items()):
+        if at <= now:
+            del s.late_moves[group]
+            s.list_move(group)
 
 
 def _heartbeat(s: Session, welcome: wire.Welcome, now: float) -> None:
@@ -130,7 +139,7 @@ def _release(s: Session, now: float) -> None:
         s.list_send(group)
 
 
-def _publish(s: Session, welcome: wire.Welcome) -> None:
+def _publish(s: Session, welcome: wire.Welcome, now: float) -> None:
     window = max(1, welcome.publish_window)
     while s.sends and s.out_bytes < OUT_ENOUGH:
         group = next(iter(s.sends))
@@ -139,7 +148,7 @@ def _publish(s: Session, welcome: wire.Welcome) -> None:
             if s.out_bytes >= OUT_ENOUGH:
                 s.sends[group] = None
                 break
-            entry = group.producer.send_next(window, s.renewing)
+            entry = group.producer.send_next(window, s.renewing, now)
             if entry is None:
                 break
             number = s.request(Publish(group, entry.id))
@@ -153,7 +162,7 @@ def _publish(s: Session, welcome: wire.Welcome) -> None:
 
 def deadline(s: Session) -> float | None:
     """When something is due next."""
-    times = [s.ping_at, s.silent_at, next(iter(s.clock.values()), None)]
+    times = [s.ping_at, s.silent_at, s.renew_at, *s.late_moves.values(), next(iter(s.clock.values()), None)]
     if s.conn in ("down", "greeting"):
         times.append(s.until)
     times += [hold for group in s.holds if isinstance(hold := group.producer.hold, (int, float))]

@@ -13,12 +13,14 @@ _NAMES = {
     1: "BadMagic", 2: "VersionUnsupported", 3: "EncodingUnsupported", 4: "OutOfState",
     5: "HandshakeTimeout", 6: "HeartbeatTimeout", 7: "FrameTooLong", 8: "FrameTooShort",
     9: "TooManyConnections", 10: "Stalled", 11: "MemoryBudget", 12: "ShuttingDown", 13: "Replaced",
+    14: "AuthRequired", 15: "TokenExpired", 16: "TokenRefused", 17: "TooManyConnectionsOfMember",
     100: "UnknownFrame", 101: "Malformed", 102: "TooManyGroupsPerMember", 103: "TooManyGroups",
     104: "TooManyMembers", 105: "PayloadTooLong", 106: "NotAMember", 107: "AlreadyAMember",
     108: "StorageFull", 109: "StorageFailed", 110: "Indeterminate", 111: "Unsupported",
     112: "Draining", 113: "UnknownProducer", 114: "ProducerGap", 115: "ProducerSeqTooOld",
     116: "ProducerTaken", 117: "TooManyProducers", 118: "ReceiptsRefused", 119: "StateTooLarge",
     120: "TooManyRequests", 121: "TooManyKeys", 122: "TooManyShares",
+    123: "Forbidden", 124: "RateLimited",
 }  # fmt: skip
 
 
@@ -340,6 +342,14 @@ class QueryFailed(Event):
     id: int
     group: str
     error: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFailed(Event):
+    """The function for the token failed; it is asked again."""
+
+    type: ClassVar[str] = "token_failed"
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)

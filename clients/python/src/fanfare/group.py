@@ -55,6 +55,8 @@ class Group:
         #: How the server knows the member, when the application has left since.
         self.leaving: How | None = None
         self.joined_before = False
+        #: It may not read history, so it comes back to what is live.
+        self._no_history = False
         #: The member has to leave and join again to look for the start of an epoch.
         self.rejoin = False
         #: Messages handled, or sent again although they were, since the last ACK.
@@ -91,6 +93,17 @@ class Group:
         """The last message that was handled, to go on from later."""
         return self._handled if self._placed else None
 
+    def goes_without_history(self) -> bool:
+        """A JOIN behind the live messages was refused: it comes back to those alone.
+
+        Not if that is what the application asked for. What it missed is a gap.
+        """
+        how = self.wanted or self.leaving
+        if (how is not None and how.durable) or not self._placed or self._no_history:
+            return False
+        self._no_history = True
+        return True
+
     def join_entry(self) -> wire.JoinEntry | None:
         """The entry of a JOIN for it, if it is to be joined, be it only to leave."""
         how = self.wanted or self.leaving
@@ -98,7 +111,9 @@ class Group:
             return None
         start = how.start
         if not how.durable:
-            if self._rewind is not None:
+            if self._no_history and self._placed:
+                start = "tail"
+            elif self._rewind is not None:
                 start = self._rewind[0]
             elif self._placed:
                 start = self.place[1] + 1

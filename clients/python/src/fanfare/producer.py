@@ -54,6 +54,8 @@ class Producer:
         self._in_flight = 0
         self._came_back: Returned | None = None
         self._stuck = False
+        #: When what may be in the group as number 1 was sent first, by this process.
+        self._first_sent: float | None = None
         #: Nothing is sent before this time, in ms, or before the next connection.
         self.hold: float | Literal["reconnect"] | None = None
 
@@ -69,7 +71,7 @@ class Producer:
         doubtful = self._base + len(self._queue) < self._used
         self._queue.append(Entry(id, payload, level, receipt, doubtful))
 
-    def send_next(self, window: int, old: bool) -> Entry | None:
+    def send_next(self, window: int, old: bool, now: float) -> Entry | None:
         """The next publish to send; ``old`` takes only what may have been taken before."""
         if self.hold is not None or self._came_back is not None or self._in_flight >= window:
             return None
@@ -81,6 +83,8 @@ class Producer:
         if old and not entry.doubtful:
             return None
         entry.state, entry.sent_as = "sent", self._base + self._sent
+        if entry.sent_as == 1 and not entry.doubtful:
+            self._first_sent = now
         self._sent += 1
         self._in_flight += 1
         return entry
@@ -168,13 +172,14 @@ class Producer:
             given_up.append((entry.id, len(entry.payload)))
         return given_up
 
-    def away(self) -> Settled:
-        """The client was away for so long that the server may have forgotten it.
+    def away(self, now: float, safe_ms: float) -> Settled:
+        """A new connection. Of a producer that did not publish for long the server may forget all.
 
         It would say so, but for number 1, which it would take as new: gives up what would be sent again
-        as that.
+        as that, later than ``safe_ms`` after it was sent first.
         """
-        if self._base != 1 or not self._queue or not self._queue[0].doubtful:
+        late = self._first_sent is not None and self._first_sent + safe_ms < now
+        if not late or self._base != 1 or not self._queue or not self._queue[0].doubtful:
             return Settled()
         return Settled(self._give_up_doubtful(), forgotten=True)
 

@@ -13,8 +13,10 @@ from . import events as ev
 from . import wire
 from .group import Group
 
-#: A server does not forget a producer that was away for less; see PROTOCOL.md.
-_FORGOTTEN_AFTER_MS = 5 * 60 * 1000
+#: When a server may forget a producer, if it does not say; see PROTOCOL.md.
+_PRODUCER_TTL_MS = 10 * 60 * 1000
+#: A source that still gives the token that is in use is asked again after this time.
+_ASK_AGAIN_MS = 1_000
 #: Longest frame before WELCOME: an ERROR with its text.
 _FIRST_FRAME_MAX = 1024
 #: Longest frame that is accepted, whatever WELCOME says.
@@ -85,6 +87,14 @@ class Query:
     sent: bool = False
 
 
+@dataclass(slots=True)
+class Auth:
+    """An AUTH without an answer."""
+
+
+Request = Move | Publish | Query | Auth
+
+
 class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -108,7 +118,7 @@ class Session:
 
         self.groups: dict[str, Group] = {}
         self.handles: dict[int, Group] = {}
-        self.requests: dict[int, Move | Publish | Query] = {}
+        self.requests: dict[int, Request] = {}
         self._last_request = 0
         #: Questions that wait for a connection, as they are sent.
         self.waiting: deque[tuple[int, bytes]] = deque()
@@ -133,13 +143,21 @@ class Session:
         #: Groups whose publishes wait for a time.
         self.holds: dict[Group, None] = {}
 
+        #: What shows the server who this is, and what this connection has sent of it.
+        self._token: str | None = None
+        self._sent_token: str | None = None
+        #: Whether there may be another token later.
+        self.renews_token = False
+        #: When the next token is due.
+        self.renew_at: float | None = None
+        #: Groups whose JOIN waits for a time.
+        self.late_moves: dict[Group, float] = {}
+
         self.ping_at: float | None = None
         #: When an ACK was sent last.
         self.acked_at: float | None = None
         #: Something must have come until then.
         self.silent_at: float | None = None
-        #: When the last connection ended.
-        self._down_since: float | None = None
         #: Reconnects in a row that failed.
         self._attempt = 0
         #: The server stops; when to reconnect.
@@ -211,7 +229,7 @@ class Session:
 
     # ---- requests ----
 
-    def request(self, request: Move | Publish | Query) -> int:
+    def request(self, request: Request) -> int:
         """Takes a number that is not in use."""
         while True:
             self._last_request = self._last_request % 0xFFFF_FFFF + 1
@@ -232,9 +250,39 @@ class Session:
         self.until = now + self.options.answer_timeout_ms
         self._clear()
         self.send(wire.hello(self.member, self.producer))
+        self._sent_token, self.renew_at = None, None
+        self._send_token()
         for group in self.groups.values():
             self.list_move(group)
             self.list_send(group)
+
+    def set_token(self, token: str) -> None:
+        """The newest token. It is sent now, if there is a connection that does not have it."""
+        size = len(token.encode())
+        if not 1 <= size <= wire.TOKEN_MAX:
+            raise ClientError("length", f"a token of {size} bytes; it has 1 to {wire.TOKEN_MAX}")
+        self._token = token
+        if self.conn in ("greeting", "open") and self._send_token():
+            self.renew_at = None
+
+    def _send_token(self) -> bool:
+        if self._token is None or self._token == self._sent_token:
+            return False
+        self.send(wire.auth(self.request(Auth()), self._token.encode()))
+        self._sent_token = self._token
+        return True
+
+    def token_is_due(self, now: float) -> bool:
+        if self.renew_at is None or self.renew_at > now:
+            return False
+        self.renew_at = now + _ASK_AGAIN_MS
+        return True
+
+    def authed(self, frame: wire.Authed, now: float) -> None:
+        """The server accepted the token."""
+        self.requests.pop(frame.request, None)
+        renews = frame.valid_ms > 0 and self.renews_token
+        self.renew_at = now + frame.renew_after_ms if renews else None
 
     def _clear(self) -> None:
         self.input.clear()
@@ -244,22 +292,21 @@ class Session:
 
     def disconnected(self, now: float, lost: ev.Reason) -> None:
         """The connection is gone, or could not be made."""
-        if self.welcome is not None:
-            self._down_since = now
         drain = self.drain
         reason = self.closing or (lost if drain is None else ev.Reason("drained"))
         self._clear()
         self.closing, self.drain, self.welcome = None, None, None
-        self.ping_at, self.silent_at, self.acked_at = None, None, None
+        self.ping_at, self.silent_at, self.acked_at, self.renew_at = None, None, None, None
         for groups in (self.moves, self.sends, self.acks, self.holds):
             groups.clear()
         self.clock.clear()
+        self.late_moves.clear()
         for group in self.groups.values():
             if group.disconnected():
                 self.events.append(ev.LeftGroup(group.name))
             if isinstance(group.producer.hold, (int, float)):
                 self.holds[group] = None
-        kept: dict[int, Move | Publish | Query] = {}
+        kept: dict[int, Request] = {}
         for number, request in self.requests.items():
             if not isinstance(request, Query):
                 continue
@@ -270,7 +317,7 @@ class Session:
             self.events.append(ev.QueryFailed(request.id, request.group.name, None))
         self.requests = kept
         retry_in_ms: int | None = None
-        if not _is_final(reason):
+        if not _is_final(reason, self.renews_token):
             retry_in_ms = self._backoff_ms() if drain is None else max(0, round(drain - now))
         self.conn = "over" if retry_in_ms is None else "down"
         self.until = now + (retry_in_ms or 0)
@@ -295,12 +342,12 @@ class Session:
         self.input.frame_max = min(max(welcome.frame_max, _FIRST_FRAME_MAX), _SERVER_FRAME_MAX)
         self.spread_acks()
         self._attempt = 0
-        if self._down_since is not None and now - self._down_since > _FORGOTTEN_AFTER_MS:
-            for group in self.groups.values():
-                settled = group.producer.away()
-                self.give_up(group, settled.in_doubt)
-                self.renewing |= settled.forgotten
-        self._down_since = None
+        # The other half is for the way.
+        safe_ms = (welcome.producer_ttl_ms or _PRODUCER_TTL_MS) / 2
+        for group in self.groups.values():
+            settled = group.producer.away(now, safe_ms)
+            self.give_up(group, settled.in_doubt)
+            self.renewing |= settled.forgotten
         if welcome.heartbeat_ms > 0:
             self.ping_at = now + welcome.heartbeat_slot_ms
 
@@ -334,8 +381,10 @@ class Session:
             self.closing = reason
 
 
-def _is_final(reason: ev.Reason) -> bool:
+def _is_final(reason: ev.Reason, renews_token: bool) -> bool:
     """Whether there is no use in trying again."""
     if reason.refusal is not None:
+        if reason.refusal.name in ("AuthRequired", "TokenExpired", "TokenRefused"):
+            return not renews_token
         return reason.refusal.name in ("BadMagic", "VersionUnsupported", "EncodingUnsupported")
     return reason.kind in ("replaced", "closed")

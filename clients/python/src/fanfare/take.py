@@ -8,9 +8,13 @@ from . import events as ev
 from . import wire
 from .events import text_of
 from .group import Group
-from .session import Move, Publish, Query, Session
+from .session import Auth, Move, Publish, Query, Session
 
-_HELD = ("StorageFull", "StorageFailed", "Indeterminate", "TooManyProducers")
+_HELD = ("StorageFull", "StorageFailed", "Indeterminate", "TooManyProducers", "RateLimited")
+#: Longest wait that a server may ask for, in ms; a longer one is asked for again.
+_WAIT_MAX_MS = 60_000
+#: Number of the right to read history in PROTOCOL.md.
+_HISTORY = 3
 
 
 def take(s: Session, frame: wire.ServerFrame, now: float) -> None:
@@ -41,6 +45,8 @@ def take(s: Session, frame: wire.ServerFrame, now: float) -> None:
         case wire.Drain():
             s.drain = now + frame.reconnect_after_ms
             s.events.append(ev.Draining(frame.grace_ms, frame.reconnect_after_ms))
+        case wire.Authed():
+            s.authed(frame, now)
         case wire.Joined():
             _joined(s, frame)
         case wire.Left():
@@ -125,11 +131,24 @@ def _joined(s: Session, frame: wire.Joined) -> None:
 
 
 def _left(s: Session, frame: wire.Left) -> None:
+    if frame.request == 0:
+        _expelled(s, frame.handle)
+        return
     group = _asked(s, "leave", frame.request, s.handles.get(frame.handle))
     over = group.left()
     s.list_move(group)
     if over:
         s.events.append(ev.LeftGroup(group.name))
+
+
+def _expelled(s: Session, handle: int) -> None:
+    """A new token does not allow the member to be in the group any more."""
+    group = s.handles.get(handle)
+    if group is None or group.phase == "out":
+        return
+    group.wanted = None
+    group.left()
+    s.events.append(ev.LeftGroup(group.name))
 
 
 def _published(s: Session, frame: wire.Published, now: float) -> None:
@@ -175,8 +194,11 @@ def _error(s: Session, frame: wire.Error, now: float) -> None:
             _publish_error(s, group, id, why, now)
         case Query():
             _query_failed(s, frame.request, why)
+        case Auth():
+            del s.requests[frame.request]
+            s.events.append(ev.ServerError(why))
         case Move(_, groups):
-            _move_error(s, frame.request, groups, why)
+            _move_error(s, frame.request, groups, why, now)
 
 
 def _query_failed(s: Session, number: int, why: ev.Refusal) -> None:
@@ -188,6 +210,9 @@ def _query_failed(s: Session, number: int, why: ev.Refusal) -> None:
 
 def _server_error(s: Session, why: ev.Refusal) -> None:
     """An ERROR without a request."""
+    if why.name == "UnknownFrame" and why.limit == wire.Kind.AUTH:
+        # It is older than tokens, and takes everybody.
+        return
     s.events.append(ev.ServerError(why))
     if why.name != "UnknownFrame":
         return
@@ -197,7 +222,7 @@ def _server_error(s: Session, why: ev.Refusal) -> None:
             _query_failed(s, number, why)
 
 
-def _move_error(s: Session, number: int, groups: list[Group], why: ev.Refusal) -> None:
+def _move_error(s: Session, number: int, groups: list[Group], why: ev.Refusal, now: float) -> None:
     """One group of a JOIN or LEAVE was refused, or all of them."""
     refused = [group for group in groups if group.name == why.field] or list(groups)
     for group in refused:
@@ -209,6 +234,12 @@ def _move_error(s: Session, number: int, groups: list[Group], why: ev.Refusal) -
             # It is not in it: what was wanted.
             if group.left():
                 s.events.append(ev.LeftGroup(group.name))
+        elif why.name == "RateLimited" and group.wanted is not None:
+            group.phase = "out"
+            s.late_moves[group] = now + _wait_ms(why)
+            continue
+        elif why.name == "Forbidden" and why.limit == _HISTORY and group.goes_without_history():
+            group.phase = "out"
         else:
             wanted = group.wanted is not None
             group.phase, group.leaving, group.wanted = "out", None, None
@@ -216,11 +247,15 @@ def _move_error(s: Session, number: int, groups: list[Group], why: ev.Refusal) -
         s.list_move(group)
 
 
+def _wait_ms(why: ev.Refusal) -> int:
+    return min(max(1, why.limit), _WAIT_MAX_MS)
+
+
 def _publish_error(s: Session, group: Group, id: int, why: ev.Refusal, now: float) -> None:
     producer = group.producer
     timed = why.name in _HELD
     if timed or why.name == "Draining":
-        retry_in_ms = s.hold_ms() if timed else None
+        retry_in_ms = _wait_ms(why) if why.name == "RateLimited" else s.hold_ms() if timed else None
         producer.returned(id, "indeterminate" if why.name == "Indeterminate" else "held")
         producer.hold = "reconnect" if retry_in_ms is None else now + retry_in_ms
         if timed:

@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 
 #: Longest member id, in bytes.
 MEMBER_MAX = 64
+#: Longest token, in bytes.
+TOKEN_MAX = 4096
 #: Longest name of a group and longest key of its state, in bytes.
 NAME_MAX = 128
 #: Most entries of a JOIN, LEAVE or ACK.
@@ -50,6 +52,7 @@ class Kind(IntEnum):
     SYNC = 0x09
     ROSTER_QUERY = 0x0B
     PROBED = 0x0C
+    AUTH = 0x0D
 
 
 # ---- frames of the client ----
@@ -114,6 +117,10 @@ def ping(token: int, answer: bool = True) -> bytes:
 
 def probed(token: int) -> bytes:
     return _frame(Kind.PROBED, struct.pack("<Q", token))
+
+
+def auth(request: int, token: bytes) -> bytes:
+    return _frame(Kind.AUTH, struct.pack("<IHH", request, len(token), 0) + token)
 
 
 def fetch(request: int, group: bytes, first: int, last: int, count_max: int, bytes_max: int) -> bytes:
@@ -189,6 +196,8 @@ class Welcome:
     ack_timeout_ms: int
     publish_window: int
     heartbeat_slot_ms: int
+    #: A group does not forget a producer within this time; 0 if the server does not say.
+    producer_ttl_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,13 +359,20 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Authed:
+    request: int
+    valid_ms: int
+    renew_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     kind: int
 
 
 ServerFrame = (
     Welcome | Joined | Left | EpochStart | Deliver | Published | Pong | Error | Gap | Drain | Receipt
-    | Fetched | State | Conflict | Roster | Redeliver | StateSet | Probe | Unknown
+    | Fetched | State | Conflict | Roster | Redeliver | StateSet | Probe | Authed | Unknown
 )
 
 
@@ -476,7 +492,7 @@ def decode(frame: bytes) -> ServerFrame:
         case 0x81:
             version, node, shard = f.num(2), f.num(2), f.num(2)
             f.skip(2)
-            return Welcome(version, node, shard, *(f.num(4) for _ in range(9)))
+            return Welcome(version, node, shard, *(f.num(4) for _ in range(10)))
         case 0x82:
             request, epoch, handle, head, name_len = f.num(4), f.epoch(), f.num(8), f.num(8), f.num(1)
             f.skip(7)
@@ -526,6 +542,8 @@ def decode(frame: bytes) -> ServerFrame:
             return StateSet(request, f.num(8), f.num(8), f.num(8))
         case 0x92:
             return Probe(f.num(8))
+        case 0x93:
+            return Authed(f.num(4), f.num(4), f.num(4))
         case kind:
             return Unknown(kind)
 
