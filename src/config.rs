@@ -111,6 +111,8 @@ pub struct ShardConfig {
     pub redeliver_max: u32,
     /// Pages that may connect by WebSocket beside the server's own.
     pub websocket_origins: Origins,
+    /// Compress messages of WebSockets whose clients offer it.
+    pub websocket_deflate: bool,
     /// Serve [`crate::ws::upgrade::ECHO_PATH`], for conformance tests.
     pub websocket_echo: bool,
     /// Classes of groups.
@@ -169,6 +171,7 @@ impl Default for ShardConfig {
             redeliver_window: 256,
             redeliver_max: 8,
             websocket_origins: Origins::default(),
+            websocket_deflate: false,
             websocket_echo: false,
             classes: Arc::default(),
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use fanfare::limits::{GROUP_NAME_MAX, WS_MESSAGE_MAX};
 use fanfare::position::{Handle, NodeId, Seq, ShardId, Stamp};
 use fanfare::wire::{ClientFrame, Deliver, ErrorCode, split};
-use fanfare::ws::json::{Framing, from_native, to_native};
+use fanfare::ws::json::{from_native, to_native};
 
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");
 
@@ -44,7 +44,7 @@ fn native(json: &str) -> Result<Vec<u8>, (ErrorCode, u32, &'static str)> {
 
 fn json(frames: &[u8]) -> String {
     let mut out = Vec::new();
-    from_native(frames, Framing::Bare, &mut out);
+    from_native(frames, &mut Vec::new(), &mut |text| out.extend_from_slice(text));
     String::from_utf8(out).unwrap()
 }
 

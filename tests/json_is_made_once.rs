@@ -48,6 +48,27 @@ fn allocations(rig: &mut Rig, messages: u64) -> u64 {
 }
 
 #[test]
+fn compressed_messages_are_made_once_too() {
+    const JSON: &str = "fanfare.json.v1\r\nSec-WebSocket-Extensions: permessage-deflate";
+    const BINARY: &str = "fanfare.binary.v1\r\nSec-WebSocket-Extensions: permessage-deflate";
+    let count = |each: usize| {
+        let config =
+            ShardConfig { tail_bytes_max: TAIL, websocket_deflate: true, ..ShardConfig::default() };
+        let mut rig = Rig::with(1, config);
+        for _ in 0..each {
+            rig.websocket_member(0, JSON, "room");
+            rig.websocket_member(0, BINARY, "room");
+        }
+        rig.settle();
+        let count = allocations(&mut rig, 16);
+        let (shared, writes) = (rig.sides[0].world.shared_bytes, rig.sides[0].world.writes);
+        assert!(shared / writes < 16 * 100, "{} bytes a write", shared / writes);
+        count
+    };
+    assert_eq!(count(1), count(100));
+}
+
+#[test]
 fn members_cost_no_allocation_whatever_they_speak() {
     let native = allocations(&mut rig(10, 0, 0), 16);
     assert_eq!(allocations(&mut rig(10, 100, 0), 16), native);

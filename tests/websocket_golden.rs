@@ -102,7 +102,7 @@ fn the_request_in_the_specification_is_granted_with_the_answer_beside_it() {
     let crlf = |text: &str| format!("{}\r\n\r\n", text.trim_end().replace('\n', "\r\n"));
     let request = crlf(&format!("GET / HTTP/1.1\n{request}"));
     let mut out = Vec::new();
-    let rules = upgrade::Rules { origins: &Origins::default(), echo: false };
+    let rules = upgrade::Rules { origins: &Origins::default(), echo: false, deflate: false };
     upgrade::judge(request.as_bytes(), rules).unwrap().respond(&mut out);
     assert_eq!(String::from_utf8(out).unwrap(), crlf(answer));
 }
@@ -158,7 +158,8 @@ fn random_bytes_never_panic_and_never_grow_beyond_themselves() {
         while let Ok(Some(_)) = decoder.next(&mut rest, &mut out) {}
         assert!(out.len() + decoder.control().len() <= bytes.len());
         let _ = upgrade::request_len(bytes);
-        let _ = upgrade::judge(bytes, upgrade::Rules { origins: &Origins::default(), echo: true });
+        let rules = upgrade::Rules { origins: &Origins::default(), echo: true, deflate: true };
+        let _ = upgrade::judge(bytes, rules);
         let _ = upgrade::may_begin(bytes);
     });
 }

@@ -146,6 +146,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     redeliver_window: Kind::Int(1, MIB), "Messages that are sent again to a durable member until it acknowledges some.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
     websocket_origins: Kind::Origins, "Web pages that may connect by WebSocket, beside those of the server's own address.";
+    websocket_deflate: Kind::Bool, "Compresses messages of WebSockets whose clients offer it, once for all members.";
     websocket_echo: Kind::Bool, "Serves /echo, which sends every WebSocket message back. For conformance tests.";
 };
 

@@ -37,10 +37,14 @@ impl PinGauge {
 pub enum Form {
     /// WebSocket text messages with a JSON object each.
     Json,
+    /// The same, compressed.
+    JsonDeflated,
+    /// One WebSocket binary message with all its frames, compressed.
+    BinaryDeflated,
 }
 
 impl Form {
-    const COUNT: usize = 1;
+    const COUNT: usize = 3;
 }
 
 /// Immutable run of encoded frames of one group.

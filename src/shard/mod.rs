@@ -4,6 +4,7 @@
 mod backpressure;
 mod capture;
 mod catch_up;
+mod codec;
 mod commit;
 mod conn;
 pub mod counters;
@@ -61,6 +62,7 @@ use crate::wire::ErrorCounts;
 
 use backpressure::Backpressure;
 use catch_up::Reads;
+use codec::Codec;
 use commit::{Commit, Filling};
 use conn::{Conn, Membership};
 use counters::{Counters, Figures};
@@ -161,8 +163,8 @@ pub struct Shard {
     spare_control: Vec<Vec<u8>>,
     /// Where messages of WebSockets are unmasked.
     unmasked: Vec<u8>,
-    /// Native frames that are translated to JSON, or that one was translated to.
-    native: Vec<u8>,
+    /// Where frames of WebSockets are translated.
+    codec: Codec,
 
     wheel: Wheel,
     heartbeats: Heartbeats,

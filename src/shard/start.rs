@@ -7,6 +7,7 @@ use slab::Slab;
 use twox_hash::XxHash3_64;
 
 use super::Shard;
+use super::codec::Codec;
 use super::commit::Filling;
 use super::counters::{Counters, Figures};
 use super::drain::Control;
@@ -143,7 +144,7 @@ impl Shard {
             parts: Vec::new(),
             spare_control: Vec::new(),
             unmasked: Vec::new(),
-            native: Vec::new(),
+            codec: Codec::default(),
             wheel: super::wheel::Wheel::new(parts.now),
             heartbeats: super::heartbeats::Heartbeats::new(config.heartbeat_ms),
             fired: Vec::new(),

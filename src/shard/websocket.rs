@@ -1,102 +1,52 @@
 //! WebSocket connections. The upgrade stands before the native protocol, and messages are put
 //! around its bytes. In `fanfare.binary.v1` what a write carries is one message, so a segment is
-//! neither copied nor encoded again. In `fanfare.json.v1` a segment is encoded once for all members
-//! of the shard that need it.
+//! neither copied nor encoded again. In `fanfare.json.v1`, and when messages are compressed, a
+//! segment is encoded once for all members of the shard that need it (see codec.rs).
 
+use super::codec::{self, Codec};
 use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Shard};
-use crate::fanout::{Form, Part, SegmentRef};
+use crate::fanout::Form;
 use crate::limits::{WS_ECHO_MAX, WS_MESSAGE_MAX};
 use crate::wire::{self, ErrorCode};
-use crate::ws::encode::{self, Header};
-use crate::ws::json::{self, Framing};
+use crate::ws::deflate::Unreadable;
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
-use crate::ws::{CloseCode, Decoder, Item, Kind, Violation};
+use crate::ws::{CloseCode, Decoder, Item, Kind, Violation, encode, json};
 
 /// What a connection keeps beside when it speaks WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    protocol: Protocol,
+    pub protocol: Protocol,
+    /// Messages may be compressed.
+    deflate: bool,
     decoder: Decoder,
     /// Bytes at the start of the control queue that are whole WebSocket frames, or the answer to
     /// the upgrade. What follows them are native frames without a message around them yet.
-    wrapped: usize,
+    pub wrapped: usize,
     /// Bytes of the pong at the end of them, if one is there.
-    last_pong: usize,
+    pub last_pong: usize,
 }
 
 impl WebSocket {
-    /// What a member on the tail gets with a write of these segments, which have `native` bytes
-    /// together. Returns the bytes of the write.
-    pub fn share<'t>(
-        &self,
-        segments: impl Iterator<Item = &'t SegmentRef>,
-        native: usize,
-        parts: &mut Vec<Part>,
-    ) -> u64 {
-        if self.protocol == Protocol::Json {
-            parts.extend(segments.map(|segment| Part::Frames(as_json(segment))));
-            return parts.iter().map(|part| part.as_slice().len() as u64).sum();
+    /// The encoding of what members share; none if that is the native frames.
+    pub fn form(&self) -> Option<Form> {
+        match (self.protocol, self.deflate) {
+            (Protocol::Json, false) => Some(Form::Json),
+            (Protocol::Json, true) => Some(Form::JsonDeflated),
+            (Protocol::Binary, true) => Some(Form::BinaryDeflated),
+            (Protocol::Binary | Protocol::Echo, _) => None,
         }
-        let header = Header::new(Kind::Binary, native);
-        parts.push(Part::Header(header));
-        parts.extend(segments.cloned().map(Part::Frames));
-        (header.as_slice().len() + native) as u64
     }
-
-    /// Puts messages around everything that a write has: the control frames that wait, and the
-    /// parts that follow them.
-    pub fn wrap(&mut self, control: &mut Vec<u8>, parts: &mut Vec<Part>, scratch: &mut Vec<u8>) {
-        if self.protocol == Protocol::Json {
-            self.seal(control, scratch);
-            for part in parts {
-                if let Part::Frames(segment) = part {
-                    *segment = as_json(segment);
-                }
-            }
-        } else {
-            let shared: usize = parts.iter().map(|part| part.as_slice().len()).sum();
-            let len = control.len() - self.wrapped + shared;
-            let header = Header::new(Kind::Binary, len);
-            if control.is_empty() {
-                parts.insert(0, Part::Header(header));
-            } else if len > 0 {
-                control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
-            }
-        }
-        (self.wrapped, self.last_pong) = (0, 0);
-    }
-
-    /// Puts messages around the control frames that wait, so that others may follow them.
-    fn seal(&mut self, control: &mut Vec<u8>, scratch: &mut Vec<u8>) {
-        if control.len() == self.wrapped {
-            return;
-        }
-        if self.protocol == Protocol::Json {
-            scratch.clear();
-            scratch.extend_from_slice(&control[self.wrapped..]);
-            control.truncate(self.wrapped);
-            json::from_native(scratch, Framing::WebSocket, control);
-        } else {
-            let header = Header::new(Kind::Binary, control.len() - self.wrapped);
-            control.splice(self.wrapped..self.wrapped, header.as_slice().iter().copied());
-        }
-        (self.wrapped, self.last_pong) = (control.len(), 0);
-    }
-}
-
-fn as_json(segment: &SegmentRef) -> SegmentRef {
-    segment.encoded(Form::Json, |frames, out| json::from_native(frames, Framing::WebSocket, out))
 }
 
 impl Conn {
     /// Closes the WebSocket after what waits; the last that its peer gets.
-    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, scratch: &mut Vec<u8>) {
+    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, codec: &mut Codec) {
         if let Some(ws) = &mut self.ws
             && self.state != ConnState::Closing
         {
-            ws.seal(&mut self.control, scratch);
+            codec.seal(ws, &mut self.control);
             encode::close(&mut self.control, code, reason);
             ws.wrapped = self.control.len();
         }
@@ -117,7 +67,11 @@ impl Shard {
         };
         let (request, rest) = bytes.split_at(len);
         let config = &self.config;
-        let rules = Rules { origins: &config.websocket_origins, echo: config.websocket_echo };
+        let rules = Rules {
+            origins: &config.websocket_origins,
+            echo: config.websocket_echo,
+            deflate: config.websocket_deflate,
+        };
         match upgrade::judge(request, rules) {
             Ok(upgrade) => {
                 self.begin_websocket(id, &upgrade);
@@ -131,7 +85,7 @@ impl Shard {
     fn begin_websocket(&mut self, id: ConnId, upgrade: &Upgrade) {
         self.control(id, |out| upgrade.respond(out));
         let Some(conn) = self.conn(id) else { return };
-        let protocol = upgrade.protocol;
+        let Upgrade { protocol, deflate, .. } = *upgrade;
         let (decoder, state) = match protocol {
             Protocol::Binary => {
                 (Decoder::new(Some(Kind::Binary), WS_MESSAGE_MAX), ConnState::Greeting)
@@ -140,7 +94,8 @@ impl Shard {
             Protocol::Echo => (Decoder::new(None, WS_ECHO_MAX), ConnState::Open),
         };
         let wrapped = conn.control.len();
-        conn.ws = Some(Box::new(WebSocket { protocol, decoder, wrapped, last_pong: 0 }));
+        let decoder = decoder.with_deflate(deflate);
+        conn.ws = Some(Box::new(WebSocket { protocol, deflate, decoder, wrapped, last_pong: 0 }));
         conn.state = state;
         if state == ConnState::Open {
             self.begin_health(id.slot);
@@ -176,12 +131,21 @@ impl Shard {
                     break;
                 }
             };
-            match (ws.protocol, item) {
+            let (protocol, compressed) = (ws.protocol, ws.decoder.is_compressed());
+            if compressed && let Some(Item::Message(kind)) = item {
+                let max = ws.decoder.message_max();
+                if let Err(violation) = self.inflate(kind, max, &mut frames) {
+                    self.violated(id, violation);
+                    break;
+                }
+            }
+            match (protocol, item) {
                 (Protocol::Echo, Some(Item::Message(kind))) => self.echo(id, kind, &mut frames),
                 (Protocol::Json, Some(Item::Message(_))) => {
                     self.take_json(id, &frames);
                     frames.clear();
                 }
+                (Protocol::Binary, None) if compressed => {}
                 (Protocol::Binary, None | Some(Item::Message(_))) if !frames.is_empty() => {
                     let used = self.frames(id, &frames);
                     frames.drain(..used);
@@ -228,7 +192,7 @@ impl Shard {
     }
 
     fn take_json(&mut self, id: ConnId, text: &[u8]) {
-        let mut native = std::mem::take(&mut self.native);
+        let mut native = std::mem::take(&mut self.codec.native);
         native.clear();
         match json::to_native(text, &mut native) {
             // What is too long in a message of this length is told by an error of its own.
@@ -245,14 +209,34 @@ impl Shard {
                 }
             }
         }
-        self.native = native;
+        self.codec.native = native;
+    }
+
+    /// Puts what a compressed message says in its place.
+    fn inflate(&mut self, kind: Kind, max: u64, message: &mut Vec<u8>) -> Result<(), Violation> {
+        let mut inflated = std::mem::take(&mut self.codec.inflated);
+        let done = self.codec.deflate().decompress(message, max as usize, &mut inflated);
+        std::mem::swap(message, &mut inflated);
+        self.codec.inflated = inflated;
+        match done {
+            Err(Unreadable::TooBig) => Err(Violation::TooBig { max }),
+            Err(Unreadable::Broken) => Err(Violation::NotDeflate),
+            Ok(()) if kind == Kind::Text && std::str::from_utf8(message).is_err() => {
+                Err(Violation::NotUtf8)
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn echo(&mut self, id: ConnId, kind: Kind, message: &mut Vec<u8>) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) else { return };
         let Some(ws) = conn.ws.as_deref_mut() else { return };
-        conn.control.extend_from_slice(Header::new(kind, message.len()).as_slice());
-        conn.control.append(message);
+        if ws.deflate {
+            self.codec.deflate().message(kind, message, &mut conn.control);
+        } else {
+            codec::message(kind, message, &mut conn.control);
+        }
+        message.clear();
         (ws.wrapped, ws.last_pong) = (conn.control.len(), 0);
         self.make_ready(id.slot);
     }
@@ -264,7 +248,7 @@ impl Shard {
         let room = self.config.control_bytes_max as usize;
         let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) else { return };
         let Some(ws) = conn.ws.as_deref_mut() else { return };
-        ws.seal(&mut conn.control, &mut self.native);
+        self.codec.seal(ws, &mut conn.control);
         if conn.control.len() > room {
             conn.control.truncate(conn.control.len() - ws.last_pong);
         }
@@ -281,7 +265,7 @@ impl Shard {
 
     fn close_websocket(&mut self, id: ConnId, code: Option<CloseCode>, reason: &str) {
         if let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) {
-            conn.close_websocket(code, reason, &mut self.native);
+            conn.close_websocket(code, reason, &mut self.codec);
         }
         self.end_after_control(id);
     }

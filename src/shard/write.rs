@@ -178,7 +178,8 @@ impl Shard {
                     match &conn.ws {
                         None => self.parts.extend(tail.from(rest.from).cloned().map(Part::Frames)),
                         Some(ws) => {
-                            len = ws.share(tail.from(rest.from), rest.bytes, &mut self.parts);
+                            let segments = tail.from(rest.from);
+                            len = self.codec.share(ws, segments, rest.bytes, &mut self.parts);
                         }
                     }
                     conn.begin_write(now, len);
@@ -270,7 +271,7 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(slot) else { return false };
         if let Some(ws) = &mut conn.ws {
-            ws.wrap(&mut conn.control, &mut self.parts, &mut self.native);
+            self.codec.wrap(ws, &mut conn.control, &mut self.parts);
         }
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));

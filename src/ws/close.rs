@@ -64,6 +64,9 @@ pub enum Violation {
     /// Text, or the reason of a Close, is not UTF-8.
     #[error("text is not UTF-8")]
     NotUtf8,
+    /// A message that says so is not compressed as was agreed on.
+    #[error("a compressed message cannot be read")]
+    NotDeflate,
     /// A message ends inside one of the frames that it carries.
     #[error("the message ends inside a frame")]
     CutOff,
@@ -81,7 +84,7 @@ impl Violation {
     pub fn code(self) -> CloseCode {
         match self {
             Self::Kind => CloseCode::UNSUPPORTED,
-            Self::NotUtf8 | Self::CutOff => CloseCode::INVALID,
+            Self::NotUtf8 | Self::NotDeflate | Self::CutOff => CloseCode::INVALID,
             Self::TooBig { .. } => CloseCode::TOO_BIG,
             _ => CloseCode::PROTOCOL,
         }

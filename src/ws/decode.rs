@@ -7,6 +7,8 @@ use super::{CONTROL_PAYLOAD_MAX, CloseCode, Kind, Opcode, Violation};
 const HEAD_MAX: usize = 14;
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+/// RSV1, on the first frame of a message that is compressed (RFC 7692, 6).
+const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// What ended with the bytes that were taken.
@@ -44,6 +46,9 @@ pub struct Decoder {
     message_len: u64,
     message_max: u64,
     utf8: Utf8,
+    /// Whether messages may be compressed, and whether the last one that began is.
+    deflate: bool,
+    compressed: bool,
     /// The kinds of messages that are taken; `None` takes both.
     only: Option<Kind>,
     /// Payload of the control frame that is being taken or was taken last.
@@ -63,9 +68,30 @@ impl Decoder {
             message_len: 0,
             message_max,
             utf8: Utf8::default(),
+            deflate: false,
+            compressed: false,
             only,
             control: Vec::new(),
         }
+    }
+
+    /// Messages may be compressed: that was agreed on.
+    #[must_use]
+    pub fn with_deflate(self, deflate: bool) -> Self {
+        Self { deflate, ..self }
+    }
+
+    /// Longest message that is taken, in bytes.
+    #[must_use]
+    pub fn message_max(&self) -> u64 {
+        self.message_max
+    }
+
+    /// Whether the message that began last is compressed. Its bytes come as they are, and are not
+    /// looked at.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
     }
 
     /// Payload of the last control frame, unmasked.
@@ -102,7 +128,10 @@ impl Decoder {
             } else {
                 let at = out.len();
                 unmask_into(out, bytes, &mut self.mask);
-                if self.message == Some(Kind::Text) && !self.utf8.push(&out[at..]) {
+                if self.message == Some(Kind::Text)
+                    && !self.compressed
+                    && !self.utf8.push(&out[at..])
+                {
                     return Err(Violation::NotUtf8);
                 }
             }
@@ -147,11 +176,14 @@ impl Decoder {
     /// What the first two bytes of a frame show.
     fn check_start(&self) -> Result<(), Violation> {
         let [first, second, ..] = self.head;
-        if first & RESERVED != 0 {
+        let number = first & 0x0F;
+        let opcode = Opcode::from_number(number);
+        let begins = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
+        let allowed = if self.deflate && begins { COMPRESSED } else { 0 };
+        if first & RESERVED & !allowed != 0 {
             return Err(Violation::ReservedBits);
         }
-        let number = first & 0x0F;
-        let opcode = Opcode::from_number(number).ok_or(Violation::ReservedOpcode(number))?;
+        let opcode = opcode.ok_or(Violation::ReservedOpcode(number))?;
         if second & MASKED == 0 {
             return Err(Violation::Unmasked);
         }
@@ -204,6 +236,7 @@ impl Decoder {
                 let text = opcode == Opcode::Text;
                 self.message = Some(if text { Kind::Text } else { Kind::Binary });
                 self.message_len = 0;
+                self.compressed = head[0] & COMPRESSED != 0;
                 self.utf8 = Utf8::default();
             }
             Opcode::Continuation => {}
@@ -227,7 +260,7 @@ impl Decoder {
             _ if !body.fin => Ok(None),
             _ => {
                 let Some(kind) = self.message.take() else { return Ok(None) };
-                if kind == Kind::Text && !self.utf8.is_whole() {
+                if kind == Kind::Text && !self.compressed && !self.utf8.is_whole() {
                     return Err(Violation::NotUtf8);
                 }
                 Ok(Some(Item::Message(kind)))

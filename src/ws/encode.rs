@@ -5,6 +5,8 @@ use super::{CONTROL_PAYLOAD_MAX, CloseCode, Kind, Opcode};
 /// Longest header of a server: it has no mask.
 const HEADER_MAX: usize = 10;
 const FIN: u8 = 0x80;
+/// RSV1: the message is compressed (RFC 7692, 6).
+const COMPRESSED: u8 = 0x40;
 
 /// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,13 @@ impl Header {
             }
         };
         Self { bytes, used }
+    }
+
+    /// The same for a message that is compressed.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.bytes[0] |= COMPRESSED;
+        self
     }
 
     /// Its bytes.

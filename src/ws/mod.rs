@@ -7,6 +7,7 @@
 
 mod close;
 mod decode;
+pub mod deflate;
 pub mod encode;
 pub mod json;
 mod origin;

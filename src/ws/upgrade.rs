@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha1::{Digest, Sha1};
 
-use super::Origins;
+use super::{Origins, deflate};
 
 /// Longest request, up to the empty line that ends it.
 pub const REQUEST_BYTES_MAX: usize = 8 * 1024;
@@ -44,6 +44,8 @@ pub struct Rules<'a> {
     pub origins: &'a Origins,
     /// Whether [`ECHO_PATH`] is served.
     pub echo: bool,
+    /// Whether messages may be compressed if the client offers it.
+    pub deflate: bool,
 }
 
 impl Protocol {
@@ -66,6 +68,8 @@ impl Protocol {
 pub struct Upgrade {
     /// What was agreed on.
     pub protocol: Protocol,
+    /// Messages may be compressed, see [`super::deflate`].
+    pub deflate: bool,
     accept: [u8; 28],
 }
 
@@ -172,6 +176,10 @@ impl Upgrade {
             out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
             out.extend_from_slice(name.as_bytes());
         }
+        if self.deflate {
+            out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+            out.extend_from_slice(deflate::ANSWER.as_bytes());
+        }
         out.extend_from_slice(END);
     }
 }
@@ -220,7 +228,8 @@ pub fn judge(request: &[u8], rules: Rules<'_>) -> Result<Upgrade, Refused> {
     }
     let named = headers.list("Sec-WebSocket-Protocol").find_map(Protocol::of_name);
     let protocol = if echo { Protocol::Echo } else { named.ok_or(Refused::PROTOCOL)? };
-    Ok(Upgrade { protocol, accept: accept(key) })
+    let deflate = rules.deflate && deflate::is_offered(headers.list("Sec-WebSocket-Extensions"));
+    Ok(Upgrade { protocol, deflate, accept: accept(key) })
 }
 
 fn is_key(key: &[u8]) -> bool {

@@ -7,7 +7,7 @@ const RIGHT: &str = "GET /chat?x=1 HTTP/1.1\r\nHost: 127.0.0.1:7400\r\nUpgrade: 
 
 fn judged(request: &str) -> Result<Upgrade, Refused> {
     assert_eq!(request_len(request.as_bytes()).unwrap(), Some(request.len()));
-    judge(request.as_bytes(), Rules { origins: &Origins::default(), echo: false })
+    judge(request.as_bytes(), Rules { origins: &Origins::default(), echo: false, deflate: true })
 }
 
 /// The status of the right request with one change.
@@ -70,7 +70,7 @@ fn the_echo_is_granted_at_its_path_and_only_where_it_is_served() {
     assert_eq!(judged(&bare), Err(Refused::PROTOCOL));
     assert_eq!(judged(&at_path).unwrap().protocol, Protocol::Binary);
     let origins = Origins::default();
-    let rules = Rules { origins: &origins, echo: true };
+    let rules = Rules { origins: &origins, echo: true, deflate: false };
     let echo = judge(bare.as_bytes(), rules).unwrap();
     assert_eq!(echo.protocol, Protocol::Echo);
     let mut out = Vec::new();

@@ -247,7 +247,8 @@ impl Rig {
         conn
     }
 
-    /// A member of one group that speaks WebSocket with this subprotocol.
+    /// A member of one group that speaks WebSocket with this subprotocol; further header fields may
+    /// follow it.
     pub fn websocket_member(&mut self, shard: usize, protocol: &str, group: &str) -> ConnId {
         self.members += 1;
         let request = format!(
@@ -258,7 +259,7 @@ impl Rig {
         let member = format!("member-{}", self.members);
         let producer = u128::from(self.members);
         let mut bytes = request.into_bytes();
-        if protocol == JSON_V1 {
+        if protocol.starts_with(JSON_V1) {
             for text in [
                 format!(r#"{{"type":"hello","member":"{member}","producer":"{producer:032x}"}}"#),
                 format!(r#"{{"type":"join","request":1,"groups":["{group}"]}}"#),

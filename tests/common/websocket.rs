@@ -70,13 +70,18 @@ impl WebSocket {
 
     /// The same with this subprotocol.
     pub fn speaking(server: &Server, protocol: &str) -> Self {
+        Self::asking(server, protocol, "").0
+    }
+
+    /// The same with more header fields; also gives the answer.
+    pub fn asking(server: &Server, protocol: &str, extra: &str) -> (Self, String) {
         let mut ws = Self::bare(server);
-        ws.stream.write_all(request_of(protocol, "").as_bytes()).unwrap();
+        ws.stream.write_all(request_of(protocol, extra).as_bytes()).unwrap();
         let head = ws.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         assert!(head.contains(&format!("\r\nSec-WebSocket-Accept: {ACCEPT}\r\n")), "{head}");
         assert!(head.contains(&format!("\r\nSec-WebSocket-Protocol: {protocol}\r\n")), "{head}");
-        ws
+        (ws, head)
     }
 
     /// A connection on which nothing was sent.

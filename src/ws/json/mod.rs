@@ -6,7 +6,7 @@ mod read;
 mod write;
 
 pub use read::{Wrong, to_native};
-pub use write::{Framing, from_native};
+pub use write::from_native;
 
 /// How deep a message of a client may be nested; what is known needs 3.
 pub const DEPTH_MAX: usize = 8;

@@ -12,34 +12,16 @@ use crate::wire::{
     Conflict, Deliver, ErrorCode, ErrorFrame, Fetched, GapReason, Joined, Presence, Published,
     Receipt, Roster, RosterForm, ServerFrame, State, StateForm, Welcome, split,
 };
-use crate::ws::Kind;
-use crate::ws::encode::Header;
 
-/// What stands around each message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Nothing.
-    Bare,
-    /// The header of a WebSocket text message before it.
-    WebSocket,
-}
-
-/// Appends native frames as messages; what is no frame of a server at their end is left out.
-pub fn from_native(mut frames: &[u8], framing: Framing, out: &mut Vec<u8>) {
+/// Calls `on` with the message of each native frame. What is no frame of a server at their end is
+/// left out. `text` is where messages are written.
+pub fn from_native(mut frames: &[u8], text: &mut Vec<u8>, on: &mut dyn FnMut(&[u8])) {
     while let Ok(Some((frame, len))) = split(frames, FRAME_MAX.max(frames.len())) {
         frames = &frames[len..];
-        let Ok(frame) = ServerFrame::decode(frame) else { continue };
-        let start = out.len();
-        // Most messages have between 126 and 65,535 bytes.
-        let room = Header::new(Kind::Text, 126).as_slice().len();
-        if framing == Framing::WebSocket {
-            out.resize(start + room, 0);
-        }
-        let begun = out.len();
-        message(frame, out);
-        if framing == Framing::WebSocket {
-            let header = Header::new(Kind::Text, out.len() - begun);
-            out.splice(start..begun, header.as_slice().iter().copied());
+        if let Ok(frame) = ServerFrame::decode(frame) {
+            text.clear();
+            message(frame, text);
+            on(text);
         }
     }
 }

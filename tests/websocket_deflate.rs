@@ -1,0 +1,151 @@
+//! Messages of WebSockets are compressed for those who offered it, one by one, and what a client
+//! compresses is read within the bound of a message.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may panic")]
+
+mod common;
+
+use common::websocket::{BINARY_V1, JSON_V1, TEXT, WebSocket, frame};
+use common::{Client, Server, Settings};
+use fanfare::limits::WS_MESSAGE_MAX;
+use fanfare::wire::{JoinEntry, ServerFrame, Start, split};
+use fanfare::ws::deflate::Deflate;
+
+const COMPRESSED: u8 = 0x40;
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+const HELLO: &str =
+    r#"{"type":"hello","member":"j","producer":"00112233-4455-6677-8899-aabbccddeeff"}"#;
+const JOIN: &str = r#"{"type":"join","request":1,"groups":["g"]}"#;
+
+fn server() -> Server {
+    Server::start(Settings::shards(1).set("websocket_deflate", true))
+}
+
+/// A WebSocket that may send and gets compressed messages.
+fn open(server: &Server, protocol: &str) -> WebSocket {
+    let (ws, head) = WebSocket::asking(server, protocol, OFFER);
+    let answer = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                  client_no_context_takeover\r\n";
+    assert!(head.contains(answer), "{head}");
+    ws
+}
+
+fn compressed(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    assert!(Deflate::default().compress(text.as_bytes(), &mut out));
+    out
+}
+
+/// The next message, and whether it came compressed.
+fn message(ws: &mut WebSocket) -> (Vec<u8>, bool) {
+    let (first, payload) = ws.frame().unwrap();
+    if first & COMPRESSED == 0 {
+        return (payload, false);
+    }
+    let mut out = Vec::new();
+    Deflate::default().decompress(&payload, 64 << 20, &mut out).unwrap();
+    (out, true)
+}
+
+#[test]
+fn members_get_the_same_messages_compressed_and_plain() {
+    let server = server();
+    let mut json = open(&server, JSON_V1);
+    json.send(&frame(TEXT | COMPRESSED, &compressed(HELLO)));
+    json.send(&frame(TEXT, JOIN.as_bytes()));
+    let mut plain = WebSocket::speaking(&server, JSON_V1);
+    let hello = HELLO.replace("0011", "0022").replace("\"j\"", "\"p\"");
+    plain.send(&frame(TEXT, hello.as_bytes()));
+    plain.send(&frame(TEXT, JOIN.as_bytes()));
+    for ws in [&mut json, &mut plain] {
+        while !message(ws).0.starts_with(br#"{"type":"joined""#) {}
+    }
+    let mut binary = open(&server, BINARY_V1);
+    let mut frames = common::client::hello_bytes("b")[4..].to_vec();
+    fanfare::wire::Join::encode(&mut frames, 1, &[JoinEntry::live(b"g", Start::Tail)]);
+    let mut small = Vec::new();
+    if Deflate::default().compress(&frames, &mut small) {
+        binary.send(&frame(0x82 | COMPRESSED, &small));
+    } else {
+        binary.send(&frame(0x82, &frames));
+    }
+    // Its WELCOME and JOINED may come in one message.
+    while !native(&message(&mut binary).0, |frame| matches!(frame, ServerFrame::Joined(_))) {}
+
+    let mut publisher = Client::open(&server, "publisher");
+    let payload = "chat ".repeat(100);
+    for n in 1..=20u64 {
+        publisher.publish("g", payload.as_bytes());
+        let (mut from_json, mut from_plain) = (message(&mut json), message(&mut plain));
+        if n == 1 {
+            // EPOCH comes before.
+            (from_json, from_plain) = (message(&mut json), message(&mut plain));
+        }
+        assert_eq!(from_json.0, from_plain.0);
+        assert!(from_json.1 && !from_plain.1);
+        let value: serde_json::Value = serde_json::from_slice(&from_json.0).unwrap();
+        assert_eq!(
+            (&value["seq"], &value["payload"]),
+            (&n.to_string().into(), &payload.as_str().into())
+        );
+        let mut seen = message(&mut binary);
+        if n == 1 {
+            seen = message(&mut binary);
+        }
+        assert!(seen.1);
+        let found = native(
+            &seen.0,
+            |frame| matches!(frame, ServerFrame::Deliver(d) if d.seq.0 == n && d.payload == payload.as_bytes()),
+        );
+        assert!(found, "message {n}");
+    }
+}
+
+/// Whether one of the frames is what is looked for.
+fn native(mut frames: &[u8], mut is_it: impl FnMut(ServerFrame<'_>) -> bool) -> bool {
+    let mut found = false;
+    while let Some((frame, len)) = split(frames, 1 << 20).unwrap() {
+        found |= is_it(ServerFrame::decode(frame).unwrap());
+        frames = &frames[len..];
+    }
+    found
+}
+
+#[test]
+fn bombs_and_broken_data_end_the_connection_and_nobody_elses() {
+    let server = server();
+    let mut healthy = Client::open(&server, "healthy");
+    healthy.ping();
+    let before = server.rss_kib();
+    let mut bomb = Vec::new();
+    assert!(Deflate::default().compress(&vec![b' '; 500 << 20], &mut bomb));
+    assert!((bomb.len() as u64) < WS_MESSAGE_MAX, "{} bytes", bomb.len());
+    for _ in 0..4 {
+        let mut ws = open(&server, JSON_V1);
+        ws.send(&frame(TEXT | COMPRESSED, &bomb));
+        assert_eq!(ws.closed().0, 1_009);
+    }
+    let after = server.rss_kib();
+    assert!(after < before + 16 * 1024, "memory went from {before} to {after} KiB");
+    for (first, payload, code) in [
+        (TEXT | COMPRESSED, &b"\xFF\xFF\xFF\xFF"[..], 1_007),
+        // Of a compressed message only the first frame says so, and pings never do.
+        (0x80 | COMPRESSED, b"", 1_002),
+        (0x89 | COMPRESSED, b"", 1_002),
+        // Compressed text that is not UTF-8: a stored block of one byte.
+        (TEXT | COMPRESSED, b"\x00\x01\x00\xFE\xFF\xFF\x00", 1_007),
+    ] {
+        let mut ws = open(&server, JSON_V1);
+        ws.send(&frame(first, payload));
+        assert_eq!(ws.closed().0, code, "{first:x} {payload:x?}");
+    }
+    // Not agreed on: the client did not offer it, or the server does not do it.
+    let mut ws = WebSocket::speaking(&server, JSON_V1);
+    ws.send(&frame(TEXT | COMPRESSED, &compressed(HELLO)));
+    assert_eq!(ws.closed().0, 1_002);
+    let without = Server::start(Settings::shards(1));
+    let (mut ws, head) = WebSocket::asking(&without, JSON_V1, OFFER);
+    assert!(!head.contains("Extensions"), "{head}");
+    ws.send(&frame(TEXT | COMPRESSED, &compressed(HELLO)));
+    assert_eq!(ws.closed().0, 1_002);
+    healthy.ping();
+}
