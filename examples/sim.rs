@@ -17,7 +17,7 @@ struct Args {
     /// The first one
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// calm, quiet, unsteady, crashing, memory, disk, queries, shards, rot or all; may be given several
+    /// calm, quiet, unsteady, crashing, memory, disk, queries, shards, rot, tight or all; may be given several
     /// times, and then every seed is run with each
     #[arg(long, default_value = "all", value_parser = profile)]
     profile: Vec<Profile>,
@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         if !quiet {
             shown(info);
         }
-        // With panic=abort this is the last word.
+        // With panic=abort this is the last word; else the world shows its events when it goes.
+        if !quiet && cfg!(panic = "abort") {
+            eprint!("{}", fanfare::sim::last_events());
+        }
         eprintln!("seed {}: the engine panicked", SEED.load(Ordering::Relaxed));
     }));
     let mut failed = 0;

@@ -4,6 +4,7 @@ use super::client::State;
 use super::net::{End, Link};
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
+use crate::config::SecondConnection;
 use crate::position::Nanos;
 
 impl World {
@@ -57,6 +58,13 @@ impl World {
             _ => self.rng.between(2_048, 65_536),
         };
         let boot = self.node.boot;
+        if self.config.shard.second_connection == SecondConnection::Allow
+            && self.clients[client].profile.durable
+        {
+            let older = |l: &&Link| l.client == client && l.boot == boot && !l.server_gone;
+            let there = self.links.values().find(older).is_some();
+            self.oracle.fault_if(there, Fault::SideBySide);
+        }
         self.links.insert(link, Link::new(client, shard, boot, up, down as usize));
         self.note(Note::Connect { client, link, shard });
         let c = &mut self.clients[client];
@@ -117,7 +125,7 @@ impl World {
         let at = Nanos(self.now.0 + self.rng.between(20_000, 2_000_000));
         let at = l.up.send(&client.out[..count], at);
         client.out.drain(..count);
-        self.at(at, Due::UpArrives { link, count });
+        self.at(at, Due::UpArrives { link, count, sent: self.now });
     }
 
     pub(super) fn down_arrives(&mut self, link: u32, count: usize) {

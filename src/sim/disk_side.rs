@@ -6,6 +6,7 @@ use super::files::{EIO, ENOENT, FileTrouble};
 use super::node::RunningJob;
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
+use crate::limits::HISTORY_READ_TRIES;
 use crate::position::{Handle, SegmentNumber, Seq, ShardId};
 use crate::ring::LogBuf;
 use crate::serve::recover;
@@ -13,6 +14,9 @@ use crate::shard::{Event, Job};
 use crate::wal::paths::segment_path;
 use crate::wal::{Files, Step};
 
+/// Share of failed reads after which reads of the same place go on failing, until the node starts
+/// anew.
+const LASTING_PPM: u32 = 300_000;
 /// Most steps of a job are over in this time.
 const CRASH_AFTER_JOB_MS: u64 = 20;
 
@@ -46,7 +50,14 @@ impl World {
         offset: u64,
         len: usize,
     ) {
-        let failed = !self.calm && self.rng.chance(self.config.trouble.read_error_ppm);
+        let chance = !self.calm && self.rng.chance(self.config.trouble.read_error_ppm);
+        let place = (shard, segment.0, offset);
+        let sick = !self.calm && self.node.sick.get(&place).is_some_and(|sick| sick.lasts);
+        let failed = chance || sick;
+        if failed {
+            let lasts = sick || self.rng.chance(LASTING_PPM);
+            self.node.sick.entry(place).or_default().lasts = lasts;
+        }
         let after = self.disk_time();
         let segment = segment.0;
         self.after(after, Due::LogRead { shard, token, segment, offset, len, failed });
@@ -54,7 +65,10 @@ impl World {
 
     fn disk_time(&mut self) -> u64 {
         match self.rng.below(50) {
-            0 => self.rng.between(1_000_000, 60_000_000),
+            0 => {
+                self.oracle.fault(Fault::SlowDisk);
+                self.rng.between(1_000_000, 60_000_000)
+            }
             _ => self.rng.between(40_000, 1_000_000),
         }
     }
@@ -151,13 +165,37 @@ impl World {
         self.oracle.note(Note::CommitDone { shard, ok: !failed });
         let done = if failed {
             self.oracle.fault(Fault::WriteError);
-            self.node.files.tear_write(shard, &mut self.rng).map(|(buf, ..)| buf)
+            self.node.files.tear_write(shard, &mut self.rng).map(|torn| {
+                self.oracle.fault_if(torn.reordered, Fault::ReorderedSectors);
+                torn.buf
+            })
         } else {
             self.node.files.finish_write(shard)
         };
         let Some(buf) = done else { return };
         let result = if failed { Err(EIO) } else { Ok(()) };
         self.tell(shard, Event::LogWritten { result, buf });
+    }
+
+    /// What lies from here to the end of the segment may be given up when it could not be read
+    /// often enough: a server knows only some of the places where commits begin.
+    fn read_failed_at(&mut self, shard: usize, segment: u64, offset: u64) {
+        let sick = self.node.sick.entry((shard, segment, offset)).or_default();
+        sick.failed += 1;
+        if sick.failed < HISTORY_READ_TRIES {
+            return;
+        }
+        self.oracle.fault(Fault::Unreadable);
+        let path = segment_path(&self.node.shard_dir(shard), SegmentNumber(segment));
+        let mut there = Vec::new();
+        self.node.files.runs(&path, |at, handle, first, last| {
+            if at >= offset {
+                there.push((handle, first, last));
+            }
+        });
+        for (handle, first, last) in there {
+            self.oracle.cannot_read(handle, first, last);
+        }
     }
 
     pub(super) fn log_read(
@@ -173,6 +211,7 @@ impl World {
         let read = self.node.files.read_log(shard, &path, offset, len, &mut self.rng);
         let result = if failed {
             self.oracle.fault(Fault::ReadError);
+            self.read_failed_at(shard, segment, offset);
             Err(EIO)
         } else {
             read.ok_or(ENOENT)

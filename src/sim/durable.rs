@@ -113,9 +113,12 @@ impl Client {
             }
         } else if durable.belongs == Belongs::Yes {
             // Retention moves cursors that it passes, and so does what cannot be read.
-            let unreadable = oracle.faults.of(Fault::ReadError) > 0;
-            if cursor > durable.acked.max(oracle.removed(joined.handle)) && !unreadable {
-                return Err(format!("the member acknowledged up to {}", durable.acked));
+            let (handle, next) = (joined.handle, durable.acked.next());
+            if cursor > durable.acked.max(oracle.removed(handle)) {
+                if !oracle.is_unreadable(handle, next, cursor) {
+                    return Err(format!("the member acknowledged up to {}", durable.acked));
+                }
+                oracle.may_be_missing(handle, next, cursor)?;
             }
             // Then JOINED tells the member what it will not get.
             if cursor > durable.acked {

@@ -38,5 +38,5 @@ mod world;
 
 pub use config::{Trouble, WorldConfig};
 pub use profile::Profile;
-pub use trace::{Fault, Faults};
+pub use trace::{Fault, Faults, last_events};
 pub use world::{Failure, Outcome, World};

@@ -68,6 +68,41 @@ impl Pipe {
     }
 }
 
+/// Tells whether the bytes so far end inside a frame.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// The start of a length field, or of the magic at first.
+    head: Vec<u8>,
+    begun: bool,
+    /// Bytes of the frame that are still to come.
+    left: usize,
+}
+
+impl Frames {
+    pub fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let want = if self.left > 0 { self.left } else { 4 - self.head.len() };
+            let (these, rest) = bytes.split_at(want.min(bytes.len()));
+            bytes = rest;
+            if self.left > 0 {
+                self.left -= these.len();
+                continue;
+            }
+            self.head.extend_from_slice(these);
+            if let Ok(head) = <[u8; 4]>::try_from(&self.head[..]) {
+                self.head.clear();
+                // The magic comes before the first frame.
+                self.left = if self.begun { u32::from_le_bytes(head) as usize } else { 0 };
+                self.begun = true;
+            }
+        }
+    }
+
+    pub fn is_inside(&self) -> bool {
+        self.left > 0 || !self.head.is_empty()
+    }
+}
+
 /// Whether the server's side of a connection is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Recv {
@@ -134,6 +169,8 @@ pub(super) struct Link {
     pub conn: Option<ConnId>,
     pub up: Pipe,
     pub down: Pipe,
+    /// What the server has received.
+    pub frames: Frames,
     pub recv: Recv,
     pub recv_scheduled: bool,
     /// The client's end has reached the server.
@@ -162,6 +199,7 @@ impl Link {
             conn: None,
             up: Pipe::new(up),
             down: Pipe::new(down),
+            frames: Frames::default(),
             recv: Recv::On,
             recv_scheduled: false,
             up_end: None,

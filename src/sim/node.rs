@@ -1,10 +1,12 @@
 //! The node: its shards, how they start, take their turns, and stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::SimFiles;
 use super::io::{Request, ShardIo};
+use super::power::Torn;
 use super::rng::Rng;
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
@@ -17,6 +19,10 @@ use crate::wal::{DataDir, Manifest, Recovered, Step};
 
 /// Turns in a row in which nothing came from outside. A shard that has nothing to do sleeps.
 const IDLE_TURNS_MAX: u32 = 3_000;
+
+/// Share of stops in good order that are not left to themselves. The power may go in the others
+/// too, at a write or a job.
+const CRASH_IN_DRAIN_PPM: u32 = 400_000;
 
 /// One running shard.
 #[derive(Debug)]
@@ -57,10 +63,21 @@ pub(super) struct Node {
     pub accepting: bool,
     pub wall_offset_ms: i64,
     pub draining: bool,
+    /// Places of the log that could not be read, by shard, segment and offset.
+    pub sick: BTreeMap<(usize, u64, u64), Sick>,
     /// How many shards it is started with.
     asked: u16,
     /// Starts in a row that did not succeed.
     failed_starts: u32,
+}
+
+/// A place of the log that could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Sick {
+    /// How often.
+    pub failed: u32,
+    /// It stays so until the node starts anew.
+    pub lasts: bool,
 }
 
 /// Where the simulated node keeps its data.
@@ -79,6 +96,7 @@ impl Node {
             accepting: false,
             wall_offset_ms: 1_700_000_000_000,
             draining: false,
+            sick: BTreeMap::new(),
             asked: shards,
             failed_starts: 0,
         }
@@ -168,8 +186,11 @@ impl World {
         self.note(Note::Start { start: manifest.starts.0, shards });
         let recovered = self.recover(&mut files, &mut data, manifest);
         if reshards {
-            let done = recovered.is_ok();
-            self.oracle.fault(if done { Fault::Resharded } else { Fault::InterruptedReshard });
+            self.oracle.fault(match recovered {
+                Ok(_) => Fault::Resharded,
+                Err(_) if files.is_dead() => Fault::InterruptedReshard,
+                Err(_) => Fault::FailedReshard,
+            });
         }
         if recovered.is_err() && was_clean {
             // As the server does if no shard took a turn.
@@ -268,13 +289,18 @@ impl World {
         self.after(after, Due::Stop);
     }
 
-    /// The node stops: at once, or in good order.
+    /// The node stops: at once, or in good order, and then perhaps at once all the same.
     pub(super) fn stop(&mut self) {
-        if self.calm || self.node.draining {
+        if self.calm {
             return;
         }
-        if self.rng.chance(self.config.trouble.drain_ppm) {
+        if !self.node.draining && self.rng.chance(self.config.trouble.drain_ppm) {
             self.oracle.fault(Fault::Drain);
+            if self.rng.chance(CRASH_IN_DRAIN_PPM) {
+                let most = 2 * u64::from(self.config.shard.drain_grace_ms) * 1_000_000;
+                let after = self.rng.below(most.max(1));
+                self.after(after, Due::Stop);
+            }
             self.note(Note::Fault(Fault::Drain));
             self.node.draining = true;
             for shard in 0..self.node.shards.len() {
@@ -282,7 +308,8 @@ impl World {
                 self.wake(shard);
             }
         } else {
-            self.oracle.fault(Fault::Crash);
+            let draining = self.node.draining;
+            self.oracle.fault(if draining { Fault::CrashInDrain } else { Fault::Crash });
             self.crash();
             let after = self.rng.between(1_000_000, 200_000_000);
             self.after(after, Due::Start);
@@ -298,10 +325,9 @@ impl World {
             self.oracle.faults.count_many(Fault::MeshFull, figures.mesh_full);
             self.oracle.faults.count_many(Fault::Takeover, figures.takeovers);
             let torn = self.node.files.tear_write(index, &mut self.rng);
-            if let Some((_, there, sectors)) = torn {
-                if there > 0 && there < sectors {
-                    self.oracle.fault(Fault::TornWrite);
-                }
+            if let Some(Torn { there, sectors, reordered, .. }) = torn {
+                self.oracle.fault_if(there > 0 && there < sectors, Fault::TornWrite);
+                self.oracle.fault_if(reordered, Fault::ReorderedSectors);
                 self.oracle.note(Note::Torn { shard: index, there, sectors });
             }
             for job in running.jobs {
@@ -315,6 +341,7 @@ impl World {
             }
         }
         self.node.data = None;
+        self.node.sick.clear();
         self.node.files.power_cut();
         self.file_faults();
         self.node.accepting = false;

@@ -65,6 +65,8 @@ pub(super) struct Oracle {
     memory_groups: BTreeSet<usize>,
     /// What lies where a bit flipped.
     damaged: Vec<(Handle, Seq, Seq)>,
+    /// What lies where a log read failed again and again. It is there, and later reads may succeed.
+    unreadable: Vec<(Handle, Seq, Seq)>,
     /// A bit flipped: what the log says of members, producers and state may be missing too.
     pub rotten: bool,
     pub deliveries: u64,
@@ -80,6 +82,12 @@ impl Oracle {
 
     pub fn fault(&mut self, fault: Fault) {
         self.faults.count(fault);
+    }
+
+    pub fn fault_if(&mut self, happened: bool, fault: Fault) {
+        if happened {
+            self.fault(fault);
+        }
     }
 
     /// A new message; its payload follows from the number returned.
@@ -262,8 +270,33 @@ impl Oracle {
     }
 
     fn is_damaged(&self, handle: Handle, seq: Seq) -> bool {
-        let inside = |d: &&(Handle, Seq, Seq)| d.0 == handle && (d.1..=d.2).contains(&seq);
-        self.damaged.iter().any(|damaged| inside(&damaged))
+        has(&self.damaged, handle, seq)
+    }
+
+    /// These could not be read as often as a server must try.
+    pub fn cannot_read(&mut self, handle: Handle, first: Seq, last: Seq) {
+        self.unreadable.push((handle, first, last));
+    }
+
+    /// Nobody may be told that messages are gone, or have its cursor moved over them, unless
+    /// retention took them, a bit flipped, or reads failed again and again. Messages at level memory
+    /// that nobody was told to be durable do not count: a crash may have taken them.
+    pub fn may_be_missing(&self, handle: Handle, from: Seq, to: Seq) -> Result<(), Violation> {
+        let sound = self.known.iter().find(|((.., seq), known)| {
+            let seq = Seq(*seq);
+            known.handle == handle
+                && known.durable
+                && (from..=to).contains(&seq)
+                && seq > self.removed(handle)
+                && !self.is_damaged(handle, seq)
+                && !has(&self.unreadable, handle, seq)
+        });
+        sound.map_or(Ok(()), |(name, _)| Err(format!("{name:?} is sound on disk")))
+    }
+
+    /// Whether one of these messages could not be read.
+    pub fn is_unreadable(&self, handle: Handle, from: Seq, to: Seq) -> bool {
+        self.unreadable.iter().any(|u| u.0 == handle && u.1 <= to && from <= u.2)
     }
 
     pub fn removed(&self, handle: Handle) -> Seq {
@@ -275,19 +308,13 @@ impl Oracle {
         self.fault(Fault::Gap);
         match gap.reason {
             GapReason::Retention if gap.to <= self.removed(gap.handle) => Ok(()),
-            GapReason::Damaged if self.faults.of(Fault::ReadError) > 0 => Ok(()),
+            GapReason::Damaged if self.is_unreadable(gap.handle, gap.from, gap.to) => {
+                self.may_be_missing(gap.handle, gap.from, gap.to)
+            }
             // What is gone from the start of a group looks like retention.
             _ if self.rotten => {
                 self.fault(Fault::DamageTold);
-                let inside = |seq| gap.from <= seq && seq <= gap.to;
-                let sound = self.known.iter().find(|((.., seq), known)| {
-                    known.handle == gap.handle
-                        && known.durable
-                        && inside(Seq(*seq))
-                        && Seq(*seq) > self.removed(gap.handle)
-                        && !self.is_damaged(gap.handle, Seq(*seq))
-                });
-                sound.map_or(Ok(()), |(name, _)| Err(format!("{name:?} is sound on disk")))
+                self.may_be_missing(gap.handle, gap.from, gap.to)
             }
             _ => Err(format!("retention went up to {}", self.removed(gap.handle))),
         }
@@ -338,6 +365,11 @@ impl Oracle {
         self.faults.count_many(Fault::MemoryLost, lost);
         Ok(())
     }
+}
+
+/// Whether one of these stretches has a message.
+fn has(stretches: &[(Handle, Seq, Seq)], handle: Handle, seq: Seq) -> bool {
+    stretches.iter().any(|s| s.0 == handle && (s.1..=s.2).contains(&seq))
 }
 
 /// The member id of a client.

@@ -9,6 +9,17 @@ use super::trace::Fault;
 use crate::limits::{LOG_BLOCK, LOG_SECTOR};
 use crate::ring::LogBuf;
 
+/// What is left of a log write that did not complete.
+pub(super) struct Torn {
+    pub buf: LogBuf,
+    /// Sectors that are on disk.
+    pub there: usize,
+    /// Sectors that it had.
+    pub sectors: usize,
+    /// One is there and an earlier one is not.
+    pub reordered: bool,
+}
+
 impl SimFiles {
     /// Starts a log write of a shard.
     pub fn begin_write(&self, shard: usize, path: &Path, offset: u64, buf: LogBuf) {
@@ -33,16 +44,15 @@ impl SimFiles {
         Some(write.buf)
     }
 
-    /// The log write failed or the machine died: each sector is there or not. Returns how many
-    /// of how many sectors are there.
-    pub fn tear_write(&self, shard: usize, rng: &mut Rng) -> Option<(LogBuf, usize, usize)> {
+    /// The log write failed or the machine died: each sector is there or not.
+    pub fn tear_write(&self, shard: usize, rng: &mut Rng) -> Option<Torn> {
         let mut inner = self.inner_mut();
         let write = inner.writing.remove(&shard)?;
         let sectors = write.buf.len() / LOG_SECTOR;
         // All, none, the first, the last, and any subset are all worth having.
         let shape = rng.below(8);
         let cut = rng.index(sectors + 1);
-        let mut there = 0;
+        let (mut there, mut lost, mut reordered) = (0, false, false);
         for (index, sector) in write.buf.as_slice().chunks_exact(LOG_SECTOR).enumerate() {
             let keep = match shape {
                 0 => true,
@@ -53,10 +63,13 @@ impl SimFiles {
             };
             if keep && let Ok(file) = inner.file_mut(&write.path) {
                 there += 1;
+                reordered |= lost;
                 file.put(write.offset + (index * LOG_SECTOR) as u64, sector);
+            } else {
+                lost = true;
             }
         }
-        Some((write.buf, there, sectors))
+        Some(Torn { buf: write.buf, there, sectors, reordered })
     }
 
     /// What a log read returns; `None` if the file is not there. Of a write in flight it may

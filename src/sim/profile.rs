@@ -3,7 +3,7 @@
 use super::config::{Trouble, WorldConfig};
 use super::rng::Rng;
 use super::trace::Fault;
-use crate::config::ShardConfig;
+use crate::config::{SecondConnection, ShardConfig};
 
 /// A kind of world; the seed chooses among its variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Profile {
         match self {
             Self::Calm => WorldConfig::calm(shards),
             Self::Quiet => quiet(2 + (seed % 2) as u16),
-            Self::Unsteady => unsteady(shards),
+            Self::Unsteady => allowing(seed, unsteady(shards)),
             Self::Crashing => crashing(shards),
             Self::Memory => memory(seed, shards),
             Self::Disk => disk(seed, shards),
@@ -99,6 +99,10 @@ impl Profile {
                 F::Mute,
                 F::ClockJumped,
                 F::Republished,
+                F::Delayed,
+                F::Overtaken,
+                F::ResetMidFrame,
+                F::SideBySide,
             ],
             Self::Crashing => &[
                 F::AnsweredAgain,
@@ -112,6 +116,9 @@ impl Profile {
                 F::NameLost,
                 F::RenameLost,
                 F::Drain,
+                F::CrashInDrain,
+                F::ReorderedSectors,
+                F::SlowDisk,
             ],
             Self::Memory => &[F::Crash, F::AnsweredEarly, F::MemoryLost, F::EpochChanged, F::Gap],
             Self::Disk => &[
@@ -125,6 +132,7 @@ impl Profile {
                 F::RefusedFailed,
                 F::Indeterminate,
                 F::ReadError,
+                F::Unreadable,
                 F::Crash,
             ],
             Self::Queries => &[F::Crash, F::SnapshotWritten, F::RosterRead, F::RosterAnnounced],
@@ -197,6 +205,14 @@ fn unsteady(shards: u16) -> WorldConfig {
     }
 }
 
+/// Of some seeds, a member may have several connections.
+fn allowing(seed: u64, mut config: WorldConfig) -> WorldConfig {
+    if seed % 4 == 1 {
+        config.shard.second_connection = SecondConnection::Allow;
+    }
+    config
+}
+
 fn crashing(shards: u16) -> WorldConfig {
     let calm = WorldConfig::calm(shards);
     WorldConfig {
@@ -249,7 +265,17 @@ fn disk(seed: u64, shards: u16) -> WorldConfig {
     let memory_ppm = if seed.is_multiple_of(3) { 500_000 } else { 100_000 };
     let tail_bytes_max = if seed.is_multiple_of(2) { 1024 } else { config.shard.tail_bytes_max };
     let shard = ShardConfig { tail_bytes_max, ..config.shard.clone() };
-    WorldConfig { memory_ppm, shard, trouble, ..config }
+    with_time_to_give_up(seed, WorldConfig { memory_ppm, shard, trouble, ..config })
+}
+
+/// A place that cannot be read is tried for seconds before it is given up.
+fn with_time_to_give_up(seed: u64, config: WorldConfig) -> WorldConfig {
+    if seed % 8 != 3 {
+        return config;
+    }
+    let crash_every_ms = 4 * config.trouble.crash_every_ms;
+    let trouble = Trouble { crash_every_ms, ..config.trouble.clone() };
+    WorldConfig { active_ms: 3 * config.active_ms, trouble, ..config }
 }
 
 /// Segments and retention are small, so that sealed logs are used up too.
@@ -336,12 +362,13 @@ fn all(seed: u64, shards: u16) -> WorldConfig {
         file_sync_error_ppm: some(8_000),
         reshard_ppm: some(300_000),
     };
-    WorldConfig {
+    let config = WorldConfig {
         clients: 10 + some(20) as usize,
         memory_ppm: some(400_000),
         query_ppm: if rots { 0 } else { some(60_000) },
         slow_ppm: some(300_000),
         trouble,
         ..config
-    }
+    };
+    with_time_to_give_up(seed, allowing(seed, config))
 }

@@ -155,8 +155,8 @@ impl Oracle {
         let first_sent = sent.first_sent;
         let (acked, members) = (u64::from(r.acked), u64::from(r.members));
         // Retention, and what cannot be read, move cursors over a message.
-        let passed =
-            r.seq <= self.removed(r.handle) || self.rotten || self.faults.of(Fault::ReadError) > 0;
+        let unreadable = self.is_unreadable(r.handle, r.seq, r.seq);
+        let passed = r.seq <= self.removed(r.handle) || self.rotten || unreadable;
         if acked > members || acked * 100 < members * u64::from(r.percent) && !passed {
             return Err("not the share that was asked for".to_owned());
         }

@@ -4,6 +4,7 @@ use super::net::{End, Recv, Write};
 use super::trace::{Fault, Note};
 use super::world::{Due, World};
 use crate::fanout::Part;
+use crate::position::Nanos;
 use crate::shard::{ConnId, Event, RecvEnd};
 
 const EPIPE: i32 = 32;
@@ -31,11 +32,14 @@ impl World {
         self.schedule_receive(link);
     }
 
-    pub(super) fn up_arrives(&mut self, link: u32, count: usize) {
+    pub(super) fn up_arrives(&mut self, link: u32, count: usize, sent: Nanos) {
         let Some(l) = self.links.get_mut(&link) else { return };
         if l.cut || l.server_gone {
             return;
         }
+        self.oracle.fault_if(sent < self.newest_sent, Fault::Overtaken);
+        self.oracle.fault_if(self.now.since(sent) > 1_000_000, Fault::Delayed);
+        self.newest_sent = self.newest_sent.max(sent);
         l.up.arrive(count);
         self.schedule_receive(link);
     }
@@ -52,6 +56,7 @@ impl World {
         l.up_end = Some(end);
         let (shard, conn) = (l.shard, l.conn);
         if end == End::Reset {
+            self.oracle.fault_if(l.frames.is_inside(), Fault::ResetMidFrame);
             l.up.clear();
             if let Some(write) = l.write.take()
                 && let Some(conn) = conn
@@ -106,7 +111,10 @@ impl World {
             _ => max,
         };
         self.oracle.fault(if count < arrived { Fault::SplitReceive } else { Fault::MergedReceive });
-        running.io.receive(conn, |bytes| l.up.read(count, bytes));
+        running.io.receive(conn, |bytes| {
+            l.up.read(count, bytes);
+            l.frames.take(bytes);
+        });
         let client = l.client;
         self.wake(shard);
         self.flush_client(client);

@@ -1,8 +1,10 @@
 //! What happened last, for whoever has to understand a failing seed; and how often each fault
 //! was injected.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::rc::Rc;
 
 use crate::position::Nanos;
 use crate::wal::Damage;
@@ -15,13 +17,36 @@ const KEPT: usize = 300;
 pub(super) struct Trace {
     kept: usize,
     show: bool,
-    lines: VecDeque<(Nanos, Note)>,
+    lines: Lines,
+}
+
+type Lines = Rc<RefCell<VecDeque<(Nanos, Note)>>>;
+
+thread_local! {
+    /// Those of the world that was made last in this thread.
+    static LAST: RefCell<Lines> = RefCell::default();
+}
+
+/// The last events of the world that was made last in this thread, for a panic hook: a panic that
+/// aborts runs nothing else.
+#[must_use]
+pub fn last_events() -> String {
+    let lines = LAST.try_with(|last| last.try_borrow().map(|lines| shown(&lines)));
+    lines.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+fn shown(lines: &Lines) -> String {
+    let Ok(lines) = lines.try_borrow() else { return String::new() };
+    let line = |(at, note): &(Nanos, Note)| format!("{:>12.3} ms  {note:?}\n", at.0 as f64 / 1e6);
+    lines.iter().map(line).collect()
 }
 
 impl Default for Trace {
     fn default() -> Self {
         let kept = std::env::var("FANFARE_TRACE").ok().and_then(|n| n.parse().ok());
-        Self { kept: kept.unwrap_or(KEPT).max(1), show: false, lines: VecDeque::new() }
+        let lines = Lines::default();
+        LAST.with(|last| last.replace(lines.clone()));
+        Self { kept: kept.unwrap_or(KEPT).max(1), show: false, lines }
     }
 }
 
@@ -69,19 +94,17 @@ impl Trace {
         if self.show {
             return println!("{:>12.3} ms  {note:?}", at.0 as f64 / 1e6);
         }
-        if self.lines.len() == self.kept {
-            self.lines.pop_front();
+        let mut lines = self.lines.borrow_mut();
+        if lines.len() == self.kept {
+            lines.pop_front();
         }
-        self.lines.push_back((at, note));
+        lines.push_back((at, note));
     }
 }
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, note) in &self.lines {
-            writeln!(f, "{:>12.3} ms  {note:?}", at.0 as f64 / 1e6)?;
-        }
-        Ok(())
+        f.write_str(&shown(&self.lines))
     }
 }
 
@@ -121,6 +144,12 @@ faults! {
     ClientReset,
     /// A client vanished and the server was not told.
     ClientVanished,
+    /// A connection was reset while the server had a part of a frame.
+    ResetMidFrame,
+    /// Bytes took longer than a millisecond to the server.
+    Delayed,
+    /// Bytes reached the server before others that another connection had sent earlier.
+    Overtaken,
     /// The server closed a connection.
     ServerClosed,
     /// A publish was refused since one before it was.
@@ -161,6 +190,8 @@ faults! {
     Redelivered,
     /// A second connection of a member took over.
     Takeover,
+    /// A member connected beside its older connection, which stayed.
+    SideBySide,
     /// A publisher learned who has its message.
     Receipt,
     /// A client was told of a roster that it asked for.
@@ -171,14 +202,22 @@ faults! {
     Crash,
     /// The node stopped in good order.
     Drain,
+    /// The power went while the node stopped in good order.
+    CrashInDrain,
     /// A crash left a part of a log write.
     TornWrite,
+    /// Of a log write that was torn, a sector is there and an earlier one is not.
+    ReorderedSectors,
+    /// The disk took longer than a millisecond.
+    SlowDisk,
     /// The power went while the node started.
     CrashAtStart,
     /// The node started with another number of shards than before.
     Resharded,
-    /// A start with another number of shards failed, or the power went in it.
+    /// The power went in a start with another number of shards.
     InterruptedReshard,
+    /// A start with another number of shards failed, since the disk did.
+    FailedReshard,
     /// The node did not start because its disk failed.
     StartFailed,
     /// A crash took bytes of a file that no sync had made durable.
@@ -221,6 +260,8 @@ faults! {
     Indeterminate,
     /// A log read failed.
     ReadError,
+    /// A place of the log could not be read as often as it is tried.
+    Unreadable,
     /// A publish without an answer was sent again.
     Republished,
     /// A message was answered before it was on disk.

@@ -22,7 +22,7 @@ pub(super) enum Due {
     LogRead { shard: usize, token: u64, segment: u64, offset: u64, len: usize, failed: bool },
     JobStep { shard: usize, id: u64 },
     Accept { link: u32 },
-    UpArrives { link: u32, count: usize },
+    UpArrives { link: u32, count: usize, sent: Nanos },
     UpEnds { link: u32, end: End },
     Receive { link: u32 },
     PauseTakesEffect { link: u32 },
@@ -112,6 +112,8 @@ pub struct World {
     pub(super) links: BTreeMap<u32, Link>,
     pub(super) next_link: u32,
     pub(super) next_job: u64,
+    /// When the newest bytes were sent that have reached the server.
+    pub(super) newest_sent: Nanos,
     pub(super) clients: Vec<Client>,
     pub(super) oracle: Oracle,
     /// Trouble is over; everyone finishes what was begun.
@@ -158,6 +160,7 @@ impl World {
             links: BTreeMap::new(),
             next_link: 0,
             next_job: 0,
+            newest_sent: Nanos(0),
             clients,
             oracle: Oracle::default(),
             calm: false,
@@ -268,7 +271,7 @@ impl World {
         let alive = entry.boot == self.node.boot && self.node.is_up();
         match entry.due {
             Due::Accept { link } => self.accept(link),
-            Due::UpArrives { link, count } => self.up_arrives(link, count),
+            Due::UpArrives { link, count, sent } => self.up_arrives(link, count, sent),
             Due::UpEnds { link, end } => self.up_ends(link, end),
             Due::Receive { link } => self.receive(link),
             Due::PauseTakesEffect { link } => self.pause_takes_effect(link),
