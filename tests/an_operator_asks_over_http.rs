@@ -57,6 +57,7 @@ fn lists_show_every_group_and_member_once_over_all_pages_and_shards() {
     let page = http.json("/api/v1/groups/group-3/members?shard=0");
     let member = &page["members"][0];
     assert_eq!((&member["state"], &member["sent"]), (&"live".into(), &1.into()));
+    assert_eq!(member["transport"], "native");
     assert_eq!(http.get("/api/v1/groups/nobody").status, 404);
     assert_eq!(http.get("/api/v1/groups?shard=2").status, 400);
     assert_eq!(http.get("/api/v1/groups?limit=1001").status, 400);

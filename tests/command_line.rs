@@ -323,3 +323,59 @@ fn figures_are_logged_only_when_asked_for() {
     server.stop();
     assert!(server.log().contains("deliveries="), "a summary at the end");
 }
+
+#[test]
+fn config_check_says_whether_a_server_could_use_it_and_starts_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let check = |args: &[&str]| {
+        let data = data.to_str().unwrap();
+        run(fanfare().args(["config", "check", "--data-dir", data]).args(args))
+    };
+    let ended = check(&[]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "the configuration can be used\n"));
+    assert!(!data.exists());
+    let wrong = [
+        (&["--payload-max", "0"][..], "payload_max"),
+        (&["--log", "fanfare=loud"], "fanfare=loud"),
+        (&["--cores", "9999"], "9999"),
+        (&["--http", "0.0.0.0:7411"], "http_token_file"),
+        (&["--http-token-file", "/nowhere/token"], "/nowhere/token"),
+        (&["--config", "/nowhere/fanfare.toml"], "/nowhere/fanfare.toml"),
+    ];
+    for (args, said) in wrong {
+        let ended = check(args);
+        assert_eq!(ended.code, 2, "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(said), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_default_configuration_can_be_checked_and_says_what_sighup_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fanfare.toml");
+    let ended = run(fanfare().args(["config", "default"]));
+    assert_eq!(ended.code, 0);
+    fs::write(&path, &ended.stdout).unwrap();
+    assert_eq!(run(fanfare().args(["config", "check", "--config"]).arg(&path)).code, 0);
+    let about = |key: &str| {
+        let line = ended.stdout.lines().position(|line| line.starts_with(&format!("{key} ")));
+        ended.stdout.lines().nth(line.unwrap() - 1).unwrap().to_owned()
+    };
+    assert!(about("ack_every").contains("SIGHUP"), "{}", about("ack_every"));
+    assert!(!about("segment_bytes").contains("SIGHUP"), "{}", about("segment_bytes"));
+}
+
+#[test]
+fn completions_and_man_pages_know_every_subcommand() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = run(fanfare().args(["completions", shell]));
+        assert!(ended.code == 0 && ended.stdout.contains("http-token-file"), "{shell}");
+    }
+    assert_eq!(run(fanfare().arg("man").arg(dir.path())).code, 0);
+    for page in ["fanfare", "fanfare-serve", "fanfare-top", "fanfare-config-check", "fanfare-wal"] {
+        let text = fs::read_to_string(dir.path().join(format!("{page}.1"))).unwrap();
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+}

@@ -98,6 +98,7 @@ pub(super) fn member_json(shard: u16, member: &MemberSeen) -> Value {
         "shard": shard,
         "slot": member.conn.slot,
         "generation": member.conn.generation,
+        "transport": member.transport,
         "state": member.health,
         "tripped": member.tripped,
         "drain_bytes_per_s": member.rate,

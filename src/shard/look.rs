@@ -134,6 +134,8 @@ pub struct MemberSeen {
     pub conn: ConnId,
     /// The member's id; empty before HELLO.
     pub member: Box<[u8]>,
+    /// How it came: `native` or `websocket`.
+    pub transport: &'static str,
     /// How it keeps up; nothing before HELLO.
     pub health: &'static str,
     /// Whether it is served last until it has recovered.
@@ -355,6 +357,7 @@ impl Shard {
         MemberSeen {
             conn: conn.id,
             member: conn.member.clone(),
+            transport: if conn.ws.is_some() { "websocket" } else { "native" },
             health: match (conn.state, conn.drainage.health()) {
                 (ConnState::Closing, _) => "closing",
                 (_, Some(health)) => health.name(),

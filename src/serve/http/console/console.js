@@ -285,7 +285,7 @@ function show(status) {
     disconnectButton({ member: member.member }, `Member ${member.member}`),
   ]));
   table($("slow"), slow.length ? `${slow.length} members do not keep up` : "Every member keeps up",
-    ["member", "state", "served", { n: "takes" }, { n: "behind" }, { n: "groups" }, { n: "shard" }, ""], slow);
+    ["member", "state", "served", { n: "takes" }, { n: "behind" }, { n: "groups" }, { n: "shard" }, "action"], slow);
   const old = (shard, name) => (fits && before.shards.find((s) => s.shard === shard.shard)?.figures[name]) ?? 0;
   const per_s = (shard, name) => ({ n: fits ? short((shard.figures[name] - old(shard, name)) / seconds) : "–" });
   table($("shards"), `${status.shards.length} shards; rates per second`,
@@ -346,7 +346,7 @@ async function listGroups(from) {
   next = at;
   $("more").hidden = !next;
   table($("groups"), `${rows.length} groups${next ? ", and more" : ""}`,
-    ["group", "class", "priority", { n: "members" }, { n: "durable" }, { n: "online" }, { n: "last message" }, { n: "kept from" }, { n: "owner" }, ""],
+    ["group", "class", "priority", { n: "members" }, { n: "durable" }, { n: "online" }, { n: "last message" }, { n: "kept from" }, { n: "owner" }, "action"],
     rows.map((group) => [
       { name: group.group }, group.class, group.priority, { n: String(group.members) },
       { n: String(group.durable_members) }, { n: String(group.durable_members_online) },
@@ -370,9 +370,9 @@ async function showGroup(name) {
     .map(([key, value]) => element("div", {}, element("dt", {}, key.replaceAll("_", " ")), element("dd", {}, String(value)))));
   const list = element("table");
   table(list, `${members.length} members${at ? ", and more" : ""}`,
-    ["member", "state", { n: "handed" }, { n: "behind" }, { n: "acknowledged" }, "durable", { n: "takes" }, { n: "shard" }, ""],
+    ["member", "by", "state", { n: "handed" }, { n: "behind" }, { n: "acknowledged" }, "durable", { n: "takes" }, { n: "shard" }, "action"],
     members.map((m) => [
-      { name: m.member }, m.tripped ? { bad: `${m.state}, served last` } : m.state, { n: String(m.sent) }, { n: String(m.lag_messages) },
+      { name: m.member }, m.transport, m.tripped ? { bad: `${m.state}, served last` } : m.state, { n: String(m.sent) }, { n: String(m.lag_messages) },
       { n: m.durable ? String(m.acked) : "–" }, m.durable ? "yes" : "no", { n: short(m.drain_bytes_per_s, "B/s") }, { n: String(m.shard) },
       disconnectButton({ shard: m.shard, slot: m.slot, generation: m.generation }, `This connection of ${m.member}`),
     ]));
