@@ -740,7 +740,7 @@ fn connections_come_from_every_listener_until_all_have_stopped() {
         open.push((TcpStream::connect(addr).unwrap(), rig.accept()));
     }
     // A full table ends the accepts and drops who came; a close arms all of them again.
-    let spare = crate::limits::DESCRIPTORS_SPARE as usize + 4 - open.len();
+    let spare = crate::limits::DESCRIPTORS_SPARE + 4 - open.len();
     for _ in 0..spare {
         open.push((TcpStream::connect(addrs[0]).unwrap(), rig.accept()));
     }
