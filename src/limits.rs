@@ -42,6 +42,11 @@ pub const LOG_SECTOR: usize = 512;
 pub const WS_MESSAGE_MAX: u64 = 1024 * 1024;
 /// Longest message that the WebSocket echo sends back, in bytes.
 pub const WS_ECHO_MAX: u64 = 16 * 1024 * 1024;
+/// What a compressed message may come to when it is decompressed: this many bytes, and so many for
+/// each of its own. Text is far from that; without it a few bytes would cost a shard milliseconds.
+pub const WS_INFLATED_MIN: u64 = 4096;
+/// See [`WS_INFLATED_MIN`].
+pub const WS_INFLATED_RATIO: u64 = 32;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
 /// Places that the log's reader keeps per producer and group to recognise a publish that is

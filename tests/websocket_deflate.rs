@@ -117,7 +117,7 @@ fn bombs_and_broken_data_end_the_connection_and_nobody_elses() {
     healthy.ping();
     let before = server.rss_kib();
     let mut bomb = Vec::new();
-    assert!(Deflate::default().compress(&vec![b' '; 500 << 20], &mut bomb));
+    assert!(Deflate::default().compress(&vec![b' '; 16 << 20], &mut bomb));
     assert!((bomb.len() as u64) < WS_MESSAGE_MAX, "{} bytes", bomb.len());
     for _ in 0..4 {
         let mut ws = open(&server, JSON_V1);
@@ -126,6 +126,12 @@ fn bombs_and_broken_data_end_the_connection_and_nobody_elses() {
     }
     let after = server.rss_kib();
     assert!(after < before + 16 * 1024, "memory went from {before} to {after} KiB");
+    // Many small ones, each below the bound of a message: the first is refused.
+    let mut small = Vec::new();
+    assert!(Deflate::default().compress(&vec![b' '; 100_000], &mut small));
+    let mut ws = open(&server, JSON_V1);
+    ws.send(&frame(TEXT | COMPRESSED, &small).repeat(100));
+    assert_eq!(ws.closed().0, 1_009);
     for (first, payload, code) in [
         (TEXT | COMPRESSED, &b"\xFF\xFF\xFF\xFF"[..], 1_007),
         // Of a compressed message only the first frame says so, and pings never do.

@@ -8,7 +8,7 @@ use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Shard};
 use crate::fanout::Form;
-use crate::limits::{WS_ECHO_MAX, WS_MESSAGE_MAX};
+use crate::limits::{WS_ECHO_MAX, WS_INFLATED_MIN, WS_INFLATED_RATIO, WS_MESSAGE_MAX};
 use crate::wire::{self, ErrorCode};
 use crate::ws::deflate::Unreadable;
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
@@ -214,6 +214,7 @@ impl Shard {
 
     /// Puts what a compressed message says in its place.
     fn inflate(&mut self, kind: Kind, max: u64, message: &mut Vec<u8>) -> Result<(), Violation> {
+        let max = max.min(WS_INFLATED_MIN + WS_INFLATED_RATIO * message.len() as u64);
         let mut inflated = std::mem::take(&mut self.codec.inflated);
         let done = self.codec.deflate().decompress(message, max as usize, &mut inflated);
         std::mem::swap(message, &mut inflated);

@@ -85,8 +85,8 @@ fn long_messages_are_compressed_and_come_back() {
 #[test]
 fn a_bomb_ends_at_the_bound() {
     let (mut deflate, mut bomb, mut out) = (Deflate::default(), Vec::new(), Vec::new());
-    assert!(deflate.compress(&vec![0; 50_000_000], &mut bomb));
-    assert!(bomb.len() < 300_000);
+    assert!(deflate.compress(&vec![0; 4_000_000], &mut bomb));
+    assert!(bomb.len() < 30_000);
     assert_eq!(deflate.decompress(&bomb, 1 << 20, &mut out), Err(Unreadable::TooBig));
     assert!(out.len() <= 1 << 20 && out.capacity() < 3 << 20, "{}", out.capacity());
     assert_eq!(deflate.decompress(b"\xFF\xFF\xFF", 100, &mut out), Err(Unreadable::Broken));
