@@ -22,6 +22,12 @@ class Play {
     if (backoff_max_ms) this.options.backoffMaxMs = backoff_max_ms;
     if (answer_timeout_ms) this.options.answerTimeoutMs = answer_timeout_ms;
     this.core = new Core(this.options);
+    if (options.token) this.core.setToken(options.token, false);
+  }
+
+  /** The newest token, as a driver hands it over. */
+  showToken() {
+    if (this.token) this.core.setToken(this.token, true);
   }
 
   event() {
@@ -36,6 +42,7 @@ class Play {
   }
 
   frame() {
+    if (this.core.tokenIsDue(this.now)) this.showToken();
     this.core.advance(this.now);
     this.sent.push(...this.core.takeOutput());
     return this.sent.shift();
@@ -56,7 +63,7 @@ class Play {
       set_state: () => this.core.setState(group, args.key, data(args.data), args.expected ?? "any"),
       sync: () => this.core.sync(group, args.known),
       roster: () => this.core.roster(group, args.known, args.after, args.limit),
-      token: () => this.core.setToken(args.token, args.renews),
+      token: () => void (this.token = args.token),
       close: () => this.core.close(this.now),
     };
     if (fails) return assert.throws(commands[what], (error) => error instanceof ClientError && error.kind === fails);
@@ -81,6 +88,7 @@ class Play {
       case "wait": return void (this.now += arg);
       case "connect":
         this.due(arg);
+        this.showToken();
         return this.core.connected(this.now);
       case "refuse":
         this.due(arg);

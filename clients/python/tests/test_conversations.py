@@ -17,8 +17,13 @@ class Play:
         self.automatic = options.pop("acks", None) != "explicit"
         if "producer" in options:
             options["producer"] = bytes.fromhex(options["producer"])
+        token = options.pop("token", None)
         self.options = Options(**options)
         self.core = Core(self.options)
+        if token is not None:
+            self.core.set_token(token, renews=False)
+        #: What the application's source gives.
+        self.token: str | None = None
         self.now: float = 0
         self.names: dict[str, Any] = {}
         self.sent: list[bytes] = []
@@ -34,7 +39,14 @@ class Play:
         self.given = self.core.next_event(self.now)
         return self.given
 
+    def show_token(self) -> None:
+        """The newest token, as a driver hands it over."""
+        if self.token is not None:
+            self.core.set_token(self.token, renews=True)
+
     def frame(self) -> bytes | None:
+        if self.core.token_is_due(self.now):
+            self.show_token()
         self.core.advance(self.now)
         self.sent += self.core.take_output()
         return self.sent.pop(0) if self.sent else None
@@ -63,7 +75,7 @@ class Play:
             case "roster":
                 return self.core.roster(group, args["known"], args["after"], args["limit"])
             case "token":
-                self.core.set_token(args["token"], args["renews"])
+                self.token = args["token"]
             case "close":
                 self.core.close(self.now)
             case other:
@@ -95,6 +107,7 @@ class Play:
                 self.now += arg
             case "connect":
                 self.due(*arg)
+                self.show_token()
                 self.core.connected(self.now)
             case "refuse":
                 self.due(*arg)
