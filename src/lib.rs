@@ -15,6 +15,8 @@
 //! `server`, only it, [`wire`], [`position`] and [`limits`] are built.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "server")]
+pub mod bridge;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;

@@ -1,11 +1,12 @@
-//! The `fanfare` command: `serve` runs a server, `top` shows how it is, `config` checks what it
-//! would start from, `wal` looks at its logs.
+//! The `fanfare` command: `serve` runs a server, `bridge` forwards its messages, `top` shows how
+//! it is, `config` checks what it would start from, `wal` looks at its logs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use fanfare::bridge::{self, BridgeArgs};
 use fanfare::config::{Layers, ServeArgs, load};
 use fanfare::serve::top::{self, TopArgs};
 use fanfare::wal::tool::{self, WalArgs};
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Run a server. Flags win over FANFARE_* variables, which win over the file
     Serve(Box<ServeArgs>),
+    /// Forward messages of groups to other systems
+    Bridge(BridgeArgs),
     /// Show how a running server is: its shards, and members that do not keep up
     Top(TopArgs),
     /// Check a configuration without starting a server, or print one to begin with
@@ -53,6 +56,7 @@ enum Config {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => fanfare::serve::run(&args),
+        Command::Bridge(args) => bridge::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Config(Config::Check(args)) => fanfare::serve::check(&args),
         Command::Config(Config::Default) => {

@@ -9,7 +9,7 @@ use super::error::ClientError;
 use super::event::{Event, Message, PublishId, QueryId};
 use super::options::{Membership, Options, Publishing};
 use super::resume::Resume;
-use crate::position::{Nanos, Seq};
+use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::Expected;
 
 /// While there is something to send and the server does not take it, both directions are tried
@@ -198,6 +198,15 @@ impl Client {
         self.core.disconnected(self.now());
     }
 
+    /// Leaves the connection, for an application that cannot call [`Client::next`] for a while: a
+    /// server would wait for it to read. The client is not over; the next call of
+    /// [`Client::next`] connects again.
+    pub fn hang_up(&mut self) {
+        if self.stream.is_some() {
+            self.lost();
+        }
+    }
+
     /// Sends what is queued, if that does not have to wait.
     fn push(&mut self) {
         let now = self.now();
@@ -261,6 +270,19 @@ impl Client {
     /// As there.
     pub fn ack(&mut self, message: &Message) -> Result<(), ClientError> {
         self.core.ack(message, self.now())
+    }
+
+    /// Acknowledges a group up to a message; see [`Core::ack_up_to`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ack_up_to(
+        &mut self,
+        group: impl AsRef<[u8]>,
+        epoch: Epoch,
+        seq: Seq,
+    ) -> Result<(), ClientError> {
+        self.core.ack_up_to(group.as_ref(), epoch, seq, self.now())
     }
 
     /// Reads history; see [`Core::fetch`].
