@@ -37,7 +37,7 @@ let browser;
 try {
   const server = run("fanfare", "serve", "--listen", `127.0.0.1:${port}`, "--http", `127.0.0.1:${port + 1}`,
     "--http-token-file", join(work, "token"), "--shards", "2", "--data-dir", join(work, "data"),
-    "--stall-timeout-ms", "120000", "--set", "socket_send_buffer=4096");
+    "--stall-timeout-ms", "120000", "--set", `websocket_origins=${url.slice(0, -1)}`, "--set", "socket_send_buffer=4096");
   for (let tries = 0; ; tries++) {
     const up = await fetch(`${url}readyz`).then((answer) => answer.ok, () => false);
     if (up) break;
@@ -47,16 +47,19 @@ try {
   run("loadgen", "groups", "--addr", `127.0.0.1:${port}`, "--groups", "12", "--members", "25", "--rate", "40",
     "--duration", "120s", "--stalled", "1", "--payload", "2000");
 
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
-  const page = await browser.newPage({ viewport: { width: 1280, height: 1700 }, colorScheme: "light" });
-  // With CONSOLE=src/serve/http/console the files there are tried, without building the server.
+  // With CONSOLE=src/serve/http/console the files there are tried, without building the server. To
+  // Chromium such a page comes from nowhere, and may not reach loopback unless it is told so.
   const files = process.env.CONSOLE;
+  const args = ["--no-sandbox", ...(files ? ["--disable-features=LocalNetworkAccessChecks"] : [])];
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 1700 }, colorScheme: "light" });
+  const page = await context.newPage();
   const tried = async (route) => {
     const name = new URL(route.request().url()).pathname.slice(1) || "console.html";
     const answer = await route.fetch();
     await route.fulfill({ response: answer, body: readFileSync(join(files, name)) });
   };
-  if (files) await page.context().route(/\/(console\.(js|css))?$/, tried);
+  if (files) await context.route(/\/(console\.(js|css))?$/, tried);
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (said) => { if (said.type() === "error" && !/401/.test(said.text())) errors.push(said.text()); });
@@ -114,6 +117,38 @@ try {
   await page.locator("#ask[open]").waitFor({ state: "detached" });
   assert.equal(await rows(), before);
 
+  // A chat room: two tabs see each other's words, in one order, as text.
+  const other = await context.newPage();
+  await other.addInitScript((token) => sessionStorage.setItem("fanfare-token", token), token);
+  await other.goto(url);
+  const enter = async (tab, name) => {
+    await tab.bringToFront();
+    await tab.waitForFunction(() => document.querySelector("#chat-server").value !== "");
+    await tab.fill("#chat-group", "room");
+    await tab.fill("#chat-name", name);
+    await tab.keyboard.press("Enter");
+    await tab.locator("#chat-text:not([disabled])").waitFor().catch(async (error) => {
+      throw new Error(await tab.locator("#chat-state").textContent(), { cause: error });
+    });
+  };
+  await enter(other, "ann");
+  await enter(page, "<b>bob</b>");
+  await page.keyboard.type("hello <img src=x onerror=alert(1)>");
+  await page.keyboard.press("Enter");
+  await page.locator("#chat-state:has-text('is on disk')").waitFor();
+  await other.locator("#chat-log p").waitFor();
+  await other.fill("#chat-text", "hello bob");
+  await other.locator("#chat-text").press("Enter");
+  await page.locator("#chat-log p:nth-child(2)").waitFor();
+  const heard = (tab) => tab.locator("#chat-log p").allTextContents();
+  const words = ["<b>bob</b>hello <img src=x onerror=alert(1)>number 1", "annhello bobnumber 2"];
+  await other.locator("#chat-log p:nth-child(2)").waitFor();
+  assert.deepEqual(await heard(page), words);
+  assert.deepEqual(await heard(other), words);
+  assert.equal(await page.locator("#chat-log img").count(), 0);
+  await page.bringToFront();
+  await other.close();
+
   await page.locator("#config-show").click();
   await page.locator("#config td:text-is('payload_max')").waitFor();
   await page.locator("#reload").click();
@@ -128,6 +163,8 @@ try {
     assert.deepEqual(found, [], theme);
     await page.evaluate(() => window.scrollTo(0, 0));
     await page.screenshot({ path: join(shots, `console-${theme}.png`) });
+    await page.locator("#chat-title").scrollIntoViewIfNeeded();
+    await page.screenshot({ path: join(shots, `chat-${theme}.png`) });
   }
   const narrow = await browser.newPage({ viewport: { width: 390, height: 844 }, colorScheme: "dark" });
   await narrow.addInitScript((token) => sessionStorage.setItem("fanfare-token", token), token);

@@ -316,6 +316,7 @@ async function tick() {
       $("state").textContent = `No answer: ${error.message}`;
     }
   }
+  if (before && !$("chat-server").value) await findServer().catch(() => {});
   timer = setTimeout(tick, Number($("interval").value));
 }
 
@@ -386,6 +387,101 @@ $("find").addEventListener("submit", (event) => {
 });
 $("list").addEventListener("click", () => listGroups().catch(said));
 $("more").addEventListener("click", () => listGroups(next).catch(said));
+
+// ---- a chat room --------------------------------------------------------------------------
+
+// A member by fanfare.json.v1 (PROTOCOL.md), as plain as one can be: live, from the tail, and gone
+// when the connection ends.
+const SHOWN_MAX = 200;
+let room = null;
+
+function line(...inside) {
+  const list = $("chat-log");
+  const follows = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  list.append(element("p", {}, ...inside));
+  while (list.children.length > SHOWN_MAX) list.firstChild.remove();
+  if (follows) list.scrollTop = list.scrollHeight;
+}
+
+function inRoom(inside, text) {
+  $("chat-text").disabled = $("chat-say").disabled = !inside;
+  $("chat-enter").textContent = room ? "Leave" : "Enter";
+  $("chat-state").textContent = text;
+}
+
+function leave(text) {
+  clearInterval(room?.pings);
+  const socket = room?.socket;
+  room = null;
+  socket?.close();
+  inRoom(false, text);
+}
+
+function enter(server, group, member) {
+  const socket = new WebSocket(`ws://${server}/`, "fanfare.json.v1");
+  const me = { socket, group, next: 1, sent: new Map(), handle: null };
+  room = me;
+  inRoom(false, `Connecting to ${server}`);
+  const send = (frame) => socket.send(JSON.stringify(frame));
+  socket.addEventListener("open", () => {
+    // Random bytes, since randomUUID is only there on pages of TLS and localhost.
+    const producer = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    send({ type: "hello", producer, member });
+    send({ type: "join", request: 1, groups: [group] });
+  });
+  socket.addEventListener("message", ({ data }) => {
+    const frame = JSON.parse(data);
+    if (frame.type === "welcome" && frame.heartbeat_ms) {
+      me.pings = setInterval(() => send({ type: "ping", quiet: true }), frame.heartbeat_ms * 0.9);
+    } else if (frame.type === "joined") {
+      me.handle = frame.handle;
+      inRoom(true, `In ${group} as ${member}; its last message is number ${frame.head}.`);
+      $("chat-text").focus();
+    } else if (frame.type === "deliver" && frame.handle === me.handle) {
+      const text = frame.payload ?? "(bytes that are no text)";
+      line(element("b", {}, frame.sender ?? "?"), text, element("small", {}, `number ${frame.seq}`));
+    } else if (frame.type === "published") {
+      const ms = performance.now() - me.sent.get(frame.request);
+      me.sent.delete(frame.request);
+      $("chat-state").textContent = `Number ${frame.seq} is on disk, ${ms.toFixed(1)} ms after it was sent.`;
+    } else if (frame.type === "error") {
+      $("chat-state").textContent = `${frame.name ?? frame.code}: ${frame.text}`;
+    } else if (frame.type === "drain") {
+      $("chat-state").textContent = "The server is stopping.";
+    }
+  });
+  socket.addEventListener("close", ({ code, reason }) => {
+    if (room !== me) return;
+    const why = me.handle === null && code === 1006
+      ? `No connection. The server must be reached at ${server} and have websocket_origins = "${location.origin}".`
+      : `The connection ended (${reason || code}).`;
+    leave(why);
+  });
+}
+
+$("enter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (room) leave("Not in a room.");
+  else enter($("chat-server").value.trim(), $("chat-group").value, $("chat-name").value);
+});
+$("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!room) return;
+  const seq = room.next++;
+  room.sent.set(seq + 1, performance.now());
+  room.socket.send(JSON.stringify({
+    type: "publish", request: seq + 1, group: room.group, producer_seq: seq, payload: $("chat-text").value,
+  }));
+  $("chat-text").value = "";
+});
+$("chat-name").value = `visitor-${Math.floor(Math.random() * 10_000)}`;
+
+// Where members connect: this host, at the port of the configuration.
+async function findServer() {
+  const { keys } = await ask("config");
+  const port = String(keys.listen.value).match(/:(\d+)$/)?.[1] ?? "7400";
+  $("chat-server").value = `${location.hostname}:${port}`;
+}
 
 // ---- the server ---------------------------------------------------------------------------
 
