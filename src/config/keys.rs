@@ -165,7 +165,6 @@ pub const LIVE_KEYS: &[&str] = &[
     "members_per_group_max",
     "groups_per_member_max",
     "producers_per_group_max",
-    "producer_ttl_ms",
     "tail_bytes_max",
     "pinned_bytes_max",
     "partial_bytes_max",
