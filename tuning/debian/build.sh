@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Builds the Debian package with cargo-deb (`cargo install cargo-deb`): the program, man pages,
-# completions, the service, and a configuration to begin with. PROFILE=dev builds it quickly.
+# completions, the service, and a configuration to begin with. PROFILE=sim builds it sooner.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 profile=${PROFILE:-release}
-dir=$([[ $profile == dev ]] && echo debug || echo "$profile")
 cargo build --locked --profile "$profile" --bin fanfare
-fanfare=target/$dir/fanfare
+fanfare=target/$profile/fanfare
 made=target/package
 rm -rf "$made"
 mkdir -p "$made/man"
