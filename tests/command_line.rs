@@ -290,13 +290,15 @@ fn one_signal_is_a_clean_end_and_a_second_ends_at_once() {
         assert_eq!(status.code(), Some(0), "{signal:?}\n{}", server.log());
         assert!(server.log().contains("stopped"), "{}", server.log());
     }
-    // Both wait for the stopped process and are seen together, before a drain could end.
+    // Both wait for the stopped process and are seen together, before a drain could end. Which of
+    // them is seen first is open: of signals that wait together the handler of the last one runs
+    // first, and the thread that watches may look in between.
     let mut server = Server::start(Settings::shards(1));
     for signal in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
         server.signal(signal);
     }
     let status = server.wait(Duration::from_secs(20));
-    assert_eq!(status.code(), Some(128 + 15), "{}", server.log());
+    assert!(matches!(status.code(), Some(130 | 143)), "{status:?}\n{}", server.log());
 }
 
 #[test]
