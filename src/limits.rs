@@ -11,6 +11,8 @@ pub const STATE_KEY_MAX: usize = 128;
 pub const PAYLOAD_MAX: usize = 256 * 1024;
 /// Longest frame a client may send, in bytes after the length field.
 pub const FRAME_MAX: usize = PAYLOAD_MAX + 1024;
+/// Longest token of an AUTH, in bytes.
+pub const TOKEN_MAX: usize = 4096;
 /// Most groups in one JOIN or LEAVE, and most entries in one ACK.
 pub const FRAME_ENTRIES_MAX: usize = 256;
 /// Classes of groups in a configuration.

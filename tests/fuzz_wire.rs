@@ -26,6 +26,7 @@ fn encode_client(frame: &ClientFrame<'_>) -> Option<Vec<u8>> {
         ClientFrame::Sync(sync) => sync.encode(&mut out),
         ClientFrame::RosterQuery(query) => query.encode(&mut out),
         ClientFrame::Probed { token } => ClientFrame::encode_probed(&mut out, *token),
+        ClientFrame::Auth(auth) => auth.encode(&mut out),
         ClientFrame::Unknown { .. } => return None,
     }
     Some(out)
@@ -60,6 +61,7 @@ fn encode_server(frame: &ServerFrame<'_>) -> Option<Vec<u8>> {
         ServerFrame::Redeliver(redeliver) => redeliver.encode(&mut out),
         ServerFrame::StateSet(set) => set.encode(&mut out),
         ServerFrame::Probe { token } => ServerFrame::encode_probe(&mut out, *token),
+        ServerFrame::Authed(authed) => authed.encode(&mut out),
         ServerFrame::Unknown { .. } => return None,
     }
     Some(out)

@@ -223,6 +223,12 @@ fn client(frame: ClientFrame<'_>) -> (&'static str, String, Vec<u8>) {
             ClientFrame::encode_probed(&mut out, token);
             "PROBED"
         }
+        ClientFrame::Auth(auth) => {
+            f.add("request", auth.request);
+            f.add("token", text(auth.token));
+            auth.encode(&mut out);
+            "AUTH"
+        }
         ClientFrame::Unknown { .. } => "unknown",
     };
     (name, f.0, out)
@@ -435,6 +441,13 @@ fn server(frame: ServerFrame<'_>) -> (&'static str, String, Vec<u8>) {
             ServerFrame::encode_probe(&mut out, token);
             "PROBE"
         }
+        ServerFrame::Authed(authed) => {
+            f.add("request", authed.request);
+            f.add("valid_ms", authed.valid_ms);
+            f.add("renew_after_ms", authed.renew_after_ms);
+            authed.encode(&mut out);
+            "AUTHED"
+        }
         ServerFrame::Unknown { .. } => "unknown",
     };
     (name, f.0, out)
@@ -475,6 +488,7 @@ fn every_kind_has_a_golden_vector() {
         kind::SYNC,
         kind::ROSTER_QUERY,
         kind::PROBED,
+        kind::AUTH,
         kind::WELCOME,
         kind::JOINED,
         kind::LEFT,
@@ -493,6 +507,7 @@ fn every_kind_has_a_golden_vector() {
         kind::REDELIVER,
         kind::STATE_SET,
         kind::PROBE,
+        kind::AUTHED,
     ]);
     assert_eq!(have, want);
 

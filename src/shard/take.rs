@@ -6,7 +6,7 @@ use tracing::debug;
 use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Event, Io, RecvEnd, Shard};
-use crate::wire::{self, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
+use crate::wire::{self, Authed, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
 
 /// Control buffers kept for reuse.
 const SPARE_CONTROL_MAX: usize = 256;
@@ -182,6 +182,11 @@ impl Shard {
             ClientFrame::SetState(set) => self.ask_set(id, &set),
             ClientFrame::Sync(sync) => self.ask_sync(id, &sync),
             ClientFrame::RosterQuery(query) => self.ask_roster(id, &query),
+            ClientFrame::Auth(auth) => {
+                // Without keys there is nothing to prove.
+                let authed = Authed { request: auth.request, valid_ms: 0, renew_after_ms: 0 };
+                self.control(id, |out| authed.encode(out));
+            }
             ClientFrame::Unknown { kind } => self.unknown(id, 0, kind),
         }
     }

@@ -65,6 +65,7 @@ impl Client {
             F::Conflict(conflict) => self.conflict(&conflict, oracle),
             F::State(state) => self.synced(&state, oracle),
             F::Roster(roster) => self.roster(&roster, oracle),
+            F::Authed(_) => Err("AUTHED without an AUTH".to_owned()),
             F::Unknown { kind } => Err(format!("kind {kind} is not known")),
         }
     }

@@ -31,6 +31,15 @@ pub enum ErrorCode {
     ShuttingDown = 12,
     /// Another connection of this member took over.
     Replaced = 13,
+    /// The server takes nobody without a token, and none came behind HELLO; `limit` is the
+    /// deadline in ms if it passed.
+    AuthRequired = 14,
+    /// The token has expired; `limit` is when, in seconds of Unix time.
+    TokenExpired = 15,
+    /// The token is not accepted; `field` says what about it.
+    TokenRefused = 16,
+    /// The member has as many connections as it may; `limit` is that number.
+    TooManyConnectionsOfMember = 17,
     /// An operator closed the connection.
     Disconnected = 20,
 
@@ -85,6 +94,11 @@ pub enum ErrorCode {
     TooManyKeys = 121,
     /// Receipts of as many different shares wait in the group as may; `limit` is that number.
     TooManyShares = 122,
+    /// The token does not allow it; `field` is the group, `limit` the right that is missing.
+    Forbidden = 123,
+    /// More in a second than is allowed; `limit` is when to try again, in ms, `field` says whether
+    /// it is the member's rate or the group's.
+    RateLimited = 124,
 }
 
 impl ErrorCode {
@@ -112,6 +126,10 @@ impl ErrorCode {
             11 => E::MemoryBudget,
             12 => E::ShuttingDown,
             13 => E::Replaced,
+            14 => E::AuthRequired,
+            15 => E::TokenExpired,
+            16 => E::TokenRefused,
+            17 => E::TooManyConnectionsOfMember,
             20 => E::Disconnected,
             100 => E::UnknownFrame,
             101 => E::Malformed,
@@ -136,6 +154,8 @@ impl ErrorCode {
             120 => E::TooManyRequests,
             121 => E::TooManyKeys,
             122 => E::TooManyShares,
+            123 => E::Forbidden,
+            124 => E::RateLimited,
             _ => return None,
         })
     }

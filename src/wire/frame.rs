@@ -20,6 +20,7 @@ pub mod kind {
     pub const SYNC: u8 = 0x09;
     pub const ROSTER_QUERY: u8 = 0x0B;
     pub const PROBED: u8 = 0x0C;
+    pub const AUTH: u8 = 0x0D;
 
     pub const WELCOME: u8 = 0x81;
     pub const JOINED: u8 = 0x82;
@@ -39,6 +40,7 @@ pub mod kind {
     pub const REDELIVER: u8 = 0x90;
     pub const STATE_SET: u8 = 0x91;
     pub const PROBE: u8 = 0x92;
+    pub const AUTHED: u8 = 0x93;
 }
 
 /// Why bytes from a peer are not a frame. After `TooLong` and `TooShort` the frame boundary

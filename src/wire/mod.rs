@@ -8,16 +8,16 @@ mod frame;
 mod server;
 
 pub use client::{
-    Ack, Acks, ClientFrame, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode, Publish,
+    Ack, Acks, Auth, ClientFrame, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode, Publish,
     RosterQuery, SetState, Start, SyncState,
 };
 pub use error_code::{ErrorCode, ErrorCounts};
 pub use frame::{FRAME_HEADER, Frame, WireError, kind, split};
 pub use server::{
-    Conflict, DELIVER_FIXED, Deliver, Drain, EpochStart, ErrorFrame, FETCHED_FIXED, Fetched, Gap,
-    GapReason, Joined, Left, Presence, Published, ROSTER_ENTRY_FIXED, ROSTER_FIXED, Receipt,
-    Redeliver, Roster, RosterEntry, RosterForm, RosterHead, STATE_ENTRY_FIXED, STATE_FIXED,
-    ServerFrame, State, StateEntry, StateForm, StateHead, StateSet, Welcome,
+    Authed, Conflict, DELIVER_FIXED, Deliver, Drain, EpochStart, ErrorFrame, FETCHED_FIXED,
+    Fetched, Gap, GapReason, Joined, Left, Presence, Published, ROSTER_ENTRY_FIXED, ROSTER_FIXED,
+    Receipt, Redeliver, Roster, RosterEntry, RosterForm, RosterHead, STATE_ENTRY_FIXED,
+    STATE_FIXED, ServerFrame, State, StateEntry, StateForm, StateHead, StateSet, Welcome,
 };
 
 /// What a native client sends before its first frame.

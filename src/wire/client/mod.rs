@@ -1,5 +1,6 @@
 //! Frames that a client sends.
 
+mod auth;
 mod groups;
 mod messages;
 mod queries;
@@ -10,6 +11,7 @@ use super::frame::{Fields, Frame, WireError, kind, put_header, put_header_with};
 use crate::limits::{FRAME_ENTRIES_MAX, MEMBER_ID_MAX};
 use crate::position::ProducerId;
 
+pub use auth::Auth;
 pub use groups::{Join, JoinEntry, Leave, Mode, Start};
 pub use messages::{Ack, Acks, Publish};
 pub use queries::{Expected, Fetch, RosterQuery, SetState, SyncState};
@@ -50,6 +52,8 @@ pub enum ClientFrame<'a> {
         /// The token of the PROBE.
         token: u64,
     },
+    /// Proves who the client is and what it may do.
+    Auth(Auth<'a>),
     /// A kind this build does not know.
     Unknown {
         /// The kind.
@@ -91,6 +95,7 @@ impl Frame<'_> {
                 | kind::SET_STATE
                 | kind::SYNC
                 | kind::ROSTER_QUERY
+                | kind::AUTH
         );
         match self.body.first_chunk() {
             Some(request) if carries_one => u32::from_le_bytes(*request),
@@ -126,6 +131,7 @@ impl<'a> ClientFrame<'a> {
                 let mut f = f;
                 Ok(Self::Probed { token: f.u64("token")? })
             }
+            kind::AUTH => Auth::decode(f).map(Self::Auth),
             kind => Ok(Self::Unknown { kind }),
         }
     }

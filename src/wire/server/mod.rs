@@ -16,7 +16,7 @@ pub use queries::{
     RosterEntry, RosterForm, RosterHead, STATE_ENTRY_FIXED, STATE_FIXED, State, StateEntry,
     StateForm, StateHead, StateSet,
 };
-pub use session::{Drain, ErrorFrame, Joined, Left, Welcome};
+pub use session::{Authed, Drain, ErrorFrame, Joined, Left, Welcome};
 
 /// Any frame the server may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum ServerFrame<'a> {
         /// Any number; comes back in PROBED.
         token: u64,
     },
+    /// A token was accepted.
+    Authed(Authed),
     /// A kind this build does not know; clients skip it.
     Unknown {
         /// The kind.
@@ -96,6 +98,7 @@ impl<'a> ServerFrame<'a> {
             kind::REDELIVER => Self::Redeliver(Redeliver::decode(f)?),
             kind::STATE_SET => Self::StateSet(StateSet::decode(f)?),
             kind::PROBE => Self::Probe { token: f.u64("token")? },
+            kind::AUTHED => Self::Authed(Authed::decode(f)?),
             kind => Self::Unknown { kind },
         })
     }

@@ -93,6 +93,17 @@ pub struct Drain {
     pub reconnect_after_ms: u32,
 }
 
+/// AUTHED: a token was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authed {
+    /// The request of the AUTH.
+    pub request: u32,
+    /// The connection is closed after this time in ms unless another token came; 0: it is not.
+    pub valid_ms: u32,
+    /// When to send the next token, in ms from now; 0 with a `valid_ms` of 0.
+    pub renew_after_ms: u32,
+}
+
 /// Longest text in an ERROR, in bytes.
 const ERROR_TEXT_MAX: usize = 512;
 
@@ -230,5 +241,24 @@ impl Drain {
         put_header(out, kind::DRAIN, 8);
         out.put_u32_le(self.grace_ms);
         out.put_u32_le(self.reconnect_after_ms);
+    }
+}
+
+impl Authed {
+    pub(super) fn decode(mut f: Fields<'_>) -> Result<Self, WireError> {
+        let request = f.u32("request")?;
+        let valid_ms = f.u32("valid_ms")?;
+        let renew_after_ms = f.u32("renew_after_ms")?;
+        f.u32("reserved")?;
+        Ok(Self { request, valid_ms, renew_after_ms })
+    }
+
+    /// Appends this frame to `out`.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        put_header(out, kind::AUTHED, 16);
+        out.put_u32_le(self.request);
+        out.put_u32_le(self.valid_ms);
+        out.put_u32_le(self.renew_after_ms);
+        out.put_u32_le(0);
     }
 }
