@@ -13,7 +13,7 @@ pub use args::ServeArgs;
 pub use classes::{Class, ClassId, Classes, Pattern, Priority};
 pub use error::ConfigError;
 pub use keys::LIVE_KEYS;
-pub use load::{Layers, Loaded, Origin, ServeConfig, interval as parse_interval, load};
+pub use load::{AuthConfig, Layers, Loaded, Origin, ServeConfig, interval as parse_interval, load};
 
 pub use reload::Reloaded;
 
@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Keys;
 use crate::limits;
 use crate::position::Level;
 use crate::ws::Origins;
@@ -118,6 +119,9 @@ pub struct ShardConfig {
     /// Classes of groups.
     #[serde(skip)]
     pub classes: Arc<Classes>,
+    /// The keys of tokens; without them nobody is asked for one.
+    #[serde(skip)]
+    pub keys: Option<Arc<Keys>>,
 }
 
 /// What becomes of the connection of a durable member when it joins a group on another one.
@@ -174,6 +178,7 @@ impl Default for ShardConfig {
             websocket_deflate: false,
             websocket_echo: false,
             classes: Arc::default(),
+            keys: None,
         }
     }
 }
@@ -182,6 +187,7 @@ impl ShardConfig {
     /// The longest frame a client may send, after the length field.
     #[must_use]
     pub fn frame_max(&self) -> usize {
-        self.payload_max as usize + (limits::FRAME_MAX - limits::PAYLOAD_MAX)
+        let frame_max = self.payload_max as usize + (limits::FRAME_MAX - limits::PAYLOAD_MAX);
+        if self.keys.is_some() { frame_max.max(limits::AUTH_FRAME_MAX) } else { frame_max }
     }
 }

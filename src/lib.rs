@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "server")]
+pub mod auth;
 pub mod bridge;
 pub mod client;
 #[cfg(feature = "server")]

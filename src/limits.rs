@@ -13,6 +13,10 @@ pub const PAYLOAD_MAX: usize = 256 * 1024;
 pub const FRAME_MAX: usize = PAYLOAD_MAX + 1024;
 /// Longest token of an AUTH, in bytes.
 pub const TOKEN_MAX: usize = 4096;
+/// Longest AUTH, in bytes after the length field; what a connection without a token may send.
+pub const AUTH_FRAME_MAX: usize = 4 + 8 + TOKEN_MAX;
+/// Tokens whose signatures are checked in one turn: well below the time of a slice of writes.
+pub const TOKENS_PER_TURN: u32 = 2;
 /// Most groups in one JOIN or LEAVE, and most entries in one ACK.
 pub const FRAME_ENTRIES_MAX: usize = 256;
 /// Classes of groups in a configuration.

@@ -20,7 +20,11 @@ impl Session {
             Conn::Greeting { until } if now >= until => {
                 self.close(Reason::Silent { ms: self.options.answer_timeout_ms });
             }
-            Conn::Open => self.heartbeat(now),
+            Conn::Open => {
+                self.heartbeat(now);
+                self.renew_token(now);
+                self.move_late(now);
+            }
             _ => {}
         }
         if self.closing.is_some() {
@@ -65,6 +69,14 @@ impl Session {
 
     fn is_greeting(&self) -> bool {
         matches!(self.conn, Conn::Greeting { .. })
+    }
+
+    /// Joins groups again that had to wait.
+    fn move_late(&mut self, now: Nanos) {
+        while let Some(at) = self.late_moves.iter().position(|(at, _)| *at <= now) {
+            let (_, index) = self.late_moves.swap_remove(at);
+            self.list_move(index);
+        }
     }
 
     fn heartbeat(&mut self, now: Nanos) {
@@ -240,6 +252,8 @@ impl Session {
         };
         let clock = self.clock.front().map(|(at, _)| *at);
         let holds = self.holds.iter().filter_map(|i| self.groups.get(*i)?.held_until()).min();
-        [conn, clock, holds, self.ping_at, self.silent_at].into_iter().flatten().min()
+        let late = self.late_moves.iter().map(|(at, _)| *at).min();
+        let due = [conn, clock, holds, late, self.renew_at, self.ping_at, self.silent_at];
+        due.into_iter().flatten().min()
     }
 }

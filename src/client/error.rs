@@ -9,6 +9,9 @@ pub enum ClientError {
     /// A member id has 1 to 64 bytes.
     #[error("a member id of {0} bytes; it has 1 to 64")]
     MemberLength(usize),
+    /// A token has 1 to 4096 bytes.
+    #[error("a token of {0} bytes; it has 1 to 4096")]
+    TokenLength(usize),
     /// A group name has 1 to 128 bytes.
     #[error("a group name of {0} bytes; it has 1 to 128")]
     GroupLength(usize),

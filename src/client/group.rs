@@ -50,6 +50,8 @@ pub(super) struct Group {
     /// It is on the list of groups to join or leave.
     pub listed: bool,
     pub joined_before: bool,
+    /// It may not read history, so it comes back to what is live.
+    no_history: bool,
 
     /// Last message that the application has; epoch 0 if that is not known yet.
     place: Place,
@@ -97,6 +99,7 @@ impl Group {
             leaving: None,
             listed: false,
             joined_before: false,
+            no_history: false,
             place: Place::default(),
             placed: false,
             former: None,
@@ -139,10 +142,18 @@ impl Group {
         self.placed.then_some(self.handled)
     }
 
+    /// A JOIN behind the live messages was refused: it comes back to those alone, if that is not what
+    /// the application asked for. What it missed is a gap.
+    pub fn goes_without_history(&mut self) -> bool {
+        let live = self.wanted.or(self.leaving).is_some_and(|how| how.mode == Mode::Live);
+        live && self.placed && !std::mem::replace(&mut self.no_history, true)
+    }
+
     /// The entry of a JOIN for it, if it is to be joined, be it only to leave.
     pub fn join_entry(&self) -> Option<JoinEntry<'_>> {
         let how = self.wanted.or(self.leaving)?;
         let start = match (self.rewind, how.mode, how.from) {
+            (_, Mode::Live, _) if self.placed && self.no_history => Start::Tail,
             (Some((from, _)), Mode::Live, _) => Start::Seq(from),
             (_, Mode::Live, _) if self.placed => Start::Seq(next(self.place.1)),
             (_, Mode::Durable, From::Seq(seq)) if !self.placed => Start::Seq(seq),

@@ -21,6 +21,7 @@
 //! - **Acknowledges** what was handled, as often as the server asks for.
 //! - **Publishes once**: what has no answer is sent again, in order, under the same numbers, so
 //!   that the server keeps one copy. What cannot be settled is an event, never a second copy.
+//! - **Shows its token**, and renews it on the connection when the server asks for it.
 //! - **Goes on after a restart** of the application, with a [`Resume`].
 //!
 //! Everything it holds is bounded by [`Options`].
@@ -41,6 +42,7 @@ mod producer;
 mod resume;
 mod session;
 mod take;
+mod token;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 

@@ -1,10 +1,13 @@
 //! What an application may choose.
 
-use crate::limits::{GROUP_NAME_MAX, MEMBER_ID_MAX, PAYLOAD_MAX};
+use std::sync::Arc;
+
+use crate::limits::{GROUP_NAME_MAX, MEMBER_ID_MAX, PAYLOAD_MAX, TOKEN_MAX};
 use crate::position::{Level, ProducerId, Seq};
 use crate::wire::Mode;
 
 use super::ClientError;
+use super::token::TokenSource;
 
 /// When a message counts as handled, so that it is acknowledged.
 ///
@@ -25,6 +28,7 @@ pub struct Options {
     pub(super) member: Box<[u8]>,
     pub(super) producer: Option<ProducerId>,
     pub(super) seed: u64,
+    pub(super) token: Option<TokenSource>,
     /// When messages count as handled.
     pub acks: AckMode,
     /// Most publishes without an answer, sent or not; more get [`ClientError::Full`].
@@ -58,6 +62,7 @@ impl Options {
             member: member.as_ref().into(),
             producer: None,
             seed: random(),
+            token: None,
             acks: AckMode::default(),
             publishes_max: 4096,
             publish_bytes_max: 8 << 20,
@@ -88,6 +93,23 @@ impl Options {
         self
     }
 
+    /// Shows this token, of 1 to 4096 bytes, which is for this member id. When it expires, or the
+    /// server refuses it, the client has ended.
+    #[must_use]
+    pub fn token(mut self, token: impl AsRef<str>) -> Self {
+        self.token = Some(TokenSource::Fixed(token.as_ref().into()));
+        self
+    }
+
+    /// Shows the token that `newest` gives: with each connection, and on a connection when the server
+    /// wants another one. It is called by the thread that drives the client, so it should not wait:
+    /// let it give what another thread has fetched last.
+    #[must_use]
+    pub fn token_from(mut self, newest: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.token = Some(TokenSource::From(Arc::new(newest)));
+        self
+    }
+
     /// Sets when messages count as handled.
     #[must_use]
     pub fn acks(mut self, acks: AckMode) -> Self {
@@ -98,6 +120,11 @@ impl Options {
     pub(super) fn check(&self) -> Result<(), ClientError> {
         if !(1..=MEMBER_ID_MAX).contains(&self.member.len()) {
             return Err(ClientError::MemberLength(self.member.len()));
+        }
+        if let Some(TokenSource::Fixed(token)) = &self.token
+            && !(1..=TOKEN_MAX).contains(&token.len())
+        {
+            return Err(ClientError::TokenLength(token.len()));
         }
         Ok(())
     }

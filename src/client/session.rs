@@ -7,6 +7,7 @@ use super::error::ClientError;
 use super::event::{Event, GroupName, PublishId, QueryId, Reason};
 use super::group::Group;
 use super::options::{Options, Rng};
+use super::token::TokenSource;
 use crate::position::{Handle, Nanos, ProducerId};
 use crate::wire::{Hello, MAGIC, VERSION, Welcome};
 
@@ -33,6 +34,7 @@ pub(super) enum Request {
     Leave(Vec<usize>),
     Publish { group: usize, id: PublishId },
     Query { group: usize, id: QueryId, kind: u8, sent: bool },
+    Auth,
 }
 
 /// The requests without an answer, by number.
@@ -93,6 +95,13 @@ pub(super) struct Session {
     /// Groups whose publishes wait for a time.
     pub holds: Vec<usize>,
 
+    /// The token that was sent last on this connection.
+    pub token: Option<Arc<str>>,
+    /// When the next one is due.
+    pub renew_at: Option<Nanos>,
+    /// Groups whose JOIN waits for a time, and when it is over.
+    pub late_moves: Vec<(Nanos, usize)>,
+
     pub ping_at: Option<Nanos>,
     /// When an ACK was sent last.
     pub acked_at: Option<Nanos>,
@@ -137,6 +146,9 @@ impl Session {
             clock: VecDeque::new(),
             ack_early: 0,
             holds: Vec::new(),
+            token: None,
+            renew_at: None,
+            late_moves: Vec::new(),
             ping_at: None,
             acked_at: None,
             silent_at: None,
@@ -274,6 +286,7 @@ impl Session {
             member: &self.options.member,
         }
         .encode(&mut self.out);
+        self.send_first_token();
         for index in 0..self.groups.len() {
             self.list_move(index);
             self.list_send(index);
@@ -291,7 +304,8 @@ impl Session {
         (self.out, self.out_sent) = Default::default();
         self.welcome = None;
         (self.ping_at, self.silent_at, self.acked_at) = (None, None, None);
-        (self.moves, self.sends) = Default::default();
+        (self.moves, self.sends, self.late_moves) = Default::default();
+        (self.token, self.renew_at) = (None, None);
         (self.acks, self.clock, self.holds) = Default::default();
         for group in &mut self.groups {
             if group.disconnected() {
@@ -305,7 +319,7 @@ impl Session {
                 unanswered.push((*id, *group));
                 false
             }
-            Request::Join(_) | Request::Leave(_) | Request::Publish { .. } => false,
+            Request::Join(_) | Request::Leave(_) | Request::Publish { .. } | Request::Auth => false,
         });
         unanswered.sort_unstable();
         for (id, group) in unanswered {
@@ -320,7 +334,8 @@ impl Session {
                 self.holds.push(index);
             }
         }
-        let retry_in_ms = (!is_final(&reason)).then(|| match drain {
+        let may_change = self.options.token.as_ref().is_some_and(TokenSource::may_change);
+        let retry_in_ms = (!is_final(&reason, may_change)).then(|| match drain {
             Some(at) => at.since(now) / 1_000_000,
             None => self.backoff_ms(),
         });
@@ -391,14 +406,15 @@ impl Session {
 }
 
 /// Whether there is no use in trying again.
-fn is_final(reason: &Reason) -> bool {
+fn is_final(reason: &Reason, token_may_change: bool) -> bool {
     use crate::wire::ErrorCode as E;
     match reason {
         Reason::Replaced | Reason::Closed => true,
-        Reason::Server(refusal) => matches!(
-            refusal.known(),
-            Some(E::BadMagic | E::VersionUnsupported | E::EncodingUnsupported)
-        ),
+        Reason::Server(refusal) => match refusal.known() {
+            Some(E::BadMagic | E::VersionUnsupported | E::EncodingUnsupported) => true,
+            Some(E::AuthRequired | E::TokenExpired | E::TokenRefused) => !token_may_change,
+            _ => false,
+        },
         _ => false,
     }
 }

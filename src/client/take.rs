@@ -11,7 +11,7 @@ use super::producer::{Hold, Returned};
 use super::session::{Conn, Request, Session};
 use crate::position::{Nanos, Seq};
 use crate::wire::{
-    ClientFrame, Deliver, ErrorCode, ErrorFrame, Joined, Left, ServerFrame, VERSION,
+    ClientFrame, Deliver, ErrorCode, ErrorFrame, Joined, Left, ServerFrame, VERSION, kind,
 };
 
 impl Session {
@@ -32,6 +32,10 @@ impl Session {
         }
         match frame {
             ServerFrame::Joined(j) => self.joined(j),
+            ServerFrame::Authed(authed) => {
+                self.authed(authed, now);
+                None
+            }
             ServerFrame::Left(l) => self.left(l),
             ServerFrame::Epoch(e) => {
                 let index = self.by_handle(e.handle)?;
@@ -239,12 +243,16 @@ impl Session {
                 self.requests.open.remove(&e.request);
                 self.publish_error(group, id, refusal, now)
             }
+            Some(Request::Auth) => {
+                self.requests.open.remove(&e.request);
+                Some(Event::ServerError(refusal))
+            }
             Some(Request::Query { .. }) => {
                 let (id, group) = self.query(e.request, false)?;
                 Some(Event::QueryFailed { id, group, error: Some(refusal) })
             }
             Some(Request::Join(_) | Request::Leave(_)) => {
-                self.move_error(e.request, &refusal);
+                self.move_error(e.request, &refusal, now);
                 self.events.pop_front()
             }
         }
@@ -253,6 +261,10 @@ impl Session {
     /// An ERROR without a request.
     fn server_error(&mut self, refusal: Refusal) -> Option<Event> {
         if refusal.known() == Some(ErrorCode::UnknownFrame) {
+            if refusal.limit == u64::from(kind::AUTH) {
+                // It is older than tokens, and takes everybody.
+                return None;
+            }
             // An old server: what was asked for by this kind of frame has no other answer.
             let asked: Vec<u32> = self
                 .requests
@@ -272,7 +284,7 @@ impl Session {
     }
 
     /// One group of a JOIN or LEAVE was refused, or all of them.
-    fn move_error(&mut self, request: u32, refusal: &Refusal) {
+    fn move_error(&mut self, request: u32, refusal: &Refusal, now: Nanos) {
         let Some(Request::Join(groups) | Request::Leave(groups)) =
             self.requests.open.get_mut(&request)
         else {
@@ -294,6 +306,12 @@ impl Session {
                 if group.left() {
                     self.events.push_back(Event::Left { group: name });
                 }
+            } else if refusal.known() == Some(ErrorCode::RateLimited) && group.wanted.is_some() {
+                group.phase = Phase::Out;
+                self.late_moves.push((now.plus_ms(wait_ms(refusal)), index));
+                continue;
+            } else if is_about_history(refusal) && group.goes_without_history() {
+                group.phase = Phase::Out;
             } else {
                 group.phase = Phase::Out;
                 group.leaving = None;
@@ -317,13 +335,18 @@ impl Session {
         now: Nanos,
     ) -> Option<Event> {
         use ErrorCode as E;
-        let hold_ms = self.hold_ms();
+        let limited = refusal.known() == Some(E::RateLimited);
+        let hold_ms = if limited { wait_ms(&refusal) } else { self.hold_ms() };
         let group = self.groups.get_mut(index)?;
         let name = Arc::clone(&group.name);
         let hold = match refusal.known() {
-            Some(E::StorageFull | E::StorageFailed | E::Indeterminate | E::TooManyProducers) => {
-                Some(Hold::Until(now.plus_ms(hold_ms)))
-            }
+            Some(
+                E::StorageFull
+                | E::StorageFailed
+                | E::Indeterminate
+                | E::TooManyProducers
+                | E::RateLimited,
+            ) => Some(Hold::Until(now.plus_ms(hold_ms))),
             Some(E::Draining) => Some(Hold::Reconnect),
             _ => None,
         };
@@ -398,4 +421,18 @@ impl Session {
         }
         self.list_send(index);
     }
+}
+
+/// Longest wait that a server may ask for, in ms; a longer one is asked for again.
+const WAIT_MAX_MS: u64 = 60_000;
+
+fn wait_ms(refusal: &Refusal) -> u64 {
+    refusal.limit.clamp(1, WAIT_MAX_MS)
+}
+
+/// Whether a JOIN was refused since the token does not allow to read history.
+fn is_about_history(refusal: &Refusal) -> bool {
+    /// Number of the right in PROTOCOL.md.
+    const HISTORY: u64 = 3;
+    refusal.known() == Some(ErrorCode::Forbidden) && refusal.limit == HISTORY
 }

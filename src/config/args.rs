@@ -15,7 +15,7 @@ macro_rules! serve_args {
             #[arg(long, value_name = "FILE")]
             config: Option<PathBuf>,
             $($(#[$meta])* #[arg(long)] $name: Option<String>,)*
-            /// Allow an address beyond loopback although there is no authentication
+            /// Allow an address beyond loopback although there are no keys
             #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
                   value_name = "BOOL")]
             insecure_no_auth: Option<String>,
@@ -66,6 +66,15 @@ serve_args! {
     /// File with the token that it asks for
     #[arg(value_name = "FILE")]
     http_token_file,
+    /// File with the keys of tokens: JWKS, PEM or a secret; nobody is served without a token then
+    #[arg(value_name = "FILE")]
+    auth_keys,
+    /// Tokens must be for this audience
+    #[arg(value_name = "TEXT")]
+    auth_audience,
+    /// Tokens must be from this issuer
+    #[arg(value_name = "TEXT")]
+    auth_issuer,
     /// Level of a publish that asks for none: durable or memory [default: durable]
     #[arg(value_name = "LEVEL")]
     level,

@@ -67,9 +67,9 @@ pub enum ConfigError {
     Twice(String),
     /// An address that others can reach.
     #[error(
-        "refusing to listen on {0}: there is no authentication yet, and anyone who can reach this \
-         address could read and publish; keep to a loopback address such as 127.0.0.1:7400, or \
-         pass --insecure-no-auth if the network is trusted"
+        "refusing to listen on {0}: there are no keys, so anyone who can reach this address could \
+         read and publish; name a file with the keys of tokens by --auth-keys, keep to a loopback \
+         address such as 127.0.0.1:7400, or pass --insecure-no-auth if the network is trusted"
     )]
     NotLoopback(std::net::SocketAddr),
     /// An HTTP interface that others can reach and that asks for no token.

@@ -103,7 +103,11 @@ pub const NODE_KEYS: &[Key] = keys! {
     stats_interval: Kind::Interval, "A line of figures this often.";
     http: Kind::AddressOrOff, "Address of the HTTP interface for operators: /metrics, /healthz, /readyz, /api/v1.";
     http_token_file: Kind::Text, "File with the token that /metrics and /api/v1 ask for; mode 0600. Without one http must be a loopback address.";
-    insecure_no_auth: Kind::Bool, "Allows an address beyond loopback although there is no authentication.";
+    auth_keys: Kind::Text, "File with the keys of tokens: a JWKS, public keys in PEM, or a secret. With it nobody is served without a token. Read again when it changes.";
+    auth_audience: Kind::Text, "Tokens must be for this audience (aud). Unless set, they must not name any.";
+    auth_issuer: Kind::Text, "Tokens must be from this issuer (iss). Unless set, that is not looked at.";
+    auth_leeway_s: Kind::Int(0, 3_600), "How far clocks may differ, in seconds, when times of tokens are compared.";
+    insecure_no_auth: Kind::Bool, "Allows an address beyond loopback although there are no keys.";
 };
 
 /// Keys of each shard; the fields of [`super::ShardConfig`].

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::class_keys::{self, CLASS};
 use super::keys::{self, Key, Kind, SHARD_KEYS};
 use super::{Classes, ConfigError, ShardConfig};
+use crate::auth::Expected;
 use crate::ws::Origins;
 
 /// Where names of the environment begin.
@@ -84,10 +85,21 @@ pub struct ServeConfig {
     pub http: Option<SocketAddr>,
     /// File with the token that it asks for.
     pub http_token_file: Option<PathBuf>,
-    /// Whether an address beyond loopback is allowed.
+    /// Where the keys of tokens are; without them nobody is asked for one.
+    pub auth: Option<AuthConfig>,
+    /// Whether an address beyond loopback is allowed without keys.
     pub insecure_no_auth: bool,
     /// What each shard must know.
     pub shard: ShardConfig,
+}
+
+/// Who may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// The key file.
+    pub keys: PathBuf,
+    /// What tokens must say.
+    pub expected: Expected,
 }
 
 /// A configuration and where its values came from.
@@ -173,6 +185,7 @@ fn defaults(values: &mut Values) -> Result<(), ConfigError> {
         ("log", "info"),
         ("stats_interval", "off"),
         ("http", "off"),
+        ("auth_leeway_s", "5"),
         ("insecure_no_auth", "false"),
     ];
     for (name, text) in node {
@@ -313,6 +326,18 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         origin: Origin::Default,
         allowed: Kind::Address.allowed(),
     })?;
+    let given = |name| Some(text(name)).filter(|text| !text.is_empty()).map(str::to_owned);
+    let auth = given("auth_keys").map(|keys| AuthConfig {
+        keys: keys.into(),
+        expected: Expected {
+            audience: given("auth_audience"),
+            issuer: given("auth_issuer"),
+            leeway_s: match values.get("auth_leeway_s") {
+                Some((Setting::Int(n), _)) => *n,
+                _ => 0,
+            },
+        },
+    });
     Ok(ServeConfig {
         listen,
         data_dir: text("data_dir").into(),
@@ -328,6 +353,7 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         stats_interval: interval(text("stats_interval")),
         http: text("http").parse().ok(),
         http_token_file: Some(text("http_token_file")).filter(|p| !p.is_empty()).map(Into::into),
+        auth,
         insecure_no_auth: matches!(values.get("insecure_no_auth"), Some((Setting::Bool(true), _))),
         shard,
     })
@@ -335,7 +361,8 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
 
 /// What one value alone cannot show.
 pub(super) fn check_together(config: &ServeConfig, values: &Values) -> Result<(), ConfigError> {
-    if !config.listen.ip().to_canonical().is_loopback() && !config.insecure_no_auth {
+    let closed = config.auth.is_some() || config.insecure_no_auth;
+    if !config.listen.ip().to_canonical().is_loopback() && !closed {
         return Err(ConfigError::NotLoopback(config.listen));
     }
     if let Some(http) = config.http

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::ask::{Asked, Asker};
 use super::handover::Successor;
 use super::reload::{ReloadError, Reloader};
 use super::{ServeError, Shards};
+use crate::auth::Keys;
 use crate::position::ShardId;
 use crate::shard::counters::Figures;
 use crate::shard::look::Look;
@@ -33,6 +35,8 @@ pub(super) struct Signals {
 pub(super) enum Order {
     /// To stop in good order.
     Stop,
+    /// To go on with these keys.
+    Keys(Arc<Keys>),
     /// To read the configuration again, and say what came of it.
     Reload(Option<oneshot::Sender<Result<Value, ReloadError>>>),
     /// To ask all shards, or one.
@@ -80,6 +84,11 @@ impl Signals {
         Asker(self.to.clone())
     }
 
+    /// Where others give orders.
+    pub fn orders(&self) -> Sender<Order> {
+        self.to.clone()
+    }
+
     /// Takes no more orders: whoever asks learns that nobody answers.
     pub fn close(&mut self) {
         self.orders = channel().1;
@@ -110,6 +119,10 @@ pub(super) fn watch(shards: &mut Shards, signals: &Signals, reloader: &Reloader)
                 if let Some(to) = to {
                     let _ = to.send(done);
                 }
+            }
+            Ok(Order::Keys(keys)) => {
+                shards.give_keys(&keys);
+                reloader.keys.replace(Some(keys));
             }
             Ok(Order::Look(look, only, to)) => {
                 // Whoever asked may be gone.

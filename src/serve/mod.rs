@@ -7,6 +7,7 @@ mod error;
 mod handover;
 mod http;
 mod json;
+mod key_file;
 mod nofile;
 pub(crate) mod recover;
 mod reload;
@@ -15,6 +16,7 @@ mod server;
 mod shards;
 pub mod top;
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{ConfigError, ServeArgs, ServeConfig};
+use crate::auth::{KeyError, Keys};
+use crate::config::{AuthConfig, ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
 use crate::wal::Manifest;
 
@@ -47,6 +50,8 @@ enum RunError {
     #[error("core {core} does not exist here; there are {cores:?}, name some of them with --cores")]
     Core { core: usize, cores: Vec<usize> },
     #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -70,6 +75,7 @@ impl RunError {
         let asked_wrongly = matches!(
             self,
             Self::Config(_)
+                | Self::Keys(_)
                 | Self::Filter { .. }
                 | Self::Core { .. }
                 | Self::Http(HttpError::Token { .. })
@@ -110,6 +116,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     for variable in &loaded.unknown_env {
         warn!(variable, "this environment variable names no key and is ignored");
     }
+    let keys = keys(config)?;
     nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
@@ -119,7 +126,13 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     let http = config.http.map(|at| http::bind(at, predecessor.is_some())).transpose()?;
     let set_filter = Box::new(move |filter| filters.reload(filter).is_ok());
     let in_force = in_force.clone();
-    let reloader = Reloader { args: args.clone(), in_force, token, set_filter };
+    if let (Some(auth), Some(keys)) = (&config.auth, &keys)
+        && let Err(error) = key_file::watch(auth.clone(), keys, signals.orders())
+    {
+        warn!(%error, "the key file is not watched; restart the server to change keys");
+    }
+    let keys = RefCell::new(keys);
+    let reloader = Reloader { args: args.clone(), in_force, token, keys, set_filter };
     Server { reloader, cores, features, signals, http }.run(predecessor)
 }
 
@@ -135,6 +148,12 @@ fn predecessor(config: &ServeConfig, cores: &[usize]) -> Result<Option<Predecess
     Ok(predecessor)
 }
 
+/// The keys in the file that the configuration names, if it names one.
+fn keys(config: &ServeConfig) -> Result<Option<Arc<Keys>>, RunError> {
+    let load = |auth: &AuthConfig| Keys::load(&auth.keys, &auth.expected).map(Arc::new);
+    Ok(config.auth.as_ref().map(load).transpose()?)
+}
+
 /// Checks what `fanfare serve` with these flags would start from, and starts nothing.
 #[must_use]
 pub fn check(args: &ServeArgs) -> ExitCode {
@@ -142,6 +161,7 @@ pub fn check(args: &ServeArgs) -> ExitCode {
         args.load(std::env::vars().collect()).map_err(RunError::from).and_then(|loaded| {
             filter(&loaded.config)?;
             token(&loaded.config)?;
+            keys(&loaded.config)?;
             cores(&loaded.config)?;
             Ok(loaded)
         });

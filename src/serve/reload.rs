@@ -1,6 +1,7 @@
 //! SIGHUP: the configuration is read again, and what can change while the server runs does. What
 //! cannot is named, and stays as it was.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Shards;
 use super::http::{Token, TokenCell, TokenError};
+use crate::auth::Keys;
 use crate::config::{ConfigError, Loaded, Reloaded, ServeArgs};
 
 /// The configuration in force. Shared by the control thread and the HTTP interface; no shard
@@ -50,6 +52,8 @@ pub(super) struct Reloader {
     pub args: ServeArgs,
     pub in_force: Arc<InForce>,
     pub token: TokenCell,
+    /// The keys of tokens in force, for another start.
+    pub keys: RefCell<Option<Arc<Keys>>>,
     pub set_filter: SetFilter,
 }
 

@@ -11,6 +11,7 @@ use super::handover::{Ended, LOCK_TIME, Predecessor, Successor};
 use super::reload::Reloader;
 use super::shards::{self, Kept};
 use super::{RunError, ServeError, Shards, ShardsConfig, admin, http};
+use crate::config::ShardConfig;
 use crate::ring::KernelFeatures;
 use crate::wal::ManifestError;
 
@@ -47,7 +48,10 @@ impl Server {
             listen: config.listen,
             data_dir: config.data_dir.clone(),
             cores: self.cores.clone(),
-            shard: config.shard.clone(),
+            shard: ShardConfig {
+                keys: self.reloader.keys.borrow().clone(),
+                ..config.shard.clone()
+            },
         }
     }
 
@@ -90,6 +94,7 @@ impl Server {
             address = %config.listen,
             data = %config.data_dir.display(),
             level = ?config.shard.level,
+            keys = self.reloader.keys.borrow().as_ref().map_or(0, |keys| keys.count()),
             kernel = %self.features,
             "ready"
         );

@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::ask::Asked;
 use super::recover::{Made, first_segment, recover_all, steps, unix_ms};
 use super::{ServeError, nofile};
+use crate::auth::Keys;
 use crate::config::ShardConfig;
 use crate::mesh::{Mesh, mesh};
 use crate::position::ShardId;
@@ -421,6 +422,26 @@ impl Shards {
     /// The sockets cannot be duplicated.
     pub(super) fn keep(&self) -> io::Result<Kept> {
         Ok(Kept { sockets: self.sockets()?, counters: self.counters() })
+    }
+
+    /// Gives every shard these keys in place of those it has.
+    pub fn give_keys(&mut self, keys: &Arc<Keys>) {
+        let deadline = Instant::now() + STATUS_TIME;
+        for (shard, line) in self.lines.iter_mut().enumerate() {
+            // A shard that does not take its orders must still find room for the last one.
+            while line.control.slots() <= CONTROL_RING / 2 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if line.control.slots() > 1 {
+                let _ = line.control.push(Control::Keys(Arc::clone(keys)));
+                line.waker.wake();
+            } else {
+                error!(
+                    shard,
+                    "the shard takes no orders and keeps its old keys; restart the server"
+                );
+            }
+        }
     }
 
     /// The figures of all shards together.

@@ -22,7 +22,9 @@ pub enum ConnState {
     Upgrading,
     /// The magic came, or a WebSocket was agreed on, HELLO did not.
     Greeting,
-    /// HELLO was accepted.
+    /// HELLO was accepted, a token is asked for.
+    Proving,
+    /// HELLO was accepted, and a token if one is asked for.
     Open,
     /// A last frame is on its way out; what the peer sends is dropped.
     Closing,
@@ -54,7 +56,8 @@ pub struct Conn {
     pub paused: bool,
     /// Reading has stopped.
     pub recv_off: bool,
-    /// Its publishes found these shares of the inbox full, one bit for each priority.
+    /// Its publishes found these shares of the inbox full, one bit for each priority; another one
+    /// says that its token waits to be checked.
     pub throttled: u8,
     /// Lane of its control frames: that of the most urgent group it published to.
     pub answers: Priority,

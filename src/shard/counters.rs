@@ -119,6 +119,10 @@ counters! {
     silent,
     /// Connections closed by an operator.
     disconnected,
+    /// Tokens that were refused, and connections closed because theirs had ended.
+    tokens_refused,
+    /// Requests that a token did not allow.
+    forbidden,
     /// Times a publisher was not read because the inbox was full.
     throttled,
     /// Cursors of durable members staged for the log.

@@ -1,8 +1,11 @@
 //! Stopping in good order: accept nothing more, finish what was accepted, tell everyone.
 
+use std::sync::Arc;
+
 use super::conn::ConnState;
 use super::look::{Look, LookReply};
 use super::{ConnId, Io, Shard, Turn};
+use crate::auth::Keys;
 use crate::config::ShardConfig;
 use crate::position::Nanos;
 use crate::wire;
@@ -26,6 +29,8 @@ pub enum Control {
     /// Go on with this configuration. Only keys that may change while a shard runs differ from
     /// the one it has; see [`crate::config::LIVE_KEYS`].
     Configure(Box<ShardConfig>),
+    /// Go on with these keys.
+    Keys(Arc<Keys>),
     /// Answer an operator.
     Look(Look, LookReply),
 }
@@ -72,8 +77,10 @@ impl Shard {
                 Ok(Control::Configure(config)) => {
                     // The limit of open files may have left less than is configured.
                     let connections_max = self.config.connections_max;
-                    self.config = ShardConfig { connections_max, ..*config };
+                    let keys = self.config.keys.take();
+                    self.config = ShardConfig { connections_max, keys, ..*config };
                 }
+                Ok(Control::Keys(keys)) => self.take_keys(keys),
                 Ok(Control::Look(look, to)) => self.begin_look(look, to),
                 _ => {}
             }

@@ -43,6 +43,7 @@ impl Shard {
             match due {
                 Due::Conn(id) => self.deadline(id, now, io),
                 Due::Acks(id) => self.look_at_acks(id, now, io),
+                Due::Token(id) => self.look_at_token(id, now),
             }
         }
         // Ten thousand deadlines at the same second are rare, and their list is not kept.
@@ -69,14 +70,22 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         match conn.state {
             ConnState::Closing => self.close(id, io),
-            ConnState::Opening | ConnState::Upgrading | ConnState::Greeting => {
+            ConnState::Opening
+            | ConnState::Upgrading
+            | ConnState::Greeting
+            | ConnState::Proving => {
                 // Counted from the accept, so that a byte now and then does not help.
                 let due = conn.heard_at.plus_ms(handshake_ms);
                 if due > now {
                     return self.wheel.arm(id, due);
                 }
-                let text = "HELLO did not come in time";
-                let refusal = Refusal::new(ErrorCode::HandshakeTimeout, text).limit(handshake_ms);
+                let refusal = if conn.state == ConnState::Proving {
+                    let text = "no token came in time; send AUTH behind HELLO";
+                    Refusal::new(ErrorCode::AuthRequired, text)
+                } else {
+                    Refusal::new(ErrorCode::HandshakeTimeout, "HELLO did not come in time")
+                };
+                let refusal = refusal.limit(handshake_ms);
                 self.refuse(id, 0, refusal);
                 self.wheel.arm(id, now.plus_ms(1_000));
             }

@@ -5,11 +5,12 @@ use super::conn::{ConnState, Membership};
 use super::durable::{Caller, Wanted};
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Shard};
+use crate::auth::Right;
 use crate::group::{DurableMember, Group, Lag, Member, Place, Role, RosterKey, Sequencer};
 use crate::mesh::Message;
 use crate::position::{Epoch, Handle, Seq, ShardId};
 use crate::wal::GroupIndex;
-use crate::wire::{ErrorCode, Join, JoinEntry, Joined, Leave, Left};
+use crate::wire::{ErrorCode, Join, JoinEntry, Joined, Leave, Left, Start};
 
 /// A join that the owner accepted.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,13 @@ impl Shard {
     }
 
     fn join_one(&mut self, id: ConnId, request: u32, entry: JoinEntry<'_>) {
+        let rights = [Right::Join, Right::History];
+        let needed = if matches!(entry.start, Start::Seq(_)) { &rights[..] } else { &rights[..1] };
+        for &right in needed {
+            if !self.may(id, right, entry.group) {
+                return self.forbid(id, request, right, entry.group);
+            }
+        }
         let max = self.config.groups_per_member_max;
         let Some(conn) = self.conn(id) else { return };
         if conn.memberships.len() + conn.joining as usize >= max as usize {
@@ -236,7 +244,7 @@ impl Shard {
         }
     }
 
-    fn remove_member(&mut self, id: ConnId, membership: Membership) {
+    pub(super) fn remove_member(&mut self, id: ConnId, membership: Membership) {
         let durable = self.take_member(membership);
         self.tell_left(membership.group, id, durable);
     }

@@ -41,6 +41,7 @@ mod start;
 mod state;
 pub mod status;
 mod take;
+mod tokens;
 mod websocket;
 mod wheel;
 mod write;
@@ -79,6 +80,7 @@ use queries::Questions;
 use queues::Queues;
 use rosters::Announcements;
 use snapshot::Snapshots;
+use tokens::Tokens;
 use wheel::Wheel;
 
 pub use drain::Control;
@@ -166,6 +168,7 @@ pub struct Shard {
     /// Where frames of WebSockets are translated.
     codec: Codec,
 
+    tokens: Tokens,
     wheel: Wheel,
     heartbeats: Heartbeats,
     fired: Vec<wheel::Due>,
@@ -238,6 +241,7 @@ impl Shard {
             || self.announcements.has_work()
             || self.looking.is_some()
             || self.captures()
+            || self.tokens.has_work()
             || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))

@@ -5,6 +5,7 @@ use super::inbox::{Header, Origin};
 use super::peers::FORWARD_OVERHEAD;
 use super::replies::{Refusal, refusal_text};
 use super::{ConnId, Io, Shard};
+use crate::auth::Right;
 use crate::config::Priority;
 use crate::group::receipts::{Asked, Fulfilled};
 use crate::group::{self, Attempt, Group, Place, Sequencer, Verdict};
@@ -26,6 +27,9 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::PayloadTooLong, &text).limit(payload_max);
             self.figures.refused += 1;
             return self.refuse(id, publish.request, refusal);
+        }
+        if !self.may(id, Right::Publish, publish.group) {
+            return self.forbid(id, publish.request, Right::Publish, publish.group);
         }
         let owner = self.owner_of(publish.group);
         // A shard that said that it is drained pushes nothing to the others any more.

@@ -6,13 +6,14 @@ use tracing::debug;
 use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Event, Io, RecvEnd, Shard};
-use crate::wire::{self, Authed, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
+use crate::wire::{self, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
 
 /// Control buffers kept for reuse.
 const SPARE_CONTROL_MAX: usize = 256;
 
 impl Shard {
     pub(super) fn take(&mut self, io: &mut impl Io) {
+        self.check_tokens(io);
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
@@ -72,7 +73,7 @@ impl Shard {
     }
 
     /// Cuts the bytes into frames. Only the end of an unfinished frame is copied.
-    fn received(&mut self, id: ConnId, bytes: &[u8], now: crate::position::Nanos) {
+    pub(super) fn received(&mut self, id: ConnId, bytes: &[u8], now: crate::position::Nanos) {
         let Some(conn) = self.conn(id) else { return };
         if conn.state == ConnState::Closing {
             return;
@@ -117,7 +118,6 @@ impl Shard {
 
     /// Handles every whole frame at the start of `bytes`; returns how many bytes they took.
     pub(super) fn frames(&mut self, id: ConnId, bytes: &[u8]) -> usize {
-        let frame_max = self.config.frame_max();
         let mut used = 0;
         match self.conn(id).map(|conn| conn.state) {
             Some(ConnState::Opening) => {
@@ -130,7 +130,9 @@ impl Shard {
             _ => {}
         }
         loop {
+            let frame_max = self.frame_max_of(id);
             match wire::split(&bytes[used..], frame_max) {
+                Ok(Some((frame, _))) if self.must_wait(id, frame) => return used,
                 Ok(Some((frame, len))) => {
                     self.frame(id, frame);
                     used += len;
@@ -157,16 +159,22 @@ impl Shard {
             Ok(decoded) => decoded,
             Err(error) => return self.malformed(id, frame, error),
         };
-        let open = self.conn(id).is_some_and(|conn| conn.state == ConnState::Open);
+        let state = self.conn(id).map_or(ConnState::Closing, |conn| conn.state);
+        let (open, proving) = (state == ConnState::Open, state == ConnState::Proving);
         match decoded {
-            ClientFrame::Hello(hello) if !open => self.hello(id, &hello),
-            _ if !open => {
+            ClientFrame::Hello(hello) if !open && !proving => self.hello(id, &hello),
+            ClientFrame::Auth(auth) if proving => self.authenticate(id, &auth),
+            _ if !open && !proving => {
                 let text = "the first frame of a connection must be HELLO";
                 self.refuse(id, 0, Refusal::new(ErrorCode::OutOfState, text));
             }
             ClientFrame::Hello(_) => {
                 let text = "HELLO came twice on one connection";
                 self.refuse(id, 0, Refusal::new(ErrorCode::OutOfState, text));
+            }
+            _ if proving => {
+                let text = "this server takes nobody without a token; send AUTH behind HELLO";
+                self.refuse(id, 0, Refusal::new(ErrorCode::AuthRequired, text));
             }
             ClientFrame::Join(join) => self.join(id, &join),
             ClientFrame::Leave(leave) => self.leave(id, &leave),
@@ -182,11 +190,7 @@ impl Shard {
             ClientFrame::SetState(set) => self.ask_set(id, &set),
             ClientFrame::Sync(sync) => self.ask_sync(id, &sync),
             ClientFrame::RosterQuery(query) => self.ask_roster(id, &query),
-            ClientFrame::Auth(auth) => {
-                // Without keys there is nothing to prove.
-                let authed = Authed { request: auth.request, valid_ms: 0, renew_after_ms: 0 };
-                self.control(id, |out| authed.encode(out));
-            }
+            ClientFrame::Auth(auth) => self.authenticate(id, &auth),
             ClientFrame::Unknown { kind } => self.unknown(id, 0, kind),
         }
     }
@@ -227,6 +231,19 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::EncodingUnsupported, &text).field(b"encoding");
             return self.refuse(id, 0, refusal);
         }
+        let asked = self.tokens.are_asked_for();
+        if let Some(conn) = self.conn(id) {
+            conn.state = if asked { ConnState::Proving } else { ConnState::Open };
+            conn.member = hello.member.into();
+            conn.producer = hello.producer;
+        }
+        if !asked {
+            self.welcome(id);
+        }
+    }
+
+    /// Opens a connection whose HELLO, and token if one is asked for, were accepted.
+    pub(super) fn welcome(&mut self, id: ConnId) {
         let moment = self.heartbeats.take(self.now);
         let welcome = Welcome {
             version: wire::VERSION,
@@ -245,8 +262,6 @@ impl Shard {
         };
         if let Some(conn) = self.conn(id) {
             conn.state = ConnState::Open;
-            conn.member = hello.member.into();
-            conn.producer = hello.producer;
             conn.moment = moment.map(|(moment, _)| moment);
         }
         self.begin_health(id.slot);
@@ -303,7 +318,7 @@ impl Shard {
         self.resume_if_possible(id, io);
     }
 
-    fn pause_if_needed(&mut self, id: ConnId, io: &mut impl Io) {
+    pub(super) fn pause_if_needed(&mut self, id: ConnId, io: &mut impl Io) {
         let Some(conn) = self.conns.get(id.slot) else { return };
         if conn.id == id && !conn.paused && self.must_pause(conn) {
             io.pause_recv(id);
@@ -340,6 +355,7 @@ impl Shard {
         }
         // It goes at once: later events of this name find nothing and are ignored.
         self.conns.remove(id.slot);
+        self.tokens.forget(id);
         if let Some(moment) = moment {
             self.heartbeats.give_back(moment);
         }

@@ -20,6 +20,8 @@ pub enum Due {
     Conn(ConnId),
     /// Whether durable members on a connection acknowledge.
     Acks(ConnId),
+    /// Whether the token of a connection has ended.
+    Token(ConnId),
 }
 
 /// No entry.
@@ -75,6 +77,17 @@ impl Wheel {
                 fires
             }
         }
+    }
+
+    /// Fires for the token of `conn`, and says when: not after `at`, unless that is within a tick.
+    /// What lies far ahead comes together with others, a second early, and is armed again.
+    pub fn arm_token(&mut self, conn: ConnId, at: Nanos) -> Nanos {
+        let due = self.tick_of(at);
+        let far = due > self.tick + LOOSE_FROM;
+        let early = Nanos(at.0.saturating_sub(LOOSE * TICK_NS));
+        let due = if far { self.loosely(early) } else { due };
+        self.arm_tick(Due::Token(conn), due);
+        Nanos(due * TICK_NS)
     }
 
     /// The same up to a second later, together with others, for deadlines that lie far ahead:

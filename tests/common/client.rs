@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use fanfare::limits::FRAME_MAX;
 use fanfare::position::{Epoch, Handle, Level, ProducerId, Seq, Stamp};
 use fanfare::wire::{
-    Ack, Acks, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish, Published,
-    Receipt, Redeliver, ServerFrame, Start, StateSet, Welcome, split,
+    Ack, Acks, Auth, Authed, ClientFrame, ErrorCode, Hello, Join, JoinEntry, Leave, MAGIC, Publish,
+    Published, Receipt, Redeliver, ServerFrame, Start, StateSet, Welcome, split,
 };
 
 use super::queries::{ConflictGot, Page, RosterPage, StatePage};
@@ -70,6 +70,7 @@ pub enum Got {
     StateSet(StateSet),
     Conflict(ConflictGot),
     Roster(RosterPage),
+    Authed(Authed),
     /// The server ended the connection.
     Closed,
 }
@@ -122,6 +123,7 @@ impl Got {
             ServerFrame::StateSet(set) => Self::StateSet(set),
             ServerFrame::Conflict(conflict) => Self::Conflict(ConflictGot::of(&conflict)),
             ServerFrame::Roster(roster) => Self::Roster(RosterPage::of(&roster)),
+            ServerFrame::Authed(authed) => Self::Authed(authed),
             other => panic!("nobody asked for {other:?}"),
         }
     }
@@ -236,6 +238,33 @@ impl Client {
             Got::Welcome(welcome) => welcome,
             other => panic!("instead of WELCOME: {other:?}"),
         }
+    }
+
+    /// Sends a token; returns its request.
+    pub fn send_auth(&mut self, token: &str) -> u32 {
+        let request = self.request();
+        let mut out = Vec::new();
+        Auth { request, token: token.as_bytes() }.encode(&mut out);
+        self.send(&out);
+        request
+    }
+
+    /// A connection that got WELCOME and AUTHED for its token.
+    pub fn open_with(server: &Server, member: &str, token: &str) -> Self {
+        let mut client = Self::bare(server);
+        client.send(&hello_bytes(member));
+        let request = client.send_auth(token);
+        assert!(matches!(client.recv(), Got::Welcome(_)));
+        client.authed(request);
+        client
+    }
+
+    pub fn authed(&mut self, request: u32) -> Authed {
+        self.expect("AUTHED", |got| match got {
+            Got::Authed(authed) if authed.request == request => Some(*authed),
+            Got::Error { request: of, .. } if *of == request => panic!("refused: {got:?}"),
+            _ => None,
+        })
     }
 
     pub fn stream(&self) -> &TcpStream {

@@ -14,6 +14,7 @@ pub mod http;
 pub mod queries;
 pub mod server;
 pub mod websocket;
+pub mod tokens;
 
 pub use client::{Client, Follower, Got};
 pub use http::Http;

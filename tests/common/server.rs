@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use fanfare::wire::ClientFrame;
+
 use super::client::hello_bytes;
 use super::{SOON, wait_until};
 
@@ -245,7 +247,10 @@ impl Drop for Server {
 fn is_up(addr: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(addr) else { return false };
     stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(&hello_bytes("probe")).is_ok() && stream.read(&mut [0; 64]).unwrap_or(0) > 0
+    // A server that asks for a token says so only when something else comes.
+    let mut bytes = hello_bytes("probe");
+    ClientFrame::encode_ping(&mut bytes, 0);
+    stream.write_all(&bytes).is_ok() && stream.read(&mut [0; 64]).unwrap_or(0) > 0
 }
 
 /// A port for a server. The listener, on another loopback address, keeps it from the servers of
