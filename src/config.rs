@@ -116,6 +116,22 @@ pub struct ShardConfig {
     pub websocket_deflate: bool,
     /// Serve [`crate::ws::upgrade::ECHO_PATH`], for conformance tests.
     pub websocket_echo: bool,
+    /// Connections of one member, on each shard; 0 is no bound, as below.
+    pub member_connections_max: u32,
+    /// Messages that a member publishes in a second, on each shard.
+    pub member_publishes_per_s: u32,
+    /// Bytes of their payloads.
+    pub member_bytes_per_s: u64,
+    /// Groups that a member joins in a second, on each shard.
+    pub member_joins_per_s: u32,
+    /// Messages that come to a group in a second.
+    pub group_publishes_per_s: u32,
+    /// Bytes of their payloads.
+    pub group_bytes_per_s: u64,
+    /// Whether a group may be bounded by these or by its class; see
+    /// [`ShardConfig::note_bounds`].
+    #[serde(skip)]
+    pub groups_are_bounded: bool,
     /// Classes of groups.
     #[serde(skip)]
     pub classes: Arc<Classes>,
@@ -177,6 +193,13 @@ impl Default for ShardConfig {
             websocket_origins: Origins::default(),
             websocket_deflate: false,
             websocket_echo: false,
+            member_connections_max: 0,
+            member_publishes_per_s: 0,
+            member_bytes_per_s: 0,
+            member_joins_per_s: 0,
+            group_publishes_per_s: 0,
+            group_bytes_per_s: 0,
+            groups_are_bounded: false,
             classes: Arc::default(),
             keys: None,
         }

@@ -1,11 +1,12 @@
 //! The `fanfare` command: `serve` runs a server, `bridge` forwards its messages, `top` shows how
-//! it is, `config` checks what it would start from, `wal` looks at its logs.
+//! it is, `config` checks what it would start from, `wal` looks at its logs, `token` makes tokens.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use fanfare::auth::issue::{self, TokenArgs};
 use fanfare::bridge::{self, BridgeArgs};
 use fanfare::config::{Layers, ServeArgs, load};
 use fanfare::serve::top::{self, TopArgs};
@@ -32,6 +33,8 @@ enum Command {
     Config(Config),
     /// Look at the logs of a data directory; changes nothing
     Wal(WalArgs),
+    /// Make tokens with the secret of a server, to try it out
+    Token(TokenArgs),
     /// Print the script that completes this command in a shell
     Completions {
         /// The shell
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
             done(load(&Layers::default()).map(|loaded| print!("{}", loaded.to_toml())))
         }
         Command::Wal(args) => tool::run(&args),
+        Command::Token(args) => issue::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -235,6 +235,10 @@ pub struct Options {
     /// Messages to publish, one a line, over and over.
     #[arg(long)]
     pub payload_file: Option<PathBuf>,
+    /// Tokens for a server that takes nobody without one: lines of a member id and its token, as
+    /// `fanfare token` prints them. Not for catchup and fill.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Closed loop: broadcasts in flight in each group; one is in flight until every member
     /// has it [default: 64 for fanout, 1 for groups].
     #[arg(long, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]

@@ -52,7 +52,11 @@ pub fn client(plan: &Plan, role: Role, number: u32, groups: &[u32]) -> Result<Co
         Role::Publisher => Plan::publisher_name(number),
         Role::Reader | Role::Stalled => Plan::member_name(number),
     };
+    let token = plan.tokens.get(&member);
     let mut options = Options::new(member).acks(AckMode::Explicit);
+    if let Some(token) = token {
+        options = options.token(token);
+    }
     options.quiet_pings = true;
     // The limits of the run are the window and the slots of a channel; and how long to wait for
     // an answer is judged at its end.

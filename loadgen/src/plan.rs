@@ -1,7 +1,9 @@
 //! Who is in which group, who publishes to it, and the table of messages in flight that the
 //! threads share.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use fanfare::position::Level;
@@ -67,6 +69,8 @@ pub struct Plan {
     pub encodings: Vec<Encoding>,
     /// Quality of service that MQTT is asked for.
     pub qos: u8,
+    /// Tokens by member id.
+    pub tokens: HashMap<String, String>,
     /// Where each connection comes from, if that matters.
     pub sources: Vec<SocketAddr>,
     /// Sizes of the groups, if they were drawn.
@@ -142,10 +146,25 @@ impl Channel {
     }
 }
 
+/// Reads lines of a member id and its token.
+fn tokens(path: &Path) -> Result<HashMap<String, String>, LoadError> {
+    let usage = |what: String| LoadError::Usage(format!("{}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| usage(error.to_string()))?;
+    let line = |(at, line): (usize, &str)| match line.split_once(' ') {
+        Some((member, token)) => Ok((member.to_owned(), token.trim().to_owned())),
+        None => Err(usage(format!("line {} is not a member id and a token", at + 1))),
+    };
+    text.lines().enumerate().map(line).collect()
+}
+
 impl Plan {
     /// Plans a run.
     pub fn new(workload: &Workload, run_id: u64) -> Result<Self, LoadError> {
         let o = workload.options();
+        if o.token_file.is_some() && matches!(workload, Workload::Catchup(_) | Workload::Fill(_)) {
+            let text = "--token-file is not for catchup and fill; use a server without keys";
+            return Err(LoadError::Usage(text.to_owned()));
+        }
         let mut sizes = None;
         let (group_count, spread) = match workload {
             Workload::Fanout(_)
@@ -196,6 +215,7 @@ impl Plan {
             target: o.target,
             encodings: o.encoding.clone(),
             qos: o.qos.unwrap_or(0),
+            tokens: o.token_file.as_deref().map_or(Ok(HashMap::new()), tokens)?,
             sources: Vec::new(),
             sizes,
             spread,

@@ -157,8 +157,7 @@ impl Keys {
         } else if text.windows(PEM.len()).any(|at| at == PEM) {
             pem(text)?
         } else {
-            let end = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |at| at + 1);
-            vec![Key::secret(None, &bytes[..end])?]
+            vec![Key::secret(None, secret_of(bytes).unwrap_or_default())?]
         };
         if list.len() > KEYS_MAX {
             return Err(format!("it holds {} keys; at most {KEYS_MAX} are allowed", list.len()));
@@ -218,6 +217,14 @@ impl Keys {
             _ => Err("kid"),
         }
     }
+}
+
+/// The secret of a key file that is neither a JWKS nor PEM: its bytes without line ends behind.
+pub(super) fn secret_of(bytes: &[u8]) -> Option<&[u8]> {
+    let text = bytes.trim_ascii();
+    let other = text.starts_with(b"{") || text.windows(PEM.len()).any(|at| at == PEM);
+    let end = bytes.iter().rposition(|byte| !b"\r\n".contains(byte))? + 1;
+    (!other).then(|| &bytes[..end])
 }
 
 /// What every block of PEM begins with.

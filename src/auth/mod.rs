@@ -12,6 +12,7 @@
 //! no `Debug` and in no error.
 
 mod crypto;
+pub mod issue;
 mod keys;
 mod rights;
 mod token;

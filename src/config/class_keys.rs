@@ -7,7 +7,7 @@ use super::ConfigError;
 use super::classes::{Class, Classes, Pattern, Priority};
 use super::keys::distance;
 use super::print::{quoted, toml_text};
-use crate::limits::{CLASS_PATTERNS_MAX, CLASSES_MAX, GROUP_NAME_MAX};
+use crate::limits::{CLASS_PATTERNS_MAX, CLASSES_MAX, GROUP_NAME_MAX, PAYLOAD_MAX};
 use crate::position::Level;
 
 /// The key of the file that holds the tables.
@@ -15,7 +15,7 @@ pub(super) const CLASS: &str = "class";
 
 const HOUR_MS: u64 = 3_600_000;
 const NAME_MAX: usize = 32;
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 12] = [
     ("name", "What the class is called."),
     ("groups", "Names of its groups; with a * at the end, every name that starts like this."),
     ("priority", "realtime is served first, bulk has a small share beside the others."),
@@ -28,6 +28,9 @@ const KEYS: [(&str, &str); 9] = [
         "What a durable member does not acknowledge for this long may be sent again.",
     ),
     ("redeliver_max", "Redeliveries without progress before the member is disconnected."),
+    ("publishes_per_s", "Messages that each group takes in a second."),
+    ("bytes_per_s", "Bytes of payloads that each group takes in a second."),
+    ("payload_max", "Longest payload, if it is to be less than the shard's."),
 ];
 
 /// Reads all `[[class]]` tables of a file.
@@ -107,6 +110,9 @@ fn one(table: &toml::Value) -> Result<Class, String> {
             "receipts" => class.receipts = value.as_bool().ok_or_else(|| not("true or false"))?,
             "ack_timeout_ms" => class.ack_timeout_ms = Some(int(100, HOUR_MS)? as u32),
             "redeliver_max" => class.redeliver_max = Some(int(1, 1_000_000)? as u32),
+            "publishes_per_s" => class.publishes_per_s = Some(int(1, 100_000_000)? as u32),
+            "bytes_per_s" => class.bytes_per_s = Some(int(1, 1 << 40)?),
+            "payload_max" => class.payload_max = Some(int(1, PAYLOAD_MAX as u64)? as u32),
             other => return Err(unknown(other)),
         }
     }
@@ -204,6 +210,9 @@ pub(super) fn print(classes: &Classes, out: &mut String) {
             ("receipts", Some(class.receipts.to_string())),
             ("ack_timeout_ms", class.ack_timeout_ms.map(|n| n.to_string())),
             ("redeliver_max", class.redeliver_max.map(|n| n.to_string())),
+            ("publishes_per_s", class.publishes_per_s.map(|n| n.to_string())),
+            ("bytes_per_s", class.bytes_per_s.map(|n| n.to_string())),
+            ("payload_max", class.payload_max.map(|n| n.to_string())),
         ];
         for (name, value) in rest {
             if let Some(value) = value {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::ShardConfig;
+use crate::group::rates::PublishRates;
 use crate::position::Level;
 
 /// Which groups are served first. An order of groups, never of messages: the order in a
@@ -113,6 +114,12 @@ pub struct Class {
     pub ack_timeout_ms: Option<u32>,
     /// Redeliveries without any progress before the member is disconnected.
     pub redeliver_max: Option<u32>,
+    /// Messages that a group takes in a second.
+    pub publishes_per_s: Option<u32>,
+    /// Bytes of their payloads.
+    pub bytes_per_s: Option<u64>,
+    /// Longest payload, if that is less than the shard's.
+    pub payload_max: Option<u32>,
 }
 
 impl Class {
@@ -129,6 +136,9 @@ impl Class {
             receipts: true,
             ack_timeout_ms: None,
             redeliver_max: None,
+            publishes_per_s: None,
+            bytes_per_s: None,
+            payload_max: None,
         }
     }
 }
@@ -195,6 +205,35 @@ impl Classes {
 }
 
 impl ShardConfig {
+    /// Notes whether any group is bounded in what it takes, so that a message of a server without
+    /// such bounds costs one look. To be called when bounds or classes were set.
+    pub fn note_bounds(&mut self) {
+        let bounds = |class: &Class| {
+            class.publishes_per_s.is_some()
+                || class.bytes_per_s.is_some()
+                || class.payload_max.is_some()
+        };
+        self.groups_are_bounded = self.group_publishes_per_s > 0
+            || self.group_bytes_per_s > 0
+            || self.classes.named().iter().any(bounds);
+    }
+
+    /// What a group of this class takes in a second.
+    #[must_use]
+    pub fn publish_rates_of(&self, class: ClassId) -> PublishRates {
+        let class = self.classes.get(class);
+        PublishRates {
+            publishes_per_s: u64::from(class.publishes_per_s.unwrap_or(self.group_publishes_per_s)),
+            bytes_per_s: class.bytes_per_s.unwrap_or(self.group_bytes_per_s),
+        }
+    }
+
+    /// Longest payload of a message to a group of this class.
+    #[must_use]
+    pub fn payload_max_of(&self, class: ClassId) -> u32 {
+        self.classes.get(class).payload_max.unwrap_or(self.payload_max)
+    }
+
     /// Priority of the groups of a class.
     #[must_use]
     pub fn priority_of(&self, class: ClassId) -> Priority {

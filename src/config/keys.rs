@@ -148,6 +148,12 @@ pub const SHARD_KEYS: &[Key] = keys! {
     second_connection: Kind::SecondConnection, "When a durable member joins on another connection: takeover closes the older one, allow serves both.";
     receipts_max: Kind::Int(1, MIB), "Receipts that wait, per group.";
     redeliver_window: Kind::Int(1, MIB), "Messages that are sent again to a durable member until it acknowledges some.";
+    member_connections_max: Kind::IntOrZero(1, 1_000_000), "Connections of one member, on each shard; 0: no bound.";
+    member_publishes_per_s: Kind::IntOrZero(1, 100_000_000), "Messages that a member may publish in a second, on each shard; 0: no bound.";
+    member_bytes_per_s: Kind::IntOrZero(1, TIB), "Bytes of their payloads; 0: no bound.";
+    member_joins_per_s: Kind::IntOrZero(1, 100_000_000), "Groups that a member may join in a second, on each shard; 0: no bound.";
+    group_publishes_per_s: Kind::IntOrZero(1, 100_000_000), "Messages that a group may take in a second, unless its class says; 0: no bound.";
+    group_bytes_per_s: Kind::IntOrZero(1, TIB), "Bytes of their payloads, unless its class says; 0: no bound.";
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
     websocket_origins: Kind::Origins, "Web pages that may connect by WebSocket, beside those of the server's own address.";
     websocket_deflate: Kind::Bool, "Compresses messages of WebSockets whose clients offer it, once for all members.";

@@ -164,6 +164,7 @@ pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
     }
     let mut config = build(&values)?;
     config.shard.classes = Arc::new(classes);
+    config.shard.note_bounds();
     check_together(&config, &values)?;
     Ok(Loaded { config, unknown_env, values })
 }

@@ -4,6 +4,7 @@
 mod mail;
 mod member;
 mod producers;
+pub mod rates;
 pub mod receipts;
 mod roster;
 pub mod roster_log;

@@ -3,6 +3,7 @@
 
 use bytes::BytesMut;
 
+use super::rates::PublishCount;
 use super::{Producers, Roster};
 use crate::fanout::Ordinal;
 use crate::position::Handle;
@@ -39,6 +40,8 @@ pub struct Sequencer {
     pub first_kept: Seq,
     /// Where messages are in the log.
     pub index: GroupIndex,
+    /// What was published of late, if that is bounded.
+    pub published: PublishCount,
     /// Members on all shards.
     pub members: u32,
     /// Other shards with members.

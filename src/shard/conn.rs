@@ -22,9 +22,9 @@ pub enum ConnState {
     Upgrading,
     /// The magic came, or a WebSocket was agreed on, HELLO did not.
     Greeting,
-    /// HELLO was accepted, a token is asked for.
+    /// HELLO was accepted; the token that is asked for did not come.
     Proving,
-    /// HELLO was accepted, and a token if one is asked for.
+    /// HELLO was accepted, and the token if one is asked for.
     Open,
     /// A last frame is on its way out; what the peer sends is dropped.
     Closing,

@@ -123,6 +123,8 @@ counters! {
     tokens_refused,
     /// Requests that a token did not allow.
     forbidden,
+    /// Requests and connections above what a member may, and publishes above what a group may.
+    rate_limited,
     /// Times a publisher was not read because the inbox was full.
     throttled,
     /// Cursors of durable members staged for the log.

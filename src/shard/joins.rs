@@ -44,6 +44,9 @@ impl Shard {
                 return self.forbid(id, request, right, entry.group);
             }
         }
+        if let Err(retry_ms) = self.count_join(id) {
+            return self.refuse_rate(id, request, retry_ms, entry.group);
+        }
         let max = self.config.groups_per_member_max;
         let Some(conn) = self.conn(id) else { return };
         if conn.memberships.len() + conn.joining as usize >= max as usize {

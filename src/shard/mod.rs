@@ -29,6 +29,7 @@ mod probe;
 mod publish;
 mod queries;
 mod queues;
+mod rates;
 mod receipts;
 mod records;
 mod redeliver;
@@ -78,6 +79,7 @@ use isolate::Normal;
 use pace::Pace;
 use queries::Questions;
 use queues::Queues;
+use rates::Rates;
 use rosters::Announcements;
 use snapshot::Snapshots;
 use tokens::Tokens;
@@ -169,6 +171,7 @@ pub struct Shard {
     codec: Codec,
 
     tokens: Tokens,
+    rates: Rates,
     wheel: Wheel,
     heartbeats: Heartbeats,
     fired: Vec<wheel::Due>,

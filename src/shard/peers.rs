@@ -131,8 +131,7 @@ impl Shard {
                 }
                 Message::PublishRefused { conn, request, code, limit } => {
                     self.figures.refused += 1;
-                    let refusal = Refusal::new(code, refusal_text(code)).limit(limit);
-                    self.refuse(conn, request, refusal);
+                    self.refuse(conn, request, Refusal::told(code, limit));
                 }
                 Message::Announce { handle, segments, published } => {
                     self.announced(handle, segments, published);

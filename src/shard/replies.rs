@@ -18,6 +18,12 @@ impl<'a> Refusal<'a> {
         Self { code, limit: 0, field: b"", text }
     }
 
+    /// A refusal of a publish of which the owner of the group told the code and the limit.
+    pub fn told(code: ErrorCode, limit: u64) -> Self {
+        let field: &[u8] = if code == ErrorCode::RateLimited { b"group" } else { b"" };
+        Self::new(code, refusal_text(code)).limit(limit).field(field)
+    }
+
     pub fn limit(self, limit: u64) -> Self {
         Self { limit, ..self }
     }
@@ -63,6 +69,12 @@ pub(super) fn refusal_text(code: ErrorCode) -> &'static str {
         }
         ErrorCode::ReceiptsRefused => {
             "receipts are off for this group or too many wait; the message was not accepted"
+        }
+        ErrorCode::RateLimited => {
+            "more comes to the group in a second than it may take; try again after limit ms"
+        }
+        ErrorCode::PayloadTooLong => {
+            "the payload is longer than this group takes; split it, or keep it elsewhere"
         }
         ErrorCode::TooManyShares => {
             "receipts of too many different shares wait; ask for a share that others ask for, or 100"

@@ -3,15 +3,15 @@
 use super::drain::Drain;
 use super::inbox::{Header, Origin};
 use super::peers::FORWARD_OVERHEAD;
-use super::replies::{Refusal, refusal_text};
+use super::replies::Refusal;
 use super::{ConnId, Io, Shard};
 use crate::auth::Right;
-use crate::config::Priority;
+use crate::config::{ClassId, Priority, ShardConfig};
 use crate::group::receipts::{Asked, Fulfilled};
 use crate::group::{self, Attempt, Group, Place, Sequencer, Verdict};
 use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
 use crate::mesh::{Forward, Message};
-use crate::position::{Epoch, Level, Seq, ShardId};
+use crate::position::{Epoch, Level, Nanos, Seq, ShardId};
 use crate::wire::{ErrorCode, Publish};
 
 /// Bytes of a commit that a run takes beside its messages, at most.
@@ -30,6 +30,9 @@ impl Shard {
         }
         if !self.may(id, Right::Publish, publish.group) {
             return self.forbid(id, publish.request, Right::Publish, publish.group);
+        }
+        if let Err(retry_ms) = self.count_publish(id, publish.payload.len()) {
+            return self.refuse_rate(id, publish.request, retry_ms, b"member");
         }
         let owner = self.owner_of(publish.group);
         // A shard that said that it is drained pushes nothing to the others any more.
@@ -129,7 +132,7 @@ impl Shard {
         let Origin { shard, conn, request } = origin;
         if shard == self.id {
             self.figures.refused += 1;
-            self.refuse(conn, request, Refusal::new(code, refusal_text(code)).limit(limit));
+            self.refuse(conn, request, Refusal::told(code, limit));
         } else {
             self.tell(shard, Message::PublishRefused { conn, request, code, limit });
         }
@@ -169,7 +172,7 @@ impl Shard {
             let Some((header, sender, payload)) = self.inbox.front(priority) else { break };
             let bytes = payload.len() as u64;
             let group = &mut self.groups[header.group];
-            let (handle, epoch) = (group.handle, group.epoch);
+            let (handle, epoch, class) = (group.handle, group.epoch, group.class);
             let Some(sequencer) = group.sequencer() else {
                 self.done(&header, bytes);
                 continue;
@@ -199,6 +202,15 @@ impl Shard {
                     continue;
                 }
             };
+            if self.config.groups_are_bounded
+                && let Err((code, limit)) = within(sequencer, &self.config, class, self.now, bytes)
+            {
+                self.figures.rate_limited += u64::from(code == ErrorCode::RateLimited);
+                self.done(&header, bytes);
+                self.refuse_publish(header.origin, code, limit);
+                self.forget_unused(header.group as u32);
+                continue;
+            }
             if header.receipt > 0
                 && let Err((code, limit)) = self.may_ask_receipt(header.group, header.receipt)
             {
@@ -275,6 +287,22 @@ impl Shard {
             self.tell(header.origin.shard, Message::Credit { priority, bytes });
         }
     }
+}
+
+/// Whether a group may take a message of so many bytes now.
+fn within(
+    sequencer: &mut Sequencer,
+    config: &ShardConfig,
+    class: ClassId,
+    now: Nanos,
+    bytes: u64,
+) -> Result<(), (ErrorCode, u64)> {
+    let longest = config.payload_max_of(class);
+    if bytes > u64::from(longest) {
+        return Err((ErrorCode::PayloadTooLong, u64::from(longest)));
+    }
+    let taken = sequencer.published.take(now, bytes, config.publish_rates_of(class));
+    taken.map_err(|retry_ms| (ErrorCode::RateLimited, retry_ms))
 }
 
 /// A publisher is seen, and may ask for a receipt. Nothing as long as nobody asks for any.

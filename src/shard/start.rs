@@ -145,6 +145,7 @@ impl Shard {
             spare_control: Vec::new(),
             unmasked: Vec::new(),
             codec: Codec::default(),
+            rates: super::rates::Rates::new(&config),
             tokens: super::tokens::Tokens::new(config.keys.clone()),
             wheel: super::wheel::Wheel::new(parts.now),
             heartbeats: super::heartbeats::Heartbeats::new(config.heartbeat_ms),

@@ -233,7 +233,7 @@ impl Shard {
         }
         let asked = self.tokens.are_asked_for();
         if let Some(conn) = self.conn(id) {
-            conn.state = if asked { ConnState::Proving } else { ConnState::Open };
+            conn.state = ConnState::Proving;
             conn.member = hello.member.into();
             conn.producer = hello.producer;
         }
@@ -244,6 +244,9 @@ impl Shard {
 
     /// Opens a connection whose HELLO, and token if one is asked for, were accepted.
     pub(super) fn welcome(&mut self, id: ConnId) {
+        if !self.may_connect(id) {
+            return;
+        }
         let moment = self.heartbeats.take(self.now);
         let welcome = Welcome {
             version: wire::VERSION,
@@ -354,7 +357,9 @@ impl Shard {
             self.writes_in_flight -= 1;
         }
         // It goes at once: later events of this name find nothing and are ignored.
-        self.conns.remove(id.slot);
+        if let Some(conn) = self.conns.remove(id.slot) {
+            self.rates.leave(id, &conn.member, self.now);
+        }
         self.tokens.forget(id);
         if let Some(moment) = moment {
             self.heartbeats.give_back(moment);

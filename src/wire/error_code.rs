@@ -96,8 +96,8 @@ pub enum ErrorCode {
     TooManyShares = 122,
     /// The token does not allow it; `field` is the group, `limit` the right that is missing.
     Forbidden = 123,
-    /// More in a second than is allowed; `limit` is when to try again, in ms, `field` says whether
-    /// it is the member's rate or the group's.
+    /// More in a second than is allowed; `limit` is when to try again, in ms, `field` is the
+    /// group of a JOIN, and for a PUBLISH whose rate it is.
     RateLimited = 124,
 }
 

@@ -285,6 +285,11 @@ impl Client {
         self.next_request - 1
     }
 
+    /// Lets a frame that was taken come again.
+    pub fn put_back(&mut self, got: Got) {
+        self.passed_over.push_front(got);
+    }
+
     /// The next frame; panics if none comes soon.
     pub fn recv(&mut self) -> Got {
         self.recv_within(SOON).unwrap_or_else(|| panic!("no frame within {SOON:?}"))

@@ -16,7 +16,7 @@ use fanfare::shard::{
     Active, ConnId, Control, Event, Io, Job, RecvBuf, RecvEnd, Shard, ShardParts, owner_of,
 };
 use fanfare::wal::Recovered;
-use fanfare::wire::{self, Ack, Acks, ClientFrame, Hello, Join, JoinEntry, Publish, Start};
+use fanfare::wire::{self, Ack, Acks, Auth, ClientFrame, Hello, Join, JoinEntry, Publish, Start};
 use fanfare::ws::upgrade::JSON_V1;
 
 const HASH_SEED: u64 = 7;
@@ -35,6 +35,8 @@ pub struct World {
     leaving: HashSet<ConnId>,
     /// The last wait could have slept.
     idle: bool,
+    /// Connections may be told to wait.
+    pub may_pause: bool,
     /// Writes, and bytes of frames in them that all members share.
     pub writes: u64,
     pub shared_bytes: u64,
@@ -137,7 +139,7 @@ impl Io for World {
 
     fn wake(&mut self, _: ShardId) {}
     fn pause_recv(&mut self, conn: ConnId) {
-        panic!("{conn:?} was not to be paused");
+        assert!(self.may_pause, "{conn:?} was not to be paused");
     }
     fn resume_recv(&mut self, _: ConnId) {}
     fn shutdown_write(&mut self, _: ConnId) {}
@@ -172,6 +174,13 @@ pub struct Publisher {
     conn: ConnId,
     group: Vec<u8>,
     next: u64,
+}
+
+impl Publisher {
+    /// Its connection.
+    pub fn connection(&self) -> ConnId {
+        self.conn
+    }
 }
 
 impl Rig {
@@ -285,6 +294,20 @@ impl Rig {
     pub fn pass(&mut self, ms: u64) {
         for side in &mut self.sides {
             side.world.now = side.world.now.plus_ms(ms);
+        }
+    }
+
+    /// A client sends a token.
+    pub fn auth(&mut self, shard: usize, conn: ConnId, token: &str) {
+        self.frames.clear();
+        Auth { request: 1, token: token.as_bytes() }.encode(&mut self.frames);
+        self.sides[shard].world.hand(conn, &self.frames);
+    }
+
+    /// One turn of each shard.
+    pub fn turn(&mut self) {
+        for side in &mut self.sides {
+            side.shard.turn(&mut side.world);
         }
     }
 
