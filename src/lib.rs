@@ -17,6 +17,7 @@
 
 #[cfg(feature = "server")]
 pub mod auth;
+#[cfg(feature = "server")]
 pub mod bridge;
 pub mod client;
 #[cfg(feature = "server")]

@@ -15,7 +15,7 @@ pub const FRAME_MAX: usize = PAYLOAD_MAX + 1024;
 pub const TOKEN_MAX: usize = 4096;
 /// Longest AUTH, in bytes after the length field; what a connection without a token may send.
 pub const AUTH_FRAME_MAX: usize = 4 + 8 + TOKEN_MAX;
-/// Tokens whose signatures are checked in one turn: well below the time of a slice of writes.
+/// Tokens whose signatures are checked in one turn, so that a storm of them does not stall a shard.
 pub const TOKENS_PER_TURN: u32 = 2;
 /// Most groups in one JOIN or LEAVE, and most entries in one ACK.
 pub const FRAME_ENTRIES_MAX: usize = 256;

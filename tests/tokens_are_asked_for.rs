@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::client::hello_bytes;
 use common::tokens::{Issuer, base64url, claims, everything, now_s};
+use common::websocket::{BINARY, BINARY_V1, JSON_V1, TEXT, WebSocket, frame};
 use common::{Client, Got, SOON, Server, Settings, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::{Auth, ClientFrame, ErrorCode, Expected, Start};
@@ -272,7 +273,16 @@ fn keys_are_taken_over_while_the_server_runs() {
     assert_eq!(try_token(&server, "ann", &token(&b, "b")).1, "kid");
 
     replace(&path, &jwks(&[a.jwk("a"), b.jwk("b")]));
-    wait_until("the log says so", || server.log().contains("new keys"));
+    let in_force = || {
+        (0..8).all(|_| {
+            let mut client = Client::bare(&server);
+            client.send(&hello_bytes("ann"));
+            client.send_auth(&token(&b, "b"));
+            matches!(client.recv(), Got::Welcome(_))
+        })
+    };
+    wait_until("both shards have the new key", in_force);
+    assert!(server.log().contains("the key file was read again"));
     let mut new = Client::open_with(&server, "ann", &token(&b, "b"));
     old.publish("g", b"both keys hold");
 
@@ -353,4 +363,53 @@ fn a_server_without_keys_answers_tokens_and_does_not_look_at_them() {
     let authed = client.authed(request);
     assert_eq!((authed.valid_ms, authed.renew_after_ms), (0, 0));
     client.publish("g", b"x");
+}
+
+/// Bytes of WebSocket messages that open a connection with a token and then PING, and how the answers
+/// look in it.
+fn opening(protocol: &str, member: &str, token: &str) -> Vec<u8> {
+    if protocol == BINARY_V1 {
+        let mut frames = hello_bytes(member)[4..].to_vec();
+        Auth { request: 7, token: token.as_bytes() }.encode(&mut frames);
+        let mut ping = Vec::new();
+        ClientFrame::encode_ping(&mut ping, 5);
+        return [frame(BINARY, &frames), frame(BINARY, &ping)].concat();
+    }
+    let producer = "00112233445566778899aabbccddeeff";
+    let messages = [
+        json!({"type": "hello", "producer": producer, "member": member}),
+        json!({"type": "auth", "request": 7, "token": token}),
+        json!({"type": "ping", "token": "5"}),
+    ];
+    messages.iter().flat_map(|message| frame(TEXT, message.to_string().as_bytes())).collect()
+}
+
+#[test]
+fn websockets_show_their_token_in_a_frame_and_wait_for_their_turn_too() {
+    let (issuer, other) = (Issuer::eddsa("a"), Issuer::eddsa("b"));
+    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    for protocol in [BINARY_V1, JSON_V1] {
+        let sockets: Vec<_> = (0..60)
+            .map(|n| {
+                let good = n % 2 == 0;
+                let signed = if good { &issuer } else { &other };
+                let token = signed.token("ann", 600, everything());
+                let mut socket = WebSocket::speaking(&server, protocol);
+                socket.send(&opening(protocol, "ann", &token));
+                (good, socket)
+            })
+            .collect();
+        for (good, mut socket) in sockets {
+            if !good {
+                let (code, reason) = socket.closed();
+                assert_eq!((code, &reason[..]), (4016, "TokenRefused"), "{protocol}");
+                continue;
+            }
+            let mut said = Vec::new();
+            let pong: &[u8] = if protocol == BINARY_V1 { &[0x87, 0, 0, 0, 5] } else { b"pong" };
+            while !said.windows(pong.len()).any(|at| at == pong) {
+                said.extend(socket.frame().expect("the connection has ended").1);
+            }
+        }
+    }
 }

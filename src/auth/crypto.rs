@@ -1,5 +1,5 @@
 //! The signatures that tokens may have, by the ring crate. jsonwebtoken takes them as a provider:
-//! its own two would bring either a C library of their own or 35 more crates.
+//! its own two would bring either a C library of their own or 33 more crates.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result, new_error};

@@ -86,7 +86,8 @@ struct Header {
 }
 
 impl Keys {
-    /// Checks a token of `member` at `wall_ms`, Unix time in ms. Takes tens of microseconds.
+    /// Checks a token of `member` at `wall_ms`, Unix time in ms. Takes as long as
+    /// a signature, which is long for a shard.
     ///
     /// # Errors
     /// [`Refused`], which says what is wrong first: the signature comes before any claim.

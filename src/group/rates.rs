@@ -21,7 +21,8 @@ impl Bucket {
     pub fn take(&mut self, now: Nanos, cost: u64, per_s: u64) -> Result<(), u64> {
         self.check(now, per_s)?;
         if per_s > 0 {
-            let takes = u128::from(cost) * u128::from(SECOND_NS) / u128::from(per_s);
+            // Rounded up: as many as the rate says fill a second, and not one more.
+            let takes = (u128::from(cost) * u128::from(SECOND_NS)).div_ceil(u128::from(per_s));
             let takes = u64::try_from(takes).unwrap_or(u64::MAX);
             self.paid_at = Nanos(self.paid_at.max(now).0.saturating_add(takes));
         }

@@ -40,7 +40,7 @@ pub(super) fn watch(auth: AuthConfig, keys: &Keys, orders: Sender<Order>) -> std
                 let path = auth.keys.display();
                 match Keys::load(&auth.keys, &auth.expected) {
                     Ok(keys) => {
-                        info!(%path, keys = keys.count(), before = count, "new keys");
+                        info!(%path, keys = keys.count(), before = count, "the key file was read again");
                         count = keys.count();
                         if orders.send(Order::Keys(Arc::new(keys))).is_err() {
                             return;

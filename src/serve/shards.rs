@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, mpsc};
+use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rtrb::{Producer, RingBuffer};
@@ -26,6 +27,9 @@ use crate::shard::counters::{Counters, Figures};
 use crate::shard::look::Look;
 use crate::shard::{Active, Control, Io, Shard, ShardParts, Turn};
 use crate::wal::{DataDir, Manifest, RealFiles, Recovered};
+
+/// How long all shards together may take to make room for new keys.
+const KEYS_TIME: Duration = Duration::from_secs(2);
 
 /// Orders that wait for one shard.
 const CONTROL_RING: usize = 8;
@@ -426,7 +430,7 @@ impl Shards {
 
     /// Gives every shard these keys in place of those it has.
     pub fn give_keys(&mut self, keys: &Arc<Keys>) {
-        let deadline = Instant::now() + STATUS_TIME;
+        let deadline = Instant::now() + KEYS_TIME;
         for (shard, line) in self.lines.iter_mut().enumerate() {
             // A shard that does not take its orders must still find room for the last one.
             while line.control.slots() <= CONTROL_RING / 2 && Instant::now() < deadline {

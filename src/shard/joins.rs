@@ -143,6 +143,12 @@ impl Shard {
         if self.conn(id).is_none_or(|conn| conn.state != ConnState::Open) {
             return self.tell_left(key, id, durable);
         }
+        let name = self.groups[key as usize].name.clone();
+        if !self.may(id, Right::Join, &name) {
+            // Its token was renewed meanwhile and allows less.
+            self.tell_left(key, id, durable);
+            return self.forbid(id, request, Right::Join, &name);
+        }
         if self.membership(id, key).is_some() {
             // The member stays online: this very connection is in the group.
             self.tell_left(key, id, None);

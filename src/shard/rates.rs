@@ -101,7 +101,8 @@ impl Rates {
                 // It came back; if it went again, that has an entry of its own.
                 continue;
             }
-            if !full && !(account.published.is_paid(now) && account.joins.is_paid(now)) {
+            let paid = account.published.is_paid(now) && account.joins.is_paid(now);
+            if !(full || paid) {
                 account.gone_at = now;
                 self.gone.push_back((now, member));
                 continue;

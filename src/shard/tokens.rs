@@ -1,7 +1,7 @@
 //! Who may do what: tokens are checked, what they allow is kept beside their connections, and
 //! connections whose tokens have ended are closed. Without keys none of this is there.
 //!
-//! A signature costs tens of microseconds, so a turn checks a few. A connection whose AUTH has to
+//! A signature costs far more than any frame, so a turn checks a few. A connection whose AUTH has to
 //! wait for another turn keeps its bytes from that frame on, and is not read meanwhile.
 
 use std::collections::VecDeque;
@@ -49,6 +49,13 @@ pub struct Tokens {
     wall_ms: u64,
     /// The keys have changed: connections from this slot on are still to be looked at.
     recheck: Option<u32>,
+}
+
+impl Conn {
+    /// Whether its token waits to be checked.
+    pub fn waits(&self) -> bool {
+        self.throttled & WAITS != 0
+    }
 }
 
 impl Tokens {
@@ -122,7 +129,7 @@ impl Shard {
             return false;
         }
         if let Some(conn) = self.conn(id)
-            && conn.throttled & WAITS == 0
+            && !conn.waits()
         {
             conn.throttled |= WAITS;
             self.tokens.waiting.push_back(id);

@@ -24,6 +24,9 @@ pub struct WebSocket {
     /// Bytes at the start of the control queue that are whole WebSocket frames, or the answer to
     /// the upgrade. What follows them are native frames without a message around them yet.
     pub wrapped: usize,
+    /// An AUTH waits to be checked: what was taken apart with it, if that was whole, and what came
+    /// behind it. The connection is not read meanwhile, so this is what was on its way.
+    waiting: Option<(Option<Item>, Vec<u8>)>,
     /// Bytes of the pong at the end of them, if one is there.
     pub last_pong: usize,
 }
@@ -95,7 +98,14 @@ impl Shard {
         };
         let wrapped = conn.control.len();
         let decoder = decoder.with_deflate(deflate);
-        conn.ws = Some(Box::new(WebSocket { protocol, deflate, decoder, wrapped, last_pong: 0 }));
+        conn.ws = Some(Box::new(WebSocket {
+            protocol,
+            deflate,
+            decoder,
+            wrapped,
+            waiting: None,
+            last_pong: 0,
+        }));
         conn.state = state;
         if state == ConnState::Open {
             self.begin_health(id.slot);
@@ -117,21 +127,34 @@ impl Shard {
     /// Takes messages apart. Native frames are handled as soon as they are whole, whether their
     /// message is or not; what is kept of an unfinished one is what a native connection keeps.
     /// Of JSON it is the message.
-    pub(super) fn messages(&mut self, id: ConnId, mut bytes: &[u8]) {
+    pub(super) fn messages(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
+        let waits = conn.waits();
+        let (mut again, behind) = match conn.ws.as_deref_mut().map(|ws| &mut ws.waiting) {
+            Some(Some((_, behind))) if waits => return behind.extend_from_slice(bytes),
+            Some(waiting) => waiting.take().map_or((None, Vec::new()), |(item, mut behind)| {
+                behind.extend_from_slice(bytes);
+                (Some(item), behind)
+            }),
+            None => return,
+        };
+        let mut bytes = if again.is_some() { &behind[..] } else { bytes };
         let kept = !conn.partial.is_empty();
         let partial = std::mem::take(&mut conn.partial);
         self.figures.partial_bytes -= partial.len() as u64;
         let mut frames = if kept { partial } else { std::mem::take(&mut self.unmasked) };
         while let Some(ws) = self.conn(id).and_then(|conn| conn.ws.as_deref_mut()) {
-            let item = match ws.decoder.next(&mut bytes, &mut frames) {
+            let resumes = again.is_some();
+            let next = again.take().map_or_else(|| ws.decoder.next(&mut bytes, &mut frames), Ok);
+            let item = match next {
                 Ok(item) => item,
                 Err(violation) => {
                     self.violated(id, violation);
                     break;
                 }
             };
-            let (protocol, compressed) = (ws.protocol, ws.decoder.is_compressed());
+            let protocol = ws.protocol;
+            let compressed = ws.decoder.is_compressed() && !resumes;
             if compressed && let Some(Item::Message(kind)) = item {
                 let max = ws.decoder.message_max();
                 if let Err(violation) = self.inflate(kind, max, &mut frames) {
@@ -143,7 +166,9 @@ impl Shard {
                 (Protocol::Echo, Some(Item::Message(kind))) => self.echo(id, kind, &mut frames),
                 (Protocol::Json, Some(Item::Message(_))) => {
                     self.take_json(id, &frames);
-                    frames.clear();
+                    if !self.conn(id).is_some_and(|conn| conn.waits()) {
+                        frames.clear();
+                    }
                 }
                 (Protocol::Binary, None) if compressed => {}
                 (Protocol::Binary, None | Some(Item::Message(_))) if !frames.is_empty() => {
@@ -152,8 +177,16 @@ impl Shard {
                 }
                 _ => {}
             }
+            if let Some(conn) = self.conn(id)
+                && conn.waits()
+                && let Some(ws) = conn.ws.as_deref_mut()
+            {
+                ws.waiting = Some((item, bytes.to_vec()));
+                break;
+            }
             match item {
                 _ if self.conn(id).is_none_or(|conn| conn.state == ConnState::Closing) => break,
+                None if resumes => {}
                 None => break,
                 Some(Item::Message(_)) if !frames.is_empty() => {
                     self.violated(id, Violation::CutOff);
@@ -197,7 +230,9 @@ impl Shard {
         match json::to_native(text, &mut native) {
             // What is too long in a message of this length is told by an error of its own.
             Ok(()) => {
-                if let Ok(Some((frame, _))) = wire::split(&native, usize::MAX) {
+                if let Ok(Some((frame, _))) = wire::split(&native, usize::MAX)
+                    && !self.must_wait(id, frame)
+                {
                     self.frame(id, frame);
                 }
             }

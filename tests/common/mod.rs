@@ -13,8 +13,8 @@ pub mod durable;
 pub mod http;
 pub mod queries;
 pub mod server;
-pub mod websocket;
 pub mod tokens;
+pub mod websocket;
 
 pub use client::{Client, Follower, Got};
 pub use http::Http;

@@ -174,6 +174,17 @@ const EXPORTS: &[Export] = &[
         "fanfare_receipts_unproved_total",
         "Receipts taken as read without proof, since too many on one connection had none.",
     ),
+    counter(
+        "tokens_refused",
+        "fanfare_tokens_refused_total",
+        "Tokens that were refused, and connections closed because theirs had ended.",
+    ),
+    counter("forbidden", "fanfare_forbidden_total", "Requests that a token did not allow."),
+    counter(
+        "rate_limited",
+        "fanfare_rate_limited_total",
+        "Requests, publishes and connections above what a member or a group may.",
+    ),
     counter("mesh_batches", "fanfare_mesh_batches_total", "Batches pushed to other shards."),
     counter("mesh_full", "fanfare_mesh_full_total", "Times that a ring to another shard was full."),
     counter(

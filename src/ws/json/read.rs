@@ -12,10 +12,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::DEPTH_MAX;
-use crate::limits::{FRAME_ENTRIES_MAX, GROUP_NAME_MAX, MEMBER_ID_MAX, STATE_KEY_MAX};
+use crate::limits::{FRAME_ENTRIES_MAX, GROUP_NAME_MAX, MEMBER_ID_MAX, STATE_KEY_MAX, TOKEN_MAX};
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
 use crate::wire::{
-    Ack, Acks, ClientFrame, ErrorCode, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode,
+    Ack, Acks, Auth, ClientFrame, ErrorCode, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode,
     Publish, RosterQuery, SetState, Start, SyncState, VERSION,
 };
 
@@ -87,6 +87,12 @@ struct Text<'a>(Cow<'a, str>);
 
 /// A number of 64 bits, in quotes or as it is.
 struct Big(u64);
+
+/// The number of PING and PROBED, or the text of AUTH.
+enum Token<'a> {
+    Number(u64),
+    Text(Cow<'a, str>),
+}
 
 /// A list of at most [`FRAME_ENTRIES_MAX`] entries.
 struct List<T>(Vec<T>);
@@ -173,7 +179,7 @@ message! {
     "payload" => payload: Text<'a>,
     "payload_base64" => payload_base64: Text<'a>,
     "acks" => acks: List<AckFields>,
-    "token" => token: Big,
+    "token" => token: Token<'a>,
     "quiet" => quiet: bool,
     "from" => from: Big,
     "to" => to: Big,
@@ -240,6 +246,32 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
         }
         from.deserialize_str(Visit)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Token<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of 64 bits in decimal, in quotes, or a token")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Token<'de>, E> {
+                Ok(Token::Number(number))
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Token<'de>, E> {
+                Ok(Token::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Token<'de>, E> {
+                Ok(Token::Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        from.deserialize_any(Visit)
     }
 }
 
@@ -439,7 +471,7 @@ impl Message<'_> {
             "publish" => self.publish(out),
             "ack" => self.ack(out),
             "ping" => {
-                let token = big(&self.token).unwrap_or_default();
+                let token = self.number()?.unwrap_or_default();
                 match self.quiet {
                     Some(true) => ClientFrame::encode_quiet_ping(out, token),
                     _ => ClientFrame::encode_ping(out, token),
@@ -447,7 +479,17 @@ impl Message<'_> {
                 Ok(())
             }
             "probed" => {
-                ClientFrame::encode_probed(out, present(big(&self.token), "token")?);
+                ClientFrame::encode_probed(out, present(self.number()?, "token")?);
+                Ok(())
+            }
+            "auth" => {
+                let Some(Token::Text(token)) = &self.token else {
+                    return Err(Bad::Field("token", "is missing or no text"));
+                };
+                if !(1..=TOKEN_MAX).contains(&token.len()) {
+                    return Err(Bad::Field("token", "is empty or too long"));
+                }
+                Auth { request: self.request()?, token: token.as_bytes() }.encode(out);
                 Ok(())
             }
             "fetch" => self.fetch(out),
@@ -470,6 +512,19 @@ impl Message<'_> {
                 Ok(())
             }
             _ => Err(Bad::Type),
+        }
+    }
+
+    /// `token` of PING and PROBED.
+    fn number(&self) -> Result<Option<u64>, Bad> {
+        const WRONG: Bad = Bad::Field("token", "is not a number of 64 bits in decimal");
+        match &self.token {
+            None => Ok(None),
+            Some(Token::Number(number)) => Ok(Some(*number)),
+            Some(Token::Text(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.parse().map(Some).map_err(|_| WRONG)
+            }
+            Some(Token::Text(_)) => Err(WRONG),
         }
     }
 

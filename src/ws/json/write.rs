@@ -191,6 +191,12 @@ fn message(frame: ServerFrame<'_>, out: &mut Vec<u8>) {
             o.word("type", "probe");
             o.big("token", token);
         }
+        ServerFrame::Authed(authed) => {
+            o.word("type", "authed");
+            o.number("request", authed.request);
+            o.number("valid_ms", authed.valid_ms);
+            o.number("renew_after_ms", authed.renew_after_ms);
+        }
         // A server sends none.
         ServerFrame::Unknown { kind } => {
             o.word("type", "unknown");
