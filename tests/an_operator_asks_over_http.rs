@@ -146,6 +146,16 @@ fn ready_means_that_a_message_went_through_every_shard_at_most_once_a_second() {
 }
 
 #[test]
+fn a_server_that_asks_for_tokens_is_ready_too() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    fs::write(keys.path(), "0123456789abcdef0123456789abcdef").unwrap();
+    let path = format!("{:?}", keys.path());
+    let (_server, http) = Http::start(Settings::shards(2).set("auth_keys", path));
+    let ready = http.json("/readyz");
+    assert_eq!(ready["ready"], true, "{ready}");
+}
+
+#[test]
 fn a_server_whose_log_failed_is_alive_and_not_ready() {
     let settings = Settings::shards(1).outliving_its_file_limit();
     let (server, http) = Http::start(settings);

@@ -65,6 +65,14 @@ pub fn run(args: &TokenArgs) -> ExitCode {
     }
 }
 
+/// A token with these claims (RFC 7515, 7.1).
+pub(super) fn signed(key: &hmac::Key, header: &Value, claims: &Value) -> String {
+    let parts = [header.to_string(), claims.to_string()];
+    let message = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let signature = URL_SAFE_NO_PAD.encode(hmac::sign(key, message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
 fn tokens(args: &TokenArgs) -> Result<String, String> {
     let path = args.keys.display();
     let file = std::fs::read(&args.keys).map_err(|error| format!("cannot read {path}: {error}"))?;
@@ -103,10 +111,7 @@ fn tokens(args: &TokenArgs) -> Result<String, String> {
                 claims[name] = json!(value);
             }
         }
-        let parts = [r#"{"alg":"HS256","typ":"JWT"}"#.to_owned(), claims.to_string()];
-        let message = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()));
-        let token = format!("{message}.{signature}");
+        let token = signed(&key, &json!({"alg": "HS256", "typ": "JWT"}), &claims);
         if token.len() > TOKEN_MAX {
             return Err(format!("the token is longer than {TOKEN_MAX} bytes; name fewer groups"));
         }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use twox_hash::XxHash3_64;
 
 use super::crypto;
+use super::own::{self, OWN_KEY};
 
 /// Longest key file, in bytes.
 pub const KEY_FILE_MAX: usize = 256 * 1024;
@@ -124,6 +125,8 @@ impl fmt::Debug for Key {
 #[derive(Debug)]
 pub struct Keys {
     list: Vec<Key>,
+    /// For tokens of the server itself.
+    own: Option<Key>,
     leeway_ms: u64,
 }
 
@@ -177,13 +180,17 @@ impl Keys {
             }
             validation.set_required_spec_claims(&required);
         }
-        Ok(Self { list, leeway_ms: expected.leeway_s.saturating_mul(1000) })
+        let mut own = own::secret().and_then(|secret| Key::secret(None, secret).ok());
+        if let Some(own) = &mut own {
+            own.validation.validate_exp = false;
+        }
+        Ok(Self { list, own, leeway_ms: expected.leeway_s.saturating_mul(1000) })
     }
 
     /// Whether this key is among them.
     #[must_use]
     pub fn has(&self, id: KeyId) -> bool {
-        self.list.iter().any(|key| key.id == id)
+        self.list.iter().chain(&self.own).any(|key| key.id == id)
     }
 
     /// Count of keys.
@@ -199,6 +206,9 @@ impl Keys {
     /// The one key for a token: that of its name, or the only one that can be meant. At most one
     /// signature is checked per token.
     pub(super) fn select(&self, algorithm: &str, name: Option<&str>) -> Result<&Key, &'static str> {
+        if name == Some(OWN_KEY) {
+            return self.own.as_ref().filter(|_| algorithm == "HS256").ok_or("kid");
+        }
         let named = |key: &&Key| format!("{:?}", key.algorithm) == algorithm;
         let mut fitting = self.list.iter().filter(named).peekable();
         if fitting.peek().is_none() {

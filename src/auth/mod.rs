@@ -14,6 +14,7 @@
 mod crypto;
 pub mod issue;
 mod keys;
+mod own;
 mod rights;
 mod token;
 
@@ -21,5 +22,6 @@ mod token;
 mod tests;
 
 pub use keys::{Expected, KEY_FILE_MAX, KEYS_MAX, KeyError, KeyId, Keys};
+pub use own::own_token;
 pub use rights::{Allowed, CachedRights, Right, Rights};
 pub use token::{Grant, Refused};

@@ -267,3 +267,21 @@ fn no_bytes_make_it_panic() {
         }
     }
 }
+
+#[test]
+fn the_server_has_tokens_of_its_own_that_allow_what_they_name_and_only_with_its_key() {
+    for file in [SECRET.to_owned(), json!({"keys": [Issuer::rs256().jwk("k1")]}).to_string()] {
+        let keys = keys(&file);
+        let token = own_token("probe", "probe/");
+        let grant = check(&keys, &token, "probe").unwrap();
+        assert!(keys.has(grant.key), "a reload does not take it away");
+        assert!(grant.rights.of(b"probe/1").has(Right::Join));
+        assert!(!grant.rights.of(b"lobby").has(Right::Join));
+        assert!(check(&keys, &token, "ann").is_err());
+        // The name of its key is no way around the signature.
+        let (head, _) = token.rsplit_once('.').unwrap();
+        let forged = Issuer::hs256(SECRET).token("probe", 60, json!({}));
+        let (_, signature) = forged.rsplit_once('.').unwrap();
+        assert!(check(&keys, &format!("{head}.{signature}"), "probe").is_err());
+    }
+}

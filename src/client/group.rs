@@ -366,6 +366,12 @@ impl Group {
         self.wanted.is_none()
     }
 
+    /// The server ended the membership by itself. The client does not join again by itself.
+    pub fn put_out(&mut self) {
+        self.wanted = None;
+        self.left();
+    }
+
     /// Forgets the place, so that the next join begins as the application says.
     pub fn forget(&mut self) {
         self.placed = false;

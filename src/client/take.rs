@@ -188,6 +188,13 @@ impl Session {
 
     fn left(&mut self, l: &Left) -> Option<Event> {
         let index = self.by_handle(l.handle);
+        // Nobody asked for it: a newer token does not allow this group.
+        if l.request == 0
+            && let Some(group) = index.and_then(|index| self.groups.get_mut(index))
+        {
+            group.put_out();
+            return Some(Event::Left { group: Arc::clone(&group.name) });
+        }
         let asked = match self.requests.open.get_mut(&l.request) {
             Some(Request::Leave(groups)) => index.filter(|index| {
                 let at = groups.iter().position(|asked| asked == index);

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::State;
+use crate::auth::own_token;
 use crate::client::blocking::Client;
 use crate::client::{Event, Membership, Options, Publishing};
 use crate::position::{Level, ShardId};
@@ -24,6 +25,10 @@ use crate::serve::ask::NotRunning;
 use crate::shard::look::Look;
 use crate::shard::owner_of;
 
+/// Who the probe is.
+const MEMBER: &str = "fanfare/probe";
+/// How the names of its groups begin.
+const GROUPS: &str = "fanfare/probe/";
 /// An answer holds for so long.
 const FRESH: Duration = Duration::from_secs(1);
 /// A round takes no longer, however many shards do not answer.
@@ -104,7 +109,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 /// A group for probes that this shard owns.
 fn group_of(shard: ShardId, hash_seed: u64, shards: u16) -> String {
-    let names = (0..).map(|n: u32| format!("fanfare/probe/{n}"));
+    let names = (0..).map(|n: u32| format!("{GROUPS}{n}"));
     let mut owned = names.filter(|name| owner_of(name.as_bytes(), hash_seed, shards) == shard);
     owned.next().unwrap_or_default()
 }
@@ -187,7 +192,9 @@ impl Probe {
 
     /// A new client on some shard, a member of the group of the shard before that.
     fn open(&self) -> Option<(u16, Client)> {
-        let mut options = Options::new("fanfare/probe");
+        // Where there are no keys nobody looks at it.
+        let token = || own_token(MEMBER, GROUPS);
+        let mut options = Options::new(MEMBER).token_from(token);
         options.answer_timeout_ms = CONNECT_MAX.as_millis() as u64;
         let mut client = Client::connect(self.address, options).ok()?;
         let shard = match client.next(CONNECT_MAX).ok()? {

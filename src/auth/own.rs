@@ -1,0 +1,39 @@
+//! The server's own tokens. Its readiness probe is a client like others, so where there are keys it
+//! shows a token too, of a key that this process drew and nobody else has.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::json;
+
+use super::issue::signed;
+
+/// `kid` of the server's own key. A key of this name in a key file is never asked.
+pub(super) const OWN_KEY: &str = "fanfare-own";
+/// How long a token holds, in seconds.
+const VALID_S: u64 = 3_600;
+
+/// The secret of this process; `None` if the system has no random numbers.
+pub(super) fn secret() -> Option<&'static [u8; 32]> {
+    static SECRET: OnceLock<Option<[u8; 32]>> = OnceLock::new();
+    let draw = || {
+        let mut secret = [0; 32];
+        SystemRandom::new().fill(&mut secret).ok().map(|()| secret)
+    };
+    SECRET.get_or_init(draw).as_ref()
+}
+
+/// A token for the server itself: `member` may join and publish where the name of a group begins
+/// with `prefix`. Empty if there is no secret.
+#[must_use]
+pub fn own_token(member: &str, prefix: &str) -> String {
+    let Some(secret) = secret() else { return String::new() };
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let groups = [format!("{prefix}*")];
+    let header = json!({ "alg": "HS256", "typ": "JWT", "kid": OWN_KEY });
+    let rights = json!({ "join": groups, "publish": groups });
+    signed(&key, &header, &json!({ "sub": member, "exp": now + VALID_S, "fanfare": rights }))
+}
