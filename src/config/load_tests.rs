@@ -224,6 +224,9 @@ fn the_printed_configuration_loads_to_the_same() {
         ("insecure_no_auth", "true"),
         ("http", "127.0.0.1:7411"),
         ("http_token_file", "/y/token"),
+        ("auth_keys", "/z/keys"),
+        ("auth_audience", "rooms"),
+        ("auth_issuer", "https://login.example"),
     ];
     let first = load(&layers("", &[], &flags)).unwrap();
     let printed = first.to_toml();
