@@ -107,7 +107,7 @@ fn broken_framing_after_hello_ends_the_connection_and_its_memberships() {
 fn unknown_and_malformed_frames_leave_the_connection_open() {
     let server = Server::start(Settings::shards(1));
     let mut client = Client::open(&server, "client");
-    for unknown in [0x00, 0x0A, 0x0D, 0x7F, 0x81, 0x85, 0xC0, 0xFF] {
+    for unknown in [0x00, 0x0A, 0x0E, 0x7F, 0x81, 0x85, 0xC0, 0xFF] {
         client.send(&frame(unknown, &[1, 2, 3]));
         assert_eq!(client.error(0), (ErrorCode::UnknownFrame, u64::from(unknown), String::new()));
     }
@@ -121,6 +121,7 @@ fn unknown_and_malformed_frames_leave_the_connection_open() {
     malformed(&mut client, &frame(kind::PUBLISH, &[7, 0, 0, 0, 9]), 7, "level");
     malformed(&mut client, &frame(kind::PUBLISH, &[8, 0, 0, 0]), 8, "level");
     malformed(&mut client, &frame(kind::JOIN, &[9, 0, 0, 0, 0, 0, 0, 0]), 9, "count");
+    malformed(&mut client, &frame(kind::AUTH, &[7, 0, 0]), 0, "request");
     for query in [kind::FETCH, kind::SET_STATE, kind::SYNC, kind::ROSTER_QUERY] {
         malformed(&mut client, &frame(query, &[7, 0, 0]), 0, "request");
         malformed(&mut client, &frame(query, &[7, 0, 0, 0]), 7, "name_len");
