@@ -132,6 +132,11 @@ pub struct ShardConfig {
     /// [`ShardConfig::note_bounds`].
     #[serde(skip)]
     pub groups_are_bounded: bool,
+    /// Refuse connections without TLS.
+    pub tls_required: bool,
+    /// What connections with TLS are served by; without it they are refused.
+    #[serde(skip)]
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Classes of groups.
     #[serde(skip)]
     pub classes: Arc<Classes>,
@@ -200,6 +205,8 @@ impl Default for ShardConfig {
             group_publishes_per_s: 0,
             group_bytes_per_s: 0,
             groups_are_bounded: false,
+            tls_required: false,
+            tls: None,
             classes: Arc::default(),
             keys: None,
         }

@@ -42,6 +42,8 @@ pub mod sim;
 #[cfg(feature = "server")]
 pub mod slots;
 #[cfg(feature = "server")]
+pub mod tls;
+#[cfg(feature = "server")]
 pub mod wal;
 pub mod wire;
 #[cfg(feature = "server")]

@@ -107,6 +107,16 @@ pub const ROSTER_VISITS_MAX: usize = 4096;
 pub const ANNOUNCED_GROUPS_PER_TURN: usize = 64;
 /// Bytes of announcements handed to members in one turn.
 pub const ANNOUNCED_BYTES_PER_TURN: usize = 256 * 1024;
+/// Bytes of a TLS handshake that a client may send before it has to go on: a hello is below
+/// 2 KiB, a chain of client certificates some more.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// Plaintext of one write to a TLS connection, unless one segment alone is longer. What is
+/// encrypted is of one connection alone, so this is what each may hold.
+pub const TLS_WRITE_BYTES_MAX: usize = 64 * 1024;
+/// Steps of TLS handshakes in one turn.
+pub const TLS_STEPS_PER_TURN: usize = 1;
+/// Largest file of certificates or keys.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Slots of the direct descriptor table that are not for members: the rest is there so that
 /// a typed ERROR can be sent before a connection too many is closed.
 pub const DESCRIPTORS_SPARE: usize = 64;

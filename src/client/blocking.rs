@@ -8,6 +8,7 @@ use super::core::{Core, Link};
 use super::error::ClientError;
 use super::event::{Event, Message, PublishId, QueryId};
 use super::options::{Membership, Options, Publishing};
+use super::pipe::Pipe;
 use super::resume::Resume;
 use crate::position::{Epoch, Nanos, Seq};
 use crate::wire::Expected;
@@ -47,6 +48,7 @@ pub struct Client {
     core: Core,
     addrs: Vec<SocketAddr>,
     stream: Option<TcpStream>,
+    pipe: Pipe,
     started: Instant,
     connect_timeout: Duration,
     read_timeout: Duration,
@@ -83,6 +85,7 @@ impl Client {
             core,
             addrs: addr.to_socket_addrs()?.collect(),
             stream: None,
+            pipe: Pipe::default(),
             started: Instant::now(),
             connect_timeout: Duration::from_millis(timeout_ms.max(1)),
             read_timeout: Duration::ZERO,
@@ -101,11 +104,11 @@ impl Client {
 
     fn open(&mut self) -> io::Result<TcpStream> {
         let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        for addr in &self.addrs {
-            match TcpStream::connect_timeout(addr, self.connect_timeout) {
+        for n in 0..self.addrs.len() {
+            let Some(addr) = self.addrs.get(n) else { break };
+            let stream = TcpStream::connect_timeout(addr, self.connect_timeout);
+            match stream.and_then(|stream| self.begin(stream)) {
                 Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_write_timeout(Some(TURN))?;
                     self.read_timeout = Duration::ZERO;
                     self.full = false;
                     return Ok(stream);
@@ -114,6 +117,33 @@ impl Client {
             }
         }
         Err(last)
+    }
+
+    /// Makes the socket ready for the client, with the handshake of TLS if there is one.
+    fn begin(&mut self, mut stream: TcpStream) -> io::Result<TcpStream> {
+        let until = Instant::now() + self.connect_timeout;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(self.connect_timeout))?;
+        self.pipe = Pipe::new(self.core.options())?;
+        while self.pipe.is_opening() {
+            let output = self.pipe.output(&mut self.core);
+            stream.write_all(output)?;
+            let len = output.len();
+            self.pipe.sent(&mut self.core, len);
+            let left = until.saturating_duration_since(Instant::now());
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match stream.read(&mut self.buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => {
+                    let bytes = self.buffer.get(..len).unwrap_or_default();
+                    self.pipe.receive(&mut self.core, bytes)?;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        stream.set_write_timeout(Some(TURN))?;
+        Ok(stream)
     }
 
     /// The next event, or `None` when `timeout` is over or the client has ended. Connects, sends
@@ -162,14 +192,15 @@ impl Client {
     /// Sends what there is and receives for at most `wait`.
     fn transfer(&mut self, mut wait: Duration) {
         let Some(stream) = &mut self.stream else { return self.core.disconnected(self.now()) };
-        if !self.core.output().is_empty() {
-            match stream.write(self.core.output()) {
-                Ok(len) => self.core.sent(len),
+        let output = self.pipe.output(&mut self.core);
+        if !output.is_empty() {
+            match stream.write(output) {
+                Ok(len) => self.pipe.sent(&mut self.core, len),
                 Err(e) if is_wait(&e) => {}
                 // What came before is still to be read; the end of it shows there.
                 Err(_) => {}
             }
-            self.full = !self.core.output().is_empty();
+            self.full = !self.pipe.output(&mut self.core).is_empty();
             if self.full {
                 wait = wait.min(TURN);
             }
@@ -186,7 +217,9 @@ impl Client {
             Ok(0) => self.lost(),
             Ok(len) => {
                 let bytes = self.buffer.get(..len).unwrap_or_default();
-                self.core.receive(bytes);
+                if self.pipe.receive(&mut self.core, bytes).is_err() {
+                    self.lost();
+                }
             }
             Err(e) if is_wait(&e) => {}
             Err(_) => self.lost(),
@@ -212,13 +245,14 @@ impl Client {
         let now = self.now();
         self.core.advance(now);
         let Some(stream) = &mut self.stream else { return };
-        if self.full || self.core.output().is_empty() {
+        let output = self.pipe.output(&mut self.core);
+        if self.full || output.is_empty() {
             return;
         }
-        if let Ok(len) = stream.write(self.core.output()) {
-            self.core.sent(len);
+        if let Ok(len) = stream.write(output) {
+            self.pipe.sent(&mut self.core, len);
         }
-        self.full = !self.core.output().is_empty();
+        self.full = !self.pipe.output(&mut self.core).is_empty();
     }
 
     /// Joins a group; see [`Core::join`].
@@ -351,9 +385,18 @@ impl Client {
         self.core.close(self.now());
         let until = Instant::now() + LINGER;
         let Some(mut stream) = self.stream.take() else { return };
-        while !self.core.output().is_empty() && Instant::now() < until {
-            match stream.write(self.core.output()) {
-                Ok(len) => self.core.sent(len),
+        let mut ended = false;
+        while Instant::now() < until {
+            let output = self.pipe.output(&mut self.core);
+            if output.is_empty() {
+                if std::mem::replace(&mut ended, true) {
+                    break;
+                }
+                self.pipe.end();
+                continue;
+            }
+            match stream.write(output) {
+                Ok(len) => self.pipe.sent(&mut self.core, len),
                 Err(e) if is_wait(&e) => {}
                 Err(_) => return,
             }

@@ -166,6 +166,11 @@ impl Core {
         self.input.push(bytes);
     }
 
+    /// How the client was asked to be.
+    pub(super) fn options(&self) -> &Options {
+        &self.session.options
+    }
+
     /// Bytes to send.
     #[must_use]
     pub fn output(&self) -> &[u8] {

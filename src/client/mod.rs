@@ -12,6 +12,8 @@
 //! [`Core`] does no I/O, knows no runtime and no clock. [`blocking::Client`] drives it on one
 //! thread with the standard library alone, `tokio::Client` (feature `tokio`) on that runtime.
 //!
+//! With the feature `tls` and [`Options::tls`] connections are encrypted.
+//!
 //! What it does for the application:
 //!
 //! - **Reconnects** by itself, with growing waits that are spread at random, or when a stopping
@@ -38,10 +40,13 @@ mod event;
 mod group;
 mod input;
 mod options;
+mod pipe;
 mod producer;
 mod resume;
 mod session;
 mod take;
+#[cfg(feature = "tls")]
+mod tls;
 mod token;
 #[cfg(feature = "tokio")]
 pub mod tokio;
@@ -54,6 +59,8 @@ pub use event::{
 };
 pub use options::{AckMode, Membership, Options, Publishing};
 pub use resume::{Resume, ResumeGroup};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 pub use crate::wire::{ErrorCode, Expected, GapReason, Presence, RosterForm, StateForm, Welcome};
 

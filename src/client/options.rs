@@ -52,6 +52,9 @@ pub struct Options {
     /// Sends JOINs right behind HELLO, for one round trip less. Only for servers whose
     /// `frame_max` is known to be large enough for them.
     pub eager: bool,
+    /// TLS, and how the server is known. `None` sends everything as it is.
+    #[cfg(feature = "tls")]
+    pub tls: Option<super::Tls>,
 }
 
 impl Options {
@@ -73,7 +76,17 @@ impl Options {
             backoff_max_ms: 30_000,
             quiet_pings: false,
             eager: false,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
+    }
+
+    /// Connects by TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// Publishes under this id instead of a random one. It must be new: the client numbers its

@@ -13,6 +13,7 @@ use super::core::{Core, Link};
 use super::error::ClientError;
 use super::event::{Event, Message, PublishId};
 use super::options::{Membership, Options, Publishing};
+use super::pipe::Pipe;
 use super::resume::Resume;
 use crate::position::Nanos;
 
@@ -51,6 +52,7 @@ pub struct Client {
     core: Core,
     addrs: Vec<std::net::SocketAddr>,
     stream: Option<TcpStream>,
+    pipe: Pipe,
     started: Instant,
     connect_timeout: Duration,
     buffer: Box<[u8]>,
@@ -89,11 +91,13 @@ impl Client {
             core,
             addrs: lookup_host(addr).await?.collect(),
             stream: None,
+            pipe: Pipe::default(),
             started: Instant::now(),
             connect_timeout: Duration::from_millis(timeout_ms.max(1)),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
         };
-        client.stream = Some(client.open().await?);
+        let (stream, pipe) = client.open().await?;
+        (client.stream, client.pipe) = (Some(stream), pipe);
         client.core.connected(client.now());
         Ok(client)
     }
@@ -102,13 +106,38 @@ impl Client {
         Nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    async fn open(&self) -> io::Result<TcpStream> {
-        let connect = TcpStream::connect(&self.addrs[..]);
-        let stream = timeout(self.connect_timeout, connect)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn open(&mut self) -> io::Result<(TcpStream, Pipe)> {
+        timeout(self.connect_timeout, async {
+            let stream = TcpStream::connect(&self.addrs[..]).await?;
+            stream.set_nodelay(true)?;
+            let mut pipe = Pipe::new(self.core.options())?;
+            // The handshake of TLS, if there is one.
+            while pipe.is_opening() {
+                let output = pipe.output(&mut self.core);
+                if !output.is_empty() {
+                    stream.writable().await?;
+                    match stream.try_write(output) {
+                        Ok(len) => pipe.sent(&mut self.core, len),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(e) => return Err(e),
+                    }
+                    continue;
+                }
+                stream.readable().await?;
+                match stream.try_read(&mut self.buffer) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(len) => {
+                        let bytes = self.buffer.get(..len).unwrap_or_default();
+                        pipe.receive(&mut self.core, bytes)?;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok((stream, pipe))
+        })
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// The next event; `None` once the client has ended.
@@ -127,8 +156,8 @@ impl Client {
                 }
                 Link::Connect { at } if at > now => sleep_until(self.instant(at)).await,
                 Link::Connect { .. } => match self.open().await {
-                    Ok(stream) => {
-                        self.stream = Some(stream);
+                    Ok((stream, pipe)) => {
+                        (self.stream, self.pipe) = (Some(stream), pipe);
                         self.core.connected(self.now());
                     }
                     Err(_) => self.core.disconnected(self.now()),
@@ -141,12 +170,12 @@ impl Client {
     /// Sends what is queued, without waiting for answers.
     pub async fn flush(&mut self) {
         self.core.advance(self.now());
-        while let (Some(stream), false) = (&self.stream, self.core.output().is_empty()) {
-            if stream.writable().await.is_err() {
+        while let Some(stream) = &self.stream {
+            if self.pipe.output(&mut self.core).is_empty() || stream.writable().await.is_err() {
                 return;
             }
-            match stream.try_write(self.core.output()) {
-                Ok(len) => self.core.sent(len),
+            match stream.try_write(self.pipe.output(&mut self.core)) {
+                Ok(len) => self.pipe.sent(&mut self.core, len),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
@@ -163,7 +192,7 @@ impl Client {
     async fn transfer(&mut self) {
         let Some(stream) = &self.stream else { return self.core.disconnected(self.now()) };
         let mut interest = Interest::READABLE;
-        if !self.core.output().is_empty() {
+        if !self.pipe.output(&mut self.core).is_empty() {
             interest |= Interest::WRITABLE;
         }
         let ready = match self.core.deadline() {
@@ -174,16 +203,22 @@ impl Client {
             None => stream.ready(interest).await,
         };
         let Ok(ready) = ready else { return self.lost() };
-        if ready.is_writable() && !self.core.output().is_empty() {
+        let output = self.pipe.output(&mut self.core);
+        if ready.is_writable() && !output.is_empty() {
             // After an error what came before is still to be read; the end of it shows there.
-            if let Ok(len) = stream.try_write(self.core.output()) {
-                self.core.sent(len);
+            if let Ok(len) = stream.try_write(output) {
+                self.pipe.sent(&mut self.core, len);
             }
         }
         if ready.is_readable() || ready.is_error() {
             match stream.try_read(&mut self.buffer) {
                 Ok(0) => self.lost(),
-                Ok(len) => self.core.receive(self.buffer.get(..len).unwrap_or_default()),
+                Ok(len) => {
+                    let bytes = self.buffer.get(..len).unwrap_or_default();
+                    if self.pipe.receive(&mut self.core, bytes).is_err() {
+                        self.lost();
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => self.lost(),
             }
@@ -241,6 +276,8 @@ impl Client {
     pub async fn close(mut self) {
         self.core.close(self.now());
         let goodbye = async {
+            self.flush().await;
+            self.pipe.end();
             self.flush().await;
             let Some(mut stream) = self.stream.take() else { return };
             // Closing with unread bytes would reset the connection and could take the last ACK

@@ -65,6 +65,12 @@ pub enum ConfigError {
     /// A key that was given by two flags.
     #[error("{0} is given twice on the command line")]
     Twice(String),
+    /// Not all files that TLS needs.
+    #[error(
+        "TLS needs both tls_cert and tls_key, each the name of a PEM file; without them \
+         tls_client_ca and tls_required cannot be set"
+    )]
+    TlsFiles,
     /// An address that others can reach.
     #[error(
         "refusing to listen on {0}: there are no keys, so anyone who can reach this address could \

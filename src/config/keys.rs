@@ -103,6 +103,9 @@ pub const NODE_KEYS: &[Key] = keys! {
     stats_interval: Kind::Interval, "A line of figures this often.";
     http: Kind::AddressOrOff, "Address of the HTTP interface for operators: /metrics, /healthz, /readyz, /api/v1.";
     http_token_file: Kind::Text, "File with the token that /metrics and /api/v1 ask for; mode 0600. Without one http must be a loopback address.";
+    tls_cert: Kind::Text, "PEM file with the certificate for TLS and those up to its authority. Read again when it changes.";
+    tls_key: Kind::Text, "PEM file with its private key.";
+    tls_client_ca: Kind::Text, "PEM file with authorities of clients. With it, clients without a certificate of theirs are refused.";
     auth_keys: Kind::Text, "File with the keys of tokens: a JWKS, public keys in PEM, or a secret. With it nobody is served without a token. Read again when it changes.";
     auth_audience: Kind::Text, "Tokens must be for this audience (aud). Unless set, they must not name any.";
     auth_issuer: Kind::Text, "Tokens must be from this issuer (iss). Unless set, that is not looked at.";
@@ -157,6 +160,7 @@ pub const SHARD_KEYS: &[Key] = keys! {
     redeliver_max: Kind::Int(1, 1_000_000), "Redeliveries without progress before a durable member is disconnected.";
     websocket_origins: Kind::Origins, "Web pages that may connect by WebSocket, beside those of the server's own address.";
     websocket_deflate: Kind::Bool, "Compresses messages of WebSockets whose clients offer it, once for all members.";
+    tls_required: Kind::Bool, "Refuses connections without TLS, unless the server listens on a loopback address.";
     websocket_echo: Kind::Bool, "Serves /echo, which sends every WebSocket message back. For conformance tests.";
 };
 

@@ -12,6 +12,7 @@ use super::class_keys::{self, CLASS};
 use super::keys::{self, Key, Kind, SHARD_KEYS};
 use super::{Classes, ConfigError, ShardConfig};
 use crate::auth::Expected;
+use crate::tls::files::TlsFiles;
 use crate::ws::Origins;
 
 /// Where names of the environment begin.
@@ -89,6 +90,8 @@ pub struct ServeConfig {
     pub auth: Option<AuthConfig>,
     /// Whether an address beyond loopback is allowed without keys.
     pub insecure_no_auth: bool,
+    /// Certificate and key, if there is TLS.
+    pub tls: Option<TlsFiles>,
     /// What each shard must know.
     pub shard: ShardConfig,
 }
@@ -313,15 +316,14 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         shard.insert(key.name.into(), value);
     }
     // Every range lies within its field, so this fails only if a key and its field disagree.
-    let shard = shard.try_into().map_err(|e: toml::de::Error| ConfigError::Syntax {
-        path: "the effective configuration".into(),
-        message: e.to_string(),
+    let mut shard: ShardConfig = shard.try_into().map_err(|e: toml::de::Error| {
+        ConfigError::Syntax { path: "the effective configuration".into(), message: e.to_string() }
     })?;
     let text = |name| match values.get(name) {
         Some((Setting::Text(text), _)) => text.as_str(),
         _ => "",
     };
-    let listen = text("listen").parse().map_err(|_| ConfigError::Value {
+    let listen: SocketAddr = text("listen").parse().map_err(|_| ConfigError::Value {
         key: "listen",
         value: text("listen").into(),
         origin: Origin::Default,
@@ -339,6 +341,7 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
             },
         },
     });
+    shard.tls_required &= !listen.ip().to_canonical().is_loopback();
     Ok(ServeConfig {
         listen,
         data_dir: text("data_dir").into(),
@@ -355,9 +358,24 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         http: text("http").parse().ok(),
         http_token_file: Some(text("http_token_file")).filter(|p| !p.is_empty()).map(Into::into),
         auth,
+        tls: tls_files(values)?,
         insecure_no_auth: matches!(values.get("insecure_no_auth"), Some((Setting::Bool(true), _))),
         shard,
     })
+}
+
+/// The files of TLS: certificate and key come together, and the rest is of no use without them.
+fn tls_files(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
+    let path = |name| match values.get(name) {
+        Some((Setting::Text(text), _)) => Some(PathBuf::from(text)),
+        _ => None,
+    };
+    let required = matches!(values.get("tls_required"), Some((Setting::Bool(true), _)));
+    match (path("tls_cert"), path("tls_key"), path("tls_client_ca")) {
+        (Some(cert), Some(key), client_ca) => Ok(Some(TlsFiles { cert, key, client_ca })),
+        (None, None, None) if !required => Ok(None),
+        _ => Err(ConfigError::TlsFiles),
+    }
 }
 
 /// What one value alone cannot show.

@@ -227,6 +227,9 @@ fn the_printed_configuration_loads_to_the_same() {
         ("auth_keys", "/z/keys"),
         ("auth_audience", "rooms"),
         ("auth_issuer", "https://login.example"),
+        ("tls_cert", "/y/cert.pem"),
+        ("tls_key", "/y/key.pem"),
+        ("tls_client_ca", "/y/ca.pem"),
     ];
     let first = load(&layers("", &[], &flags)).unwrap();
     let printed = first.to_toml();
@@ -321,4 +324,19 @@ fn origins_are_a_list_in_the_file_and_text_elsewhere() {
     }
     assert!(file("websocket_origins = [1]").is_err());
     assert!(file("websocket_echo = true").unwrap().config.shard.websocket_echo);
+}
+
+#[test]
+fn tls_needs_both_files_and_is_required_beyond_loopback_only() {
+    let set = |keys: &[(&str, &str)]| load(&layers("", &[], keys));
+    let (cert, key) = (("tls_cert", "c.pem"), ("tls_key", "k.pem"));
+    assert!(set(&[]).unwrap().config.tls.is_none());
+    assert_eq!(set(&[cert, key]).unwrap().config.tls.unwrap().client_ca, None);
+    for wrong in [&[cert][..], &[key], &[("tls_client_ca", "a.pem")], &[("tls_required", "true")]] {
+        assert!(matches!(set(wrong), Err(ConfigError::TlsFiles)), "{wrong:?}");
+    }
+    let required = [cert, key, ("tls_required", "true"), ("insecure_no_auth", "true")];
+    assert!(!set(&required).unwrap().config.shard.tls_required);
+    let open = [&required[..], &[("listen", "0.0.0.0:7400")]].concat();
+    assert!(set(&open).unwrap().config.shard.tls_required);
 }

@@ -25,6 +25,16 @@ impl PinGauge {
         self.0.pinned.get()
     }
 
+    /// Bytes that an unfinished write alone holds.
+    pub fn pin(&self, bytes: usize) {
+        self.0.pinned.set(self.0.pinned.get() + bytes as u64);
+    }
+
+    /// That write has ended.
+    pub fn unpin(&self, bytes: usize) {
+        self.0.pinned.set(self.0.pinned.get() - bytes as u64);
+    }
+
     /// Bytes of the other encodings of segments that are in a tail.
     #[must_use]
     pub fn encoded_bytes(&self) -> u64 {

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::ask::{Asked, Asker};
 use super::handover::Successor;
 use super::reload::{ReloadError, Reloader};
+use super::tls::TlsWatch;
 use super::{ServeError, Shards};
 use crate::auth::Keys;
 use crate::position::ShardId;
@@ -101,21 +102,29 @@ impl Signals {
 }
 
 /// Watches over running shards until they are to stop.
-pub(super) fn watch(shards: &mut Shards, signals: &Signals, reloader: &Reloader) -> Stop {
+pub(super) fn watch(
+    shards: &mut Shards,
+    signals: &Signals,
+    reloader: &Reloader,
+    mut tls: Option<&mut TlsWatch>,
+) -> Stop {
     let mut last = (Instant::now(), Figures::default());
     loop {
-        let order = match reloader.in_force.get().config.stats_interval {
+        let stats_interval = reloader.in_force.get().config.stats_interval;
+        let left = stats_interval.map(|interval| interval.saturating_sub(last.0.elapsed()));
+        let look = tls.as_deref().map(TlsWatch::wait);
+        let order = match left.into_iter().chain(look).min() {
             None => signals.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(interval) => {
-                let left = interval.saturating_sub(last.0.elapsed());
-                signals.orders.recv_timeout(left)
-            }
+            Some(wait) => signals.orders.recv_timeout(wait),
         };
         match order {
             Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return Stop::Signal,
             Ok(Order::HandOver(successor)) => return Stop::HandOver(successor),
             Ok(Order::Reload(to)) => {
                 let done = reloader.reload(shards);
+                if let Some(tls) = &mut tls {
+                    tls.reload(shards);
+                }
                 if let Some(to) = to {
                     let _ = to.send(done);
                 }
@@ -132,6 +141,12 @@ pub(super) fn watch(shards: &mut Shards, signals: &Signals, reloader: &Reloader)
                 let _ = to.send(shards.sockets());
             }
             Err(RecvTimeoutError::Timeout) => {
+                if let Some(tls) = &mut tls {
+                    tls.look(shards);
+                }
+                if stats_interval.is_none_or(|interval| last.0.elapsed() < interval) {
+                    continue;
+                }
                 let now = (Instant::now(), shards.figures());
                 log_figures(&last, &now);
                 last = now;

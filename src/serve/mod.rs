@@ -14,6 +14,7 @@ mod reload;
 mod reshard;
 mod server;
 mod shards;
+mod tls;
 pub mod top;
 
 use std::cell::RefCell;
@@ -27,6 +28,7 @@ use tracing_subscriber::EnvFilter;
 use crate::auth::{KeyError, Keys};
 use crate::config::{AuthConfig, ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
+use crate::tls::files::{TlsFileError, TlsFiles};
 use crate::wal::Manifest;
 
 pub use admin::ADMIN_SOCKET;
@@ -59,6 +61,8 @@ enum RunError {
     HandOver(#[from] HandoverError),
     #[error(transparent)]
     Http(#[from] HttpError),
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsFileError),
     #[error("cannot watch for signals: {0}")]
     Signals(#[source] std::io::Error),
     #[error("cannot keep the listening sockets for a successor: {0}")]
@@ -76,6 +80,7 @@ impl RunError {
             self,
             Self::Config(_)
                 | Self::Keys(_)
+                | Self::Tls(_)
                 | Self::Filter { .. }
                 | Self::Core { .. }
                 | Self::Http(HttpError::Token { .. })
@@ -121,6 +126,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
     let token = TokenCell::new(token(config)?);
+    let tls = config.tls.clone().map(tls::TlsWatch::begin).transpose()?;
     let signals = control::Signals::watch().map_err(RunError::Signals)?;
     let predecessor = if args.takeover { predecessor(config, &cores)? } else { None };
     let http = config.http.map(|at| http::bind(at, predecessor.is_some())).transpose()?;
@@ -133,7 +139,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     }
     let keys = RefCell::new(keys);
     let reloader = Reloader { args: args.clone(), in_force, token, keys, set_filter };
-    Server { reloader, cores, features, signals, http }.run(predecessor)
+    Server { reloader, cores, features, signals, http, tls }.run(predecessor)
 }
 
 /// The server that this one takes over from, if there is one. What may be in the way is looked for
@@ -163,6 +169,7 @@ pub fn check(args: &ServeArgs) -> ExitCode {
             token(&loaded.config)?;
             keys(&loaded.config)?;
             cores(&loaded.config)?;
+            loaded.config.tls.as_ref().map(TlsFiles::load).transpose()?;
             Ok(loaded)
         });
     match checked {

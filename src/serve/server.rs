@@ -10,6 +10,7 @@ use super::control::{self, Signals, Stop};
 use super::handover::{Ended, LOCK_TIME, Predecessor, Successor};
 use super::reload::Reloader;
 use super::shards::{self, Kept};
+use super::tls::TlsWatch;
 use super::{RunError, ServeError, Shards, ShardsConfig, admin, http};
 use crate::config::ShardConfig;
 use crate::ring::KernelFeatures;
@@ -23,6 +24,8 @@ pub(super) struct Server {
     pub signals: Signals,
     /// Socket of the HTTP interface, until that is started.
     pub http: Option<Socket>,
+    /// The certificates, if there is TLS.
+    pub tls: Option<TlsWatch>,
 }
 
 impl Server {
@@ -50,6 +53,7 @@ impl Server {
             cores: self.cores.clone(),
             shard: ShardConfig {
                 keys: self.reloader.keys.borrow().clone(),
+                tls: self.tls.as_ref().map(TlsWatch::config),
                 ..config.shard.clone()
             },
         }
@@ -95,6 +99,7 @@ impl Server {
             data = %config.data_dir.display(),
             level = ?config.shard.level,
             keys = self.reloader.keys.borrow().as_ref().map_or(0, |keys| keys.count()),
+            tls = self.tls.is_some(),
             kernel = %self.features,
             "ready"
         );
@@ -116,7 +121,7 @@ impl Server {
                 },
             )?;
         }
-        let stop = control::watch(&mut shards, &self.signals, &self.reloader);
+        let stop = control::watch(&mut shards, &self.signals, &self.reloader, self.tls.as_mut());
         // Before the lock goes: from then on the name is that of another server.
         drop(admin);
         match stop {

@@ -448,6 +448,18 @@ impl Shards {
         }
     }
 
+    /// Has every shard serve TLS by other certificates from now on; whether all were told.
+    pub(super) fn serve_by(&mut self, tls: &Arc<rustls::ServerConfig>) -> bool {
+        let mut told = true;
+        for line in &mut self.lines {
+            // A shard that does not take its orders must still find room for the last one.
+            told &= line.control.slots() > CONTROL_RING / 2
+                && line.control.push(Control::Tls(tls.clone())).is_ok();
+            line.waker.wake();
+        }
+        told
+    }
+
     /// The figures of all shards together.
     #[must_use]
     pub fn figures(&self) -> Figures {

@@ -12,6 +12,7 @@ use super::queues::Dirty;
 use super::websocket::WebSocket;
 use crate::config::Priority;
 use crate::position::{MemberId, Nanos, ProducerId};
+use crate::tls::Tls;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +74,17 @@ pub struct Conn {
     pub memberships: SmallVec<[Membership; 1]>,
     /// Questions under way, those that are parked included.
     pub asking: u8,
-    /// Questions that wait until the control queue has room for their answers.
-    pub parked: Box<[Asked]>,
+    /// Questions that wait until the control queue has room for their answers; never empty.
+    #[allow(clippy::box_collection, reason = "nearly always none, and there is one in each")]
+    pub parked: Option<Box<Vec<Asked>>>,
     /// Memberships that have something to send, served in turn.
     pub dirty: Dirty,
     /// What it keeps beside when it has durable members or receipts.
     pub watch: Option<Box<Watch>>,
     /// What it keeps beside when it speaks WebSocket.
     pub ws: Option<Box<WebSocket>>,
+    /// What it keeps beside when it is encrypted.
+    pub tls: Option<Box<Tls>>,
     /// JOINs that other shards have not answered; they count against the groups it may be in.
     pub joining: u32,
     /// When it is to send PING, from HELLO on.
@@ -113,10 +117,11 @@ impl Conn {
             control: Vec::new(),
             memberships: SmallVec::new(),
             asking: 0,
-            parked: Box::default(),
+            parked: None,
             dirty: Dirty::default(),
             watch: None,
             ws: None,
+            tls: None,
             joining: 0,
             moment: None,
             heard_at: now,
@@ -125,7 +130,7 @@ impl Conn {
         }
     }
 
-    /// Whether nothing of it is under way or waits.
+    /// Whether nothing of it is under way or waits, and it gets shared bytes as they are.
     #[inline]
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
@@ -134,6 +139,7 @@ impl Conn {
             && !self.tripped
             && self.control.is_empty()
             && self.dirty.is_empty()
+            && self.tls.is_none()
     }
 
     /// A write of so many bytes is started.
@@ -150,7 +156,25 @@ impl Conn {
     /// Whether a write could be started that carries something.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.control.is_empty() || !self.dirty.is_empty()
+        !self.control.is_empty() || !self.dirty.is_empty() || self.has_tls_output()
+    }
+
+    /// Whether TLS itself has something to say.
+    #[must_use]
+    pub fn has_tls_output(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_output())
+    }
+
+    /// Bytes kept of frames and records that are not whole.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.partial.len() + self.tls.as_ref().map_or(0, |tls| tls.kept())
+    }
+
+    /// Whether it is encrypted and its handshake is not finished.
+    #[must_use]
+    pub fn is_in_tls_handshake(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshake())
     }
 }
 

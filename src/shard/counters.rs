@@ -141,6 +141,12 @@ counters! {
     receipts_unproved,
     /// Connections closed because another one of their member took over.
     takeovers,
+    /// TLS handshakes finished.
+    tls_handshakes,
+    /// Of these, sessions that were taken up again.
+    tls_resumed,
+    /// Connections closed because TLS was broken, not finished in time or not served.
+    tls_refused,
     /// Batches pushed to other shards.
     mesh_batches,
     /// Times a ring to another shard was full.

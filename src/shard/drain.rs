@@ -31,6 +31,8 @@ pub enum Control {
     Configure(Box<ShardConfig>),
     /// Go on with these keys.
     Keys(Arc<Keys>),
+    /// Serve TLS by these certificates on connections that begin from now on.
+    Tls(Arc<rustls::ServerConfig>),
     /// Answer an operator.
     Look(Look, LookReply),
 }
@@ -81,6 +83,7 @@ impl Shard {
                     self.config = ShardConfig { connections_max, keys, ..*config };
                 }
                 Ok(Control::Keys(keys)) => self.take_keys(keys),
+                Ok(Control::Tls(config)) => self.handshakes.serve_by(config),
                 Ok(Control::Look(look, to)) => self.begin_look(look, to),
                 _ => {}
             }

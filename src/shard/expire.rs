@@ -156,7 +156,7 @@ impl Shard {
             return;
         }
         let holders = self.conns.iter().filter(|conn| conn.state != ConnState::Closing);
-        if let Some(id) = holders.max_by_key(|conn| conn.partial.len()).map(|conn| conn.id) {
+        if let Some(id) = holders.max_by_key(|conn| conn.unfinished()).map(|conn| conn.id) {
             let text = "memory for unfinished frames ran out and this connection held the most";
             self.refuse(id, 0, Refusal::new(ErrorCode::MemoryBudget, text).limit(max));
         }

@@ -42,6 +42,7 @@ mod start;
 mod state;
 pub mod status;
 mod take;
+mod tls;
 mod tokens;
 mod websocket;
 mod wheel;
@@ -82,6 +83,7 @@ use queues::Queues;
 use rates::Rates;
 use rosters::Announcements;
 use snapshot::Snapshots;
+use tls::Handshakes;
 use tokens::Tokens;
 use wheel::Wheel;
 
@@ -169,6 +171,7 @@ pub struct Shard {
     unmasked: Vec<u8>,
     /// Where frames of WebSockets are translated.
     codec: Codec,
+    handshakes: Handshakes,
 
     tokens: Tokens,
     rates: Rates,
@@ -199,6 +202,7 @@ impl Shard {
     pub fn turn(&mut self, io: &mut impl Io) -> Turn {
         self.wait(io); //       one enter: submits all that is queued, returns what finished
         self.take(io); //       bytes -> frames -> inbox; finished writes free their connection
+        self.shake_hands(io); // a step of a TLS handshake that waits
         self.drain_mesh(io); // what other shards forwarded, announced, asked for
         self.sequence(io); //   inbox -> group seq -> staged for the next commit
         self.answer_questions(io); // a slice of what clients ask about groups
@@ -245,6 +249,7 @@ impl Shard {
             || self.looking.is_some()
             || self.captures()
             || self.tokens.has_work()
+            || !self.handshakes.is_empty()
             || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {
             Some(Nanos(0))

@@ -1,27 +1,19 @@
 //! What a connection speaks, by its first bytes: the native protocol, HTTP that asks for a
-//! WebSocket, or TLS, which is not served.
-
-use tracing::debug;
+//! WebSocket, or TLS with one of them within it.
 
 use super::conn::ConnState;
 use super::replies::Refusal;
 use super::{ConnId, Shard};
+use crate::tls::HANDSHAKE_RECORD;
 use crate::wire::{self, ErrorCode};
-use crate::ws::upgrade;
-
-/// First byte of a TLS connection: a record of the handshake.
-const TLS_HANDSHAKE: u8 = 0x16;
-/// A TLS record with the fatal alert `handshake_failure` (RFC 8446, 6.2), which TLS clients
-/// report as such.
-const TLS_REFUSED: [u8; 7] = [0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 40];
+use crate::ws::upgrade::{self, Refused};
 
 impl Shard {
     /// Tells by its first bytes what a connection speaks; returns how many of them are done with.
     pub(super) fn opening(&mut self, id: ConnId, bytes: &[u8]) -> usize {
-        if bytes.first() == Some(&TLS_HANDSHAKE) {
-            debug!(slot = id.slot, "a connection opened with TLS, which is not served");
-            self.control(id, |out| out.extend_from_slice(&TLS_REFUSED));
-            self.end_after_control(id);
+        let encrypted = self.conn(id).is_some_and(|conn| conn.tls.is_some());
+        if bytes.first() == Some(&HANDSHAKE_RECORD) && !encrypted {
+            self.begin_tls(id, bytes);
             return bytes.len();
         }
         let seen = bytes.len().min(wire::MAGIC.len());
@@ -33,6 +25,15 @@ impl Shard {
         }
         if seen < wire::MAGIC.len() {
             return 0;
+        }
+        if self.config.tls_required && !encrypted {
+            if http {
+                self.refuse_upgrade(id, Refused::TLS_REQUIRED);
+            } else {
+                let text = "this server is reached by TLS only; connect with it";
+                self.refuse(id, 0, Refusal::new(ErrorCode::TlsRequired, text));
+            }
+            return bytes.len();
         }
         if let Some(conn) = self.conn(id) {
             conn.state = if http { ConnState::Upgrading } else { ConnState::Greeting };

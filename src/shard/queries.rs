@@ -195,10 +195,8 @@ impl Shard {
     fn ask_or_park(&mut self, asked: Asked) {
         let room = self.config.control_bytes_max as usize;
         let Some(conn) = self.conn(asked.origin.conn) else { return };
-        if conn.control.len() > room || !conn.parked.is_empty() {
-            let mut parked = std::mem::take(&mut conn.parked).into_vec();
-            parked.push(asked);
-            conn.parked = parked.into_boxed_slice();
+        if conn.control.len() > room || conn.parked.is_some() {
+            conn.parked.get_or_insert_default().push(asked);
         } else {
             self.send_question(asked);
         }
@@ -219,11 +217,12 @@ impl Shard {
         let room = self.config.control_bytes_max as usize;
         while let Some(conn) = self.conn(id)
             && conn.control.len() <= room
-            && !conn.parked.is_empty()
+            && let Some(parked) = &mut conn.parked
         {
-            let mut parked = std::mem::take(&mut conn.parked).into_vec();
             let asked = parked.remove(0);
-            conn.parked = parked.into_boxed_slice();
+            if parked.is_empty() {
+                conn.parked = None;
+            }
             self.send_question(asked);
         }
     }

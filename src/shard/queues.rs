@@ -201,7 +201,8 @@ impl Slice {
 impl Conn {
     /// The lane this connection belongs in now; `None` if it has nothing to send.
     pub fn lane(&self) -> Option<Priority> {
-        let control = (!self.control.is_empty()).then_some(self.answers);
+        let own = !self.control.is_empty() || self.has_tls_output();
+        let control = own.then_some(self.answers);
         let highest = match (self.dirty.highest(), control) {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,

@@ -103,7 +103,11 @@ impl Shard {
 
     /// Answers a request with an ERROR; a fatal one is the last frame of the connection.
     pub(super) fn refuse(&mut self, id: ConnId, request: u32, refusal: Refusal<'_>) {
-        if self.conn(id).is_some_and(|conn| conn.state == ConnState::Upgrading) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.is_in_tls_handshake() {
+            return self.refuse_handshake(id);
+        }
+        if conn.state == ConnState::Upgrading {
             return self.refuse_begun_upgrade(id, refusal.code);
         }
         self.errors.add(refusal.code);
@@ -134,6 +138,8 @@ impl Shard {
 
     /// Whether a connection must not be read for now.
     pub(super) fn must_pause(&self, conn: &Conn) -> bool {
-        conn.throttled != 0 || conn.control.len() > self.config.control_bytes_max as usize
+        conn.throttled != 0
+            || conn.control.len() > self.config.control_bytes_max as usize
+            || conn.tls.as_ref().is_some_and(|tls| tls.waits_with_much())
     }
 }

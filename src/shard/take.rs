@@ -6,10 +6,11 @@ use tracing::debug;
 use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Event, Io, RecvEnd, Shard};
+use crate::position::Nanos;
 use crate::wire::{self, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
 
 /// Control buffers kept for reuse.
-const SPARE_CONTROL_MAX: usize = 256;
+pub(super) const SPARE_CONTROL_MAX: usize = 256;
 
 impl Shard {
     pub(super) fn take(&mut self, io: &mut impl Io) {
@@ -72,8 +73,16 @@ impl Shard {
         self.wheel.arm(id, io.now().plus_ms(first_look_ms));
     }
 
+    fn received(&mut self, id: ConnId, bytes: &[u8], now: Nanos) {
+        if self.conn(id).is_some_and(|conn| conn.tls.is_some()) {
+            self.decrypt(id, bytes, now);
+        } else {
+            self.readable(id, bytes, now);
+        }
+    }
+
     /// Cuts the bytes into frames. Only the end of an unfinished frame is copied.
-    pub(super) fn received(&mut self, id: ConnId, bytes: &[u8], now: crate::position::Nanos) {
+    pub(super) fn readable(&mut self, id: ConnId, bytes: &[u8], now: Nanos) {
         let Some(conn) = self.conn(id) else { return };
         if conn.state == ConnState::Closing {
             return;
@@ -302,16 +311,19 @@ impl Shard {
         }
         if conn.drainage.finished(io.now(), slow_ns) {
             self.judge(id.slot);
-        } else if conn.is_at_rest() && !closing && !conn.recv_off && conn.parked.is_empty() {
+        } else if conn.is_at_rest() && !closing && !conn.recv_off && conn.parked.is_none() {
             return;
         }
         let Some(conn) = self.conns.get_mut(id.slot) else { return };
-        if closing && conn.control.is_empty() {
+        if let Some(tls) = &mut conn.tls {
+            self.pins.unpin(std::mem::take(&mut tls.in_flight));
+        }
+        if closing && conn.control.is_empty() && !conn.has_tls_output() {
             io.shutdown_write(id);
             self.wheel.arm(id, io.now().plus_ms(1_000));
             return;
         }
-        let has_parked = !conn.parked.is_empty();
+        let has_parked = conn.parked.is_some();
         if conn.has_output() {
             self.make_ready(id.slot);
         }
@@ -352,10 +364,12 @@ impl Shard {
             self.end_health(id.slot);
         }
         let Some(conn) = self.conn(id) else { return };
-        let (partial, moment) = (conn.partial.len() as u64, conn.moment);
+        let (partial, moment) = (conn.unfinished() as u64, conn.moment);
+        let encrypted = conn.tls.as_ref().map_or(0, |tls| tls.in_flight);
         if conn.in_flight {
             self.writes_in_flight -= 1;
         }
+        self.pins.unpin(encrypted);
         // It goes at once: later events of this name find nothing and are ignored.
         if let Some(conn) = self.conns.remove(id.slot) {
             self.rates.leave(id, &conn.member, self.now);

@@ -151,7 +151,7 @@ impl Shard {
             let Some(conn) = self.conn(id) else { continue };
             conn.throttled &= !WAITS;
             // What it sent waits in its unfinished bytes.
-            self.received(id, &[], io.now());
+            self.readable(id, &[], io.now());
             self.pause_if_needed(id, io);
             self.resume_if_possible(id, io);
         }

@@ -113,7 +113,7 @@ impl Shard {
     }
 
     /// Answers a request that is not granted, and ends the connection.
-    fn refuse_upgrade(&mut self, id: ConnId, refused: Refused) {
+    pub(super) fn refuse_upgrade(&mut self, id: ConnId, refused: Refused) {
         self.control(id, |out| refused.respond(out));
         self.end_after_control(id);
     }

@@ -7,7 +7,7 @@ use super::{ConnId, Io, Shard};
 use crate::config::Priority;
 use crate::fanout::{Ordinal, Part, Tail};
 use crate::group::{Group, Lag, Member};
-use crate::limits::SEND_PARTS_MAX;
+use crate::limits::{SEND_PARTS_MAX, TLS_WRITE_BYTES_MAX};
 use crate::position::{Epoch, Handle, Nanos, Seq};
 use crate::wire::{EpochStart, Gap, Redeliver};
 
@@ -209,7 +209,10 @@ impl Shard {
             return false;
         }
         let (id, now) = (conn.id, io.now());
-        let bytes_max = self.config.send_bytes_max as usize;
+        let mut bytes_max = self.config.send_bytes_max as usize;
+        if conn.tls.is_some() {
+            bytes_max = bytes_max.min(TLS_WRITE_BYTES_MAX);
+        }
         let mut bytes = conn.control.len();
         debug_assert!(self.parts.is_empty());
         let mut moved = false;
@@ -276,6 +279,12 @@ impl Shard {
         if !conn.control.is_empty() {
             self.parts.insert(0, Part::Control(std::mem::take(&mut conn.control)));
         }
+        if conn.tls.is_some() && !self.encrypt(slot) {
+            self.parts.clear();
+            self.close(id, io);
+            return false;
+        }
+        let Some(conn) = self.conns.get_mut(slot) else { return false };
         if self.parts.is_empty() {
             // A chunk of history that held nothing: its member asks again in the next turn.
             self.make_ready(slot);

@@ -40,6 +40,8 @@ pub enum ErrorCode {
     TokenRefused = 16,
     /// The member has as many connections as it may; `limit` is that number.
     TooManyConnectionsOfMember = 17,
+    /// The server takes nobody without TLS.
+    TlsRequired = 18,
     /// An operator closed the connection.
     Disconnected = 20,
 
@@ -130,6 +132,7 @@ impl ErrorCode {
             15 => E::TokenExpired,
             16 => E::TokenRefused,
             17 => E::TooManyConnectionsOfMember,
+            18 => E::TlsRequired,
             20 => E::Disconnected,
             100 => E::UnknownFrame,
             101 => E::Malformed,

@@ -108,6 +108,9 @@ impl Refused {
     /// The server cannot take the connection now.
     pub const BUSY: Self =
         Self { status: 503, text: "the server cannot take this connection now; try again later" };
+    /// Without TLS the server takes nobody.
+    pub const TLS_REQUIRED: Self =
+        Self { status: 403, text: "this server is reached by TLS only; use wss://" };
     const TOO_LARGE: Self =
         Self { status: 431, text: "the request has more than 8192 bytes or 64 header fields" };
     const VERSION: Self = Self { status: 426, text: "this server speaks WebSocket version 13" };

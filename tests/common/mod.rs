@@ -13,6 +13,7 @@ pub mod durable;
 pub mod http;
 pub mod queries;
 pub mod server;
+pub mod tls;
 pub mod tokens;
 pub mod websocket;
 

@@ -148,6 +148,13 @@ const EXPORTS: &[Export] = &[
     closed("unacknowledged", "unacknowledged"),
     closed("takeovers", "replaced"),
     closed("disconnected", "operator"),
+    closed("tls_refused", "tls"),
+    counter("tls_handshakes", "fanfare_tls_handshakes_total", "TLS handshakes finished."),
+    counter(
+        "tls_resumed",
+        "fanfare_tls_resumed_total",
+        "TLS handshakes that took up an earlier session.",
+    ),
     counter(
         "throttled",
         "fanfare_throttled_total",
