@@ -165,10 +165,7 @@ pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
             return Err(ConfigError::Twice(key.name.into()));
         }
     }
-    let mut config = build(&values)?;
-    config.shard.classes = Arc::new(classes);
-    config.shard.note_bounds();
-    check_together(&config, &values)?;
+    let config = build(&values, Arc::new(classes))?;
     Ok(Loaded { config, unknown_env, values })
 }
 
@@ -304,7 +301,8 @@ pub fn interval(text: &str) -> Option<Duration> {
     (INTERVAL_MIN..=INTERVAL_MAX).contains(&time).then_some(time)
 }
 
-pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
+/// The configuration that the values and classes make, checked as a whole.
+pub(super) fn build(values: &Values, classes: Arc<Classes>) -> Result<ServeConfig, ConfigError> {
     let mut shard = toml::Table::new();
     for key in SHARD_KEYS {
         let value = match values.get(key.name) {
@@ -342,7 +340,9 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         },
     });
     shard.tls_required &= !listen.ip().to_canonical().is_loopback();
-    Ok(ServeConfig {
+    shard.classes = classes;
+    shard.note_bounds();
+    let config = ServeConfig {
         listen,
         data_dir: text("data_dir").into(),
         shards: match values.get("shards") {
@@ -361,7 +361,9 @@ pub(super) fn build(values: &Values) -> Result<ServeConfig, ConfigError> {
         tls: tls_files(values)?,
         insecure_no_auth: matches!(values.get("insecure_no_auth"), Some((Setting::Bool(true), _))),
         shard,
-    })
+    };
+    check_together(&config, values)?;
+    Ok(config)
 }
 
 /// The files of TLS: certificate and key come together, and the rest is of no use without them.
@@ -379,7 +381,7 @@ fn tls_files(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
 }
 
 /// What one value alone cannot show.
-pub(super) fn check_together(config: &ServeConfig, values: &Values) -> Result<(), ConfigError> {
+fn check_together(config: &ServeConfig, values: &Values) -> Result<(), ConfigError> {
     let closed = config.auth.is_some() || config.insecure_no_auth;
     if !config.listen.ip().to_canonical().is_loopback() && !closed {
         return Err(ConfigError::NotLoopback(config.listen));

@@ -1,6 +1,6 @@
 //! What becomes of a running server's configuration when it is read again.
 
-use super::load::{Loaded, build, check_together};
+use super::load::{Loaded, build};
 use super::{ConfigError, keys};
 
 /// A configuration that was read again.
@@ -41,9 +41,7 @@ impl Loaded {
         if new.config.shard.classes != self.config.shard.classes {
             needs_restart.push(super::class_keys::CLASS);
         }
-        let mut config = build(&values)?;
-        config.shard.classes = self.config.shard.classes.clone();
-        check_together(&config, &values)?;
+        let config = build(&values, self.config.shard.classes.clone())?;
         let loaded = Self { config, unknown_env: new.unknown_env, values };
         Ok(Reloaded { loaded, changed, needs_restart })
     }
@@ -74,6 +72,15 @@ mod tests {
         assert_eq!(loaded.origin("log"), Origin::Default);
         // Asked again, the same is still to be done.
         assert_eq!(loaded.reload(file(new)).unwrap().needs_restart, needs_restart);
+    }
+
+    #[test]
+    fn bounds_of_groups_outlive_a_reload() {
+        let class = "[[class]]\nname = \"a\"\ngroups = [\"a\"]\npayload_max = 10";
+        for bound in ["group_publishes_per_s = 5", class] {
+            let again = file(bound).reload(file(bound)).unwrap().loaded;
+            assert!(again.config.shard.groups_are_bounded, "{bound}");
+        }
     }
 
     #[test]
