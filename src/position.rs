@@ -196,6 +196,26 @@ pub enum Level {
     Memory = 2,
 }
 
+impl Level {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Durable, Self::Memory];
+
+    /// Its name in JSON and in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The level with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use super::WebhookArgs;
 use crate::client::{Event, GroupName};
 use crate::position::{Epoch, Seq};
-use crate::wire::GapReason;
 
 /// Messages, gaps and changes of epochs in the order in which they came.
 pub(super) struct Batch {
@@ -71,10 +70,7 @@ impl Batch {
                 self.places.insert(m.group.clone(), (m.epoch, m.seq));
             }
             Event::Gap { group, from, to, epoch, reason } => {
-                let reason = match reason {
-                    GapReason::Retention => "retention",
-                    GapReason::Damaged => "damaged",
-                };
+                let reason = reason.name();
                 out.insert("type".to_owned(), "gap".into());
                 put(&mut out, "group", group);
                 let fields = [("epoch", json!(epoch.0)), ("from", json!(from.0))];

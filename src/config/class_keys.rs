@@ -99,11 +99,8 @@ fn one(table: &toml::Value) -> Result<Class, String> {
                 class.priority = named.ok_or_else(|| not("realtime, normal or bulk"))?;
             }
             "level" => {
-                class.level = match value.as_str() {
-                    Some("durable") => Some(Level::Durable),
-                    Some("memory") => Some(Level::Memory),
-                    _ => return Err(not("durable or memory")),
-                }
+                let named = value.as_str().and_then(Level::named);
+                class.level = Some(named.ok_or_else(|| not("durable or memory"))?);
             }
             "retention_bytes" => class.retention_bytes = Some(int(1, 1 << 60)?),
             "retention_age_ms" => class.retention_age_ms = Some(int(1, 876_000 * HOUR_MS)?),
@@ -166,21 +163,32 @@ fn patterns(value: &toml::Value) -> Result<Vec<Pattern>, String> {
     Ok(patterns)
 }
 
+/// What a class says under each key, if it says something.
+fn values(class: &Class) -> [Option<toml::Value>; KEYS.len()] {
+    let int = |n: u64| toml::Value::Integer(n as i64);
+    let small = |n: Option<u32>| n.map(|n| int(n.into()));
+    let groups: Vec<_> = class.groups.iter().map(ToString::to_string).collect();
+    [
+        Some(class.name.clone().into()),
+        Some(groups.into()),
+        Some(class.priority.name().into()),
+        class.level.map(|level| level.name().into()),
+        class.retention_bytes.map(int),
+        class.retention_age_ms.map(int),
+        Some(class.receipts.into()),
+        small(class.ack_timeout_ms),
+        small(class.redeliver_max),
+        small(class.publishes_per_s),
+        class.bytes_per_s.map(int),
+        small(class.payload_max),
+    ]
+}
+
 /// The classes as JSON; what a class does not say is null.
 pub(super) fn json(classes: &Classes) -> serde_json::Value {
-    let class = |class: &Class| {
-        let groups: Vec<_> = class.groups.iter().map(ToString::to_string).collect();
-        serde_json::json!({
-            "name": class.name,
-            "groups": groups,
-            "priority": class.priority.name(),
-            "level": class.level.map(|level| format!("{level:?}").to_lowercase()),
-            "retention_bytes": class.retention_bytes,
-            "retention_age_ms": class.retention_age_ms,
-            "receipts": class.receipts,
-            "ack_timeout_ms": class.ack_timeout_ms,
-            "redeliver_max": class.redeliver_max,
-        })
+    let class = |class| {
+        let entry = |((name, _), value)| (String::from(name), serde_json::json!(value));
+        KEYS.into_iter().zip(values(class)).map(entry).collect::<serde_json::Map<_, _>>()
     };
     classes.named().iter().map(class).collect()
 }
@@ -195,28 +203,10 @@ pub(super) fn print(classes: &Classes, out: &mut String) {
         let _ = writeln!(out, "# {name}: {about}");
     }
     for class in classes.named() {
-        let names: Vec<_> = class.groups.iter().map(|p| quoted(&p.to_string())).collect();
-        let _ = writeln!(out, "\n[[class]]\nname = {}", quoted(&class.name));
-        let _ = writeln!(out, "groups = [{}]", names.join(", "));
-        let _ = writeln!(out, "priority = \"{}\"", class.priority.name());
-        let level = class.level.map(|level| match level {
-            Level::Durable => "\"durable\"".to_owned(),
-            Level::Memory => "\"memory\"".to_owned(),
-        });
-        let rest = [
-            ("level", level),
-            ("retention_bytes", class.retention_bytes.map(|n| n.to_string())),
-            ("retention_age_ms", class.retention_age_ms.map(|n| n.to_string())),
-            ("receipts", Some(class.receipts.to_string())),
-            ("ack_timeout_ms", class.ack_timeout_ms.map(|n| n.to_string())),
-            ("redeliver_max", class.redeliver_max.map(|n| n.to_string())),
-            ("publishes_per_s", class.publishes_per_s.map(|n| n.to_string())),
-            ("bytes_per_s", class.bytes_per_s.map(|n| n.to_string())),
-            ("payload_max", class.payload_max.map(|n| n.to_string())),
-        ];
-        for (name, value) in rest {
+        out.push_str("\n[[class]]\n");
+        for ((name, _), value) in KEYS.into_iter().zip(values(class)) {
             if let Some(value) = value {
-                let _ = writeln!(out, "{name} = {value}");
+                let _ = writeln!(out, "{name} = {}", toml_text(&value));
             }
         }
     }

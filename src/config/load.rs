@@ -12,6 +12,7 @@ use super::class_keys::{self, CLASS};
 use super::keys::{self, Key, Kind, SHARD_KEYS};
 use super::{Classes, ConfigError, ShardConfig};
 use crate::auth::Expected;
+use crate::position::Level;
 use crate::tls::files::TlsFiles;
 use crate::ws::Origins;
 
@@ -267,7 +268,7 @@ fn text_setting(kind: Kind, text: &str) -> Option<Setting> {
         Kind::Text => !text.is_empty(),
         Kind::Address => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
         Kind::AddressOrOff => text == "off" || text_setting(Kind::Address, text).is_some(),
-        Kind::Level => matches!(text, "durable" | "memory"),
+        Kind::Level => Level::named(text).is_some(),
         Kind::SecondConnection => matches!(text, "takeover" | "allow"),
         Kind::Origins => Origins::try_from(text.to_owned()).is_ok(),
         Kind::Interval => text == "off" || interval(text).is_some(),

@@ -71,6 +71,15 @@ impl GapReason {
             _ => Self::Retention,
         }
     }
+
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// GAP: messages `from` to `to` will not come.

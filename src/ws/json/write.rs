@@ -7,10 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::limits::FRAME_MAX;
-use crate::position::Level;
 use crate::wire::{
-    Conflict, Deliver, ErrorCode, ErrorFrame, Fetched, GapReason, Joined, Presence, Published,
-    Receipt, Roster, RosterForm, ServerFrame, State, StateForm, Welcome, split,
+    Conflict, Deliver, ErrorCode, ErrorFrame, Fetched, Joined, Presence, Published, Receipt,
+    Roster, RosterForm, ServerFrame, State, StateForm, Welcome, split,
 };
 
 /// Calls `on` with the message of each native frame. What is no frame of a server at their end is
@@ -161,7 +160,7 @@ fn message(frame: ServerFrame<'_>, out: &mut Vec<u8>) {
             o.number("epoch", gap.epoch.0);
             o.big("from", gap.from.0);
             o.big("to", gap.to.0);
-            o.word("reason", reason(gap.reason));
+            o.word("reason", gap.reason.name());
         }
         ServerFrame::Drain(drain) => {
             o.word("type", "drain");
@@ -251,11 +250,7 @@ fn published(o: &mut Object<'_>, published: &Published) {
     o.number("epoch", published.epoch.0);
     o.big("seq", published.seq.0);
     o.big("producer_seq", published.producer_seq);
-    let level = match published.level {
-        Level::Durable => "durable",
-        Level::Memory => "memory",
-    };
-    o.word("level", level);
+    o.word("level", published.level.name());
 }
 
 fn error(o: &mut Object<'_>, error: &ErrorFrame<'_>) {
@@ -268,13 +263,6 @@ fn error(o: &mut Object<'_>, error: &ErrorFrame<'_>) {
     o.big("limit", error.limit);
     o.bytes("field", error.field);
     o.bytes("text", error.text);
-}
-
-fn reason(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Retention => "retention",
-        GapReason::Damaged => "damaged",
-    }
 }
 
 fn receipt(o: &mut Object<'_>, receipt: &Receipt) {
@@ -299,7 +287,7 @@ fn fetched(o: &mut Object<'_>, fetched: &Fetched<'_>) {
     if let Some((from, to, why)) = fetched.gap {
         o.big("gap_from", from.0);
         o.big("gap_to", to.0);
-        o.word("gap_reason", reason(why));
+        o.word("gap_reason", why.name());
     }
     o.flag("more", fetched.more);
     o.list("messages", fetched.messages(), deliver);

@@ -1,9 +1,9 @@
 //! Events of the client in the words of the tables.
 
 use fanfare::client::{
-    Event, GapReason, Message, Presence, PublishError, Reason, Refusal, RosterForm, StateForm,
+    Event, Message, Presence, PublishError, Reason, Refusal, RosterForm, StateForm,
 };
-use fanfare::position::{Level, Seq};
+use fanfare::position::Seq;
 use serde_json::{Value, json};
 
 use super::frames::of_bytes;
@@ -20,13 +20,6 @@ fn refusal(r: &Refusal) -> Value {
     json!({
         "code": r.code, "name": name, "limit": r.limit, "field": of_bytes(&r.field), "text": r.text,
     })
-}
-
-fn gap_reason(reason: GapReason) -> &'static str {
-    match reason {
-        GapReason::Retention => "retention",
-        GapReason::Damaged => "damaged",
-    }
 }
 
 fn reason(reason: &Reason) -> Value {
@@ -82,7 +75,7 @@ pub fn plain(event: &Event) -> (&'static str, Value) {
             "gap",
             json!({
                 "group": of_bytes(group), "from": from.0, "to": to.0, "epoch": epoch.0,
-                "reason": gap_reason(*reason),
+                "reason": reason.name(),
             }),
         ),
         Event::Redelivery { group, from, attempt } => {
@@ -93,7 +86,7 @@ pub fn plain(event: &Event) -> (&'static str, Value) {
             json!({
                 "id": p.id.0, "group": of_bytes(&p.group), "producer_seq": p.producer_seq,
                 "epoch": p.epoch.0, "seq": p.seq.0,
-                "level": if p.level == Level::Durable { "durable" } else { "memory" },
+                "level": p.level.name(),
             }),
         ),
         Event::PublishFailed { id, group, error } => {
@@ -124,7 +117,7 @@ pub fn plain(event: &Event) -> (&'static str, Value) {
                 "id": p.id.0, "group": of_bytes(&p.group), "epoch": p.epoch.0, "head": p.head.0,
                 "messages": p.messages.iter().map(message).collect::<Vec<_>>(),
                 "gap": p.gap.map_or(Value::Null, |(from, to, reason)| json!({
-                    "from": from.0, "to": to.0, "reason": gap_reason(reason),
+                    "from": from.0, "to": to.0, "reason": reason.name(),
                 })),
                 "next": p.next.map(|next| next.0),
             }),
