@@ -85,9 +85,7 @@ impl Shard {
                 } else {
                     Refusal::new(ErrorCode::HandshakeTimeout, "HELLO did not come in time")
                 };
-                let refusal = refusal.limit(handshake_ms);
-                self.refuse(id, 0, refusal);
-                self.wheel.arm(id, now.plus_ms(1_000));
+                self.refuse_last(id, 0, refusal.limit(handshake_ms));
             }
             ConnState::Open if silence_ms == 0 => {}
             ConnState::Open => {
@@ -105,8 +103,7 @@ impl Shard {
                 self.figures.silent += 1;
                 let text = "nothing was heard for twice the heartbeat time; send PING when idle";
                 let refusal = Refusal::new(ErrorCode::HeartbeatTimeout, text).limit(silence_ms);
-                self.refuse(id, 0, refusal);
-                self.wheel.arm(id, now.plus_ms(1_000));
+                self.refuse_last(id, 0, refusal);
             }
         }
     }

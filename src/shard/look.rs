@@ -15,8 +15,6 @@ use crate::wire::ErrorCode;
 pub const ENTRIES_MAX: u32 = 1_000;
 /// Places looked at in one turn.
 const VISITS_PER_TURN: u32 = 4096;
-/// How long a connection that an operator closes has to read why.
-const LAST_WORDS_MS: u64 = 1_000;
 
 /// A question.
 #[derive(Clone, Debug)]
@@ -307,7 +305,7 @@ impl Shard {
                     }
                 };
                 if let Some(id) = conn.filter(|c| c.state != ConnState::Closing).map(|c| c.id) {
-                    self.disconnect(id, io);
+                    self.disconnect(id);
                     *count += 1;
                 }
             }
@@ -315,11 +313,10 @@ impl Shard {
         }
     }
 
-    fn disconnect(&mut self, id: ConnId, io: &mut impl Io) {
+    fn disconnect(&mut self, id: ConnId) {
         self.figures.disconnected += 1;
         let text = "an operator closed this connection; wait before you come back";
-        self.refuse(id, 0, Refusal::new(ErrorCode::Disconnected, text));
-        self.wheel.arm(id, io.now().plus_ms(LAST_WORDS_MS));
+        self.refuse_last(id, 0, Refusal::new(ErrorCode::Disconnected, text));
     }
 
     fn group_seen(&self, group: &Group) -> GroupSeen {

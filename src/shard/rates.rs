@@ -132,8 +132,7 @@ impl Shard {
         self.figures.rate_limited += 1;
         let text = "the member has as many connections as it may; close one first";
         let refusal = Refusal::new(ErrorCode::TooManyConnectionsOfMember, text);
-        self.refuse(id, 0, refusal.limit(u64::from(max)));
-        self.wheel.arm(id, self.now.plus_ms(1_000));
+        self.refuse_last(id, 0, refusal.limit(u64::from(max)));
         false
     }
 

@@ -4,6 +4,9 @@ use super::conn::{Conn, ConnState};
 use super::{ConnId, Shard};
 use crate::wire::{ErrorCode, ErrorFrame};
 
+/// How long a client has for the last words of its connection before this is closed anyway.
+pub(super) const LAST_WORDS_MS: u64 = 1_000;
+
 /// A refusal: what an ERROR frame says beside its request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refusal<'a> {
@@ -122,6 +125,13 @@ impl Shard {
         if refusal.code.is_fatal() {
             self.close_after_control(id, refusal.code);
         }
+    }
+
+    /// Refuses with a fatal ERROR. The connection is looked at again soon, so that a client that
+    /// does not read it goes too.
+    pub(super) fn refuse_last(&mut self, id: ConnId, request: u32, refusal: Refusal<'_>) {
+        self.refuse(id, request, refusal);
+        self.wheel.arm(id, self.now.plus_ms(LAST_WORDS_MS));
     }
 
     /// Lets what waits in the control queue go out, then closes. The member is gone at once.

@@ -4,7 +4,7 @@
 use tracing::debug;
 
 use super::conn::{Conn, ConnState};
-use super::replies::Refusal;
+use super::replies::{LAST_WORDS_MS, Refusal};
 use super::{ConnId, Event, Io, RecvEnd, Shard};
 use crate::position::Nanos;
 use crate::wire::{self, ClientFrame, ErrorCode, Hello, ServerFrame, Welcome, WireError};
@@ -320,7 +320,7 @@ impl Shard {
         }
         if closing && conn.control.is_empty() && !conn.has_tls_output() {
             io.shutdown_write(id);
-            self.wheel.arm(id, io.now().plus_ms(1_000));
+            self.wheel.arm(id, io.now().plus_ms(LAST_WORDS_MS));
             return;
         }
         let has_parked = conn.parked.is_some();
