@@ -40,7 +40,7 @@ impl Shard {
         let rights = [Right::Join, Right::History];
         let needed = if matches!(entry.start, Start::Seq(_)) { &rights[..] } else { &rights[..1] };
         for &right in needed {
-            if !self.may(id, right, entry.group) {
+            if !self.tokens.may(id, right, entry.group) {
                 return self.forbid(id, request, right, entry.group);
             }
         }
@@ -143,9 +143,10 @@ impl Shard {
         if self.conn(id).is_none_or(|conn| conn.state != ConnState::Open) {
             return self.tell_left(key, id, durable);
         }
-        let name = self.groups[key as usize].name.clone();
-        if !self.may(id, Right::Join, &name) {
+        let group = &self.groups[key as usize];
+        if !self.tokens.may(id, Right::Join, &group.name) {
             // Its token was renewed meanwhile and allows less.
+            let name = group.name.clone();
             self.tell_left(key, id, durable);
             return self.forbid(id, request, Right::Join, &name);
         }

@@ -141,14 +141,16 @@ impl Questions {
 impl Shard {
     pub(super) fn ask_fetch(&mut self, id: ConnId, fetch: &Fetch<'_>) {
         let Fetch { request, from, to, count_max, bytes_max, group } = *fetch;
-        if !self.may(id, Right::History, group) {
+        if !self.tokens.may(id, Right::History, group) {
             return self.forbid(id, request, Right::History, group);
         }
         self.ask(id, request, group, Question::Fetch { from, to, count_max, bytes_max });
     }
 
     pub(super) fn ask_sync(&mut self, id: ConnId, sync: &SyncState<'_>) {
-        if !self.may(id, Right::Join, sync.group) && !self.may(id, Right::State, sync.group) {
+        if !self.tokens.may(id, Right::Join, sync.group)
+            && !self.tokens.may(id, Right::State, sync.group)
+        {
             return self.forbid(id, sync.request, Right::State, sync.group);
         }
         let question = Question::Sync { known: sync.known, page: None };
@@ -157,14 +159,14 @@ impl Shard {
 
     pub(super) fn ask_roster(&mut self, id: ConnId, query: &RosterQuery<'_>) {
         let RosterQuery { request, known, after, limit, group } = *query;
-        if !self.may(id, Right::Join, group) {
+        if !self.tokens.may(id, Right::Join, group) {
             return self.forbid(id, request, Right::Join, group);
         }
         self.ask(id, request, group, Question::Roster { known, after, limit });
     }
 
     pub(super) fn ask_set(&mut self, id: ConnId, set: &SetState<'_>) {
-        if !self.may(id, Right::State, set.group) {
+        if !self.tokens.may(id, Right::State, set.group) {
             return self.forbid(id, set.request, Right::State, set.group);
         }
         let max = u64::from(self.config.payload_max);

@@ -28,7 +28,7 @@ impl Shard {
             self.figures.refused += 1;
             return self.refuse(id, publish.request, refusal);
         }
-        if !self.may(id, Right::Publish, publish.group) {
+        if !self.tokens.may(id, Right::Publish, publish.group) {
             return self.forbid(id, publish.request, Right::Publish, publish.group);
         }
         if let Err(retry_ms) = self.count_publish(id, publish.payload.len()) {

@@ -77,6 +77,16 @@ impl Tokens {
         !self.waiting.is_empty() || self.recheck.is_some()
     }
 
+    /// Whether the token of a connection allows it. True without keys.
+    #[inline]
+    pub(super) fn may(&mut self, id: ConnId, right: Right, group: &[u8]) -> bool {
+        if !self.are_asked_for() {
+            return true;
+        }
+        let held = self.held.get_mut(id.slot);
+        held.is_some_and(|held| held.rights.of(group).has(right))
+    }
+
     /// A connection is gone.
     #[inline]
     pub fn forget(&mut self, id: ConnId) {
@@ -87,16 +97,6 @@ impl Tokens {
 }
 
 impl Shard {
-    /// Whether the token of a connection allows it. True without keys.
-    #[inline]
-    pub(super) fn may(&mut self, id: ConnId, right: Right, group: &[u8]) -> bool {
-        if !self.tokens.are_asked_for() {
-            return true;
-        }
-        let held = self.tokens.held.get_mut(id.slot);
-        held.is_some_and(|held| held.rights.of(group).has(right))
-    }
-
     /// Says that a request is not allowed.
     #[cold]
     pub(super) fn forbid(&mut self, id: ConnId, request: u32, right: Right, group: &[u8]) {
@@ -190,8 +190,7 @@ impl Shard {
         self.figures.tokens_refused += 1;
         let Refused { code, field, limit, text } = refused;
         let refusal = Refusal::new(code, text).limit(limit).field(field.as_bytes());
-        self.refuse(id, request, refusal);
-        self.wheel.arm(id, self.now.plus_ms(1_000));
+        self.refuse_last(id, request, refusal);
     }
 
     /// Keeps what a token allows, in place of what the one before did.
@@ -216,10 +215,10 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         for membership in conn.memberships.clone() {
             let group = &self.groups[membership.group as usize];
-            let (name, handle) = (group.name.clone(), group.handle);
-            if self.may(id, Right::Join, &name) {
+            if self.tokens.may(id, Right::Join, &group.name) {
                 continue;
             }
+            let (name, handle) = (group.name.clone(), group.handle);
             if let Some(conn) = self.conn(id) {
                 conn.memberships.retain(|m| *m != membership);
                 conn.dirty.remove(membership);
