@@ -29,13 +29,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::client::blocking::Client;
 use crate::client::{AckMode, ClientError, Event, Membership, Options, Reason, Refusal};
+use crate::serve::SIGNALLED;
 use batch::Batch;
 use post::{Backoff, Endpoint};
 
 /// How long it takes at most until the bridge sees that it has to stop, but for a POST.
 const LOOK: Duration = Duration::from_millis(500);
-/// Exit code after a second signal: 128 and its number, as shells report it.
-const SIGNALLED: i32 = 128;
 
 /// `fanfare bridge`.
 #[derive(Debug, clap::Args)]

@@ -1,6 +1,7 @@
 //! The control thread: signals, figures, questions of the admin socket. It shares no lock with a
 //! shard, and sleeps unless a signal comes or figures are asked for.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::shard::look::Look;
 
 /// Exit code after a second signal: 128 and its number, as shells report a process that a
 /// signal ended.
-const SIGNALLED: i32 = 128;
+pub(crate) const SIGNALLED: i32 = 128;
 
 /// SIGTERM, SIGINT and SIGHUP, from a thread that waits for them.
 pub(super) struct Signals {
@@ -95,9 +96,20 @@ impl Signals {
         self.orders = channel().1;
     }
 
-    /// Whether a signal came. Other orders are dropped; nothing runs that could follow them.
-    pub fn say_stop(&self) -> bool {
-        self.orders.try_iter().any(|order| matches!(order, Order::Stop))
+    /// Whether a signal came while no shard runs. New keys are kept in `keys`, for shards that
+    /// may start again; nothing is there that could follow other orders, so they are dropped.
+    pub fn say_stop(&self, keys: &RefCell<Option<Arc<Keys>>>) -> bool {
+        let mut stops = false;
+        for order in self.orders.try_iter() {
+            match order {
+                Order::Stop => stops = true,
+                Order::Keys(new) => {
+                    keys.replace(Some(new));
+                }
+                _ => {}
+            }
+        }
+        stops
     }
 }
 
@@ -201,4 +213,24 @@ fn log_figures(before: &(Instant, Figures), now: &(Instant, Figures)) {
         refused = b.refused,
         "figures"
     );
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed test may panic")]
+mod tests {
+    use super::*;
+    use crate::auth::Expected;
+
+    #[test]
+    fn keys_that_come_while_no_shard_runs_are_kept_for_the_next_start() {
+        let secret = "0123456789abcdef0123456789abcdef".as_bytes();
+        let new = Arc::new(Keys::parse(secret, &Expected::default()).unwrap());
+        let (to, orders) = channel();
+        let (signals, keys) = (Signals { orders, to: to.clone() }, RefCell::new(None));
+        to.send(Order::Keys(new.clone())).unwrap();
+        assert!(!signals.say_stop(&keys));
+        assert!(Arc::ptr_eq(keys.borrow().as_ref().unwrap(), &new));
+        to.send(Order::Stop).unwrap();
+        assert!(signals.say_stop(&keys));
+    }
 }

@@ -32,6 +32,7 @@ use crate::tls::files::{TlsFileError, TlsFiles};
 use crate::wal::Manifest;
 
 pub use admin::ADMIN_SOCKET;
+pub(crate) use control::SIGNALLED;
 pub use error::ServeError;
 pub use handover::HandoverError;
 use handover::Predecessor;

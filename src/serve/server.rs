@@ -61,7 +61,7 @@ impl Server {
 
     /// `None` if a signal came before the predecessor had stopped.
     fn take_over(&self, mut predecessor: Predecessor) -> Result<Option<Shards>, RunError> {
-        if !predecessor.drain(|| !self.signals.say_stop())? {
+        if !predecessor.drain(|| !self.signals.say_stop(&self.reloader.keys))? {
             return Ok(None);
         }
         let begun = Instant::now();
@@ -140,7 +140,7 @@ impl Server {
         successor.released();
         let (begun, mut stopped) = (Instant::now(), false);
         let ended = successor.wait(|| {
-            stopped |= self.signals.say_stop();
+            stopped |= self.signals.say_stop(&self.reloader.keys);
             !stopped
         });
         match ended {
