@@ -1,14 +1,11 @@
 //! Frames of the client, cut into messages as their bytes come.
 
 use super::utf8::Utf8;
-use super::{CONTROL_PAYLOAD_MAX, CloseCode, Kind, Opcode, Violation};
+use super::{COMPRESSED, CONTROL_PAYLOAD_MAX, CloseCode, FIN, Kind, Opcode, Violation};
 
 /// Longest header: two bytes, eight of length, four of mask.
 const HEAD_MAX: usize = 14;
-const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
-/// RSV1, on the first frame of a message that is compressed (RFC 7692, 6).
-const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// What ended with the bytes that were taken.

@@ -1,12 +1,9 @@
 //! Frames of the server: never masked, never fragmented.
 
-use super::{CONTROL_PAYLOAD_MAX, CloseCode, Kind, Opcode};
+use super::{COMPRESSED, CONTROL_PAYLOAD_MAX, CloseCode, FIN, Kind, Opcode};
 
 /// Longest header of a server: it has no mask.
 const HEADER_MAX: usize = 10;
-const FIN: u8 = 0x80;
-/// RSV1: the message is compressed (RFC 7692, 6).
-const COMPRESSED: u8 = 0x40;
 
 /// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

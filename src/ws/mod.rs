@@ -66,5 +66,10 @@ impl From<Kind> for Opcode {
     }
 }
 
+/// The last frame of a message.
+const FIN: u8 = 0x80;
+/// RSV1, on the first frame of a message that is compressed (RFC 7692, 6).
+const COMPRESSED: u8 = 0x40;
+
 /// Longest payload of a ping, pong or close.
 pub const CONTROL_PAYLOAD_MAX: usize = 125;

@@ -3,6 +3,7 @@
 //! Pure, like [`crate::wire`].
 
 mod read;
+mod values;
 mod write;
 
 pub use read::{Wrong, to_native};

@@ -3,16 +3,15 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::DEPTH_MAX;
-use crate::limits::{FRAME_ENTRIES_MAX, GROUP_NAME_MAX, MEMBER_ID_MAX, STATE_KEY_MAX, TOKEN_MAX};
+use super::values::{Big, Group, GroupFields, List, Text, Token, decimal};
+use crate::limits::{GROUP_NAME_MAX, MEMBER_ID_MAX, STATE_KEY_MAX, TOKEN_MAX};
 use crate::position::{Epoch, Handle, Level, ProducerId, Seq};
 use crate::wire::{
     Ack, Acks, Auth, ClientFrame, ErrorCode, Expected, Fetch, Hello, Join, JoinEntry, Leave, Mode,
@@ -82,42 +81,8 @@ fn depth_exceeds(text: &[u8], max: usize) -> bool {
     false
 }
 
-/// Text, borrowed unless it has escapes.
-struct Text<'a>(Cow<'a, str>);
-
-/// A number of 64 bits, in quotes or as it is.
-struct Big(u64);
-
-/// The number of PING and PROBED, or the text of AUTH.
-enum Token<'a> {
-    Number(u64),
-    Text(Cow<'a, str>),
-}
-
-/// A list of at most [`FRAME_ENTRIES_MAX`] entries.
-struct List<T>(Vec<T>);
-
 /// A group of a request: its name, and what else is said of it.
 type NamedGroup<'a> = (Cow<'a, [u8]>, &'a GroupFields<'a>);
-
-/// A group in JOIN or LEAVE: its name, or an object.
-struct Group<'a>(GroupFields<'a>);
-
-#[derive(Default, Deserialize)]
-struct GroupFields<'a> {
-    #[serde(borrow, default)]
-    group: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    group_base64: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    mode: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    start: Option<Text<'a>>,
-    #[serde(default)]
-    from: Option<Big>,
-    #[serde(default)]
-    roster: bool,
-}
 
 #[derive(Deserialize)]
 struct AckFields {
@@ -224,133 +189,6 @@ impl<'de> Visitor<'de> for Reading<'_> {
             self.request.set(message.request.unwrap_or_default());
         }
         Ok(message)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        from.deserialize_str(Visit)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Token<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Token<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of 64 bits in decimal, in quotes, or a token")
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Token<'de>, E> {
-                Ok(Token::Number(number))
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Token<'de>, E> {
-                Ok(Token::Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Token<'de>, E> {
-                Ok(Token::Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        from.deserialize_any(Visit)
-    }
-}
-
-impl<'de> Deserialize<'de> for Big {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl Visitor<'_> for Visit {
-            type Value = Big;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of 64 bits in decimal, in quotes")
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Big, E> {
-                Ok(Big(number))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Big, E> {
-                let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-                let number = text.parse().ok().filter(|_| digits);
-                number.map(Big).ok_or_else(|| E::custom("this is not a number of 64 bits"))
-            }
-        }
-        from.deserialize_any(Visit)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
-            type Value = List<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<List<T>, S::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    if list.len() == FRAME_ENTRIES_MAX {
-                        return Err(S::Error::custom(format_args!(
-                            "there are more than {FRAME_ENTRIES_MAX} entries"
-                        )));
-                    }
-                    list.push(item);
-                }
-                Ok(List(list))
-            }
-        }
-        from.deserialize_seq(Visit(PhantomData))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Group<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Group<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a group, or an object")
-            }
-
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Group<'de>, E> {
-                let group = Some(Text(Cow::Borrowed(name)));
-                Ok(Group(GroupFields { group, ..GroupFields::default() }))
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Group<'de>, E> {
-                let group = Some(Text(Cow::Owned(name.to_owned())));
-                Ok(Group(GroupFields { group, ..GroupFields::default() }))
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Group<'de>, M::Error> {
-                GroupFields::deserialize(MapAccessDeserializer::new(map)).map(Group)
-            }
-        }
-        from.deserialize_any(Visit)
     }
 }
 
@@ -517,15 +355,12 @@ impl Message<'_> {
 
     /// `token` of PING and PROBED.
     fn number(&self) -> Result<Option<u64>, Bad> {
-        const WRONG: Bad = Bad::Field("token", "is not a number of 64 bits in decimal");
-        match &self.token {
-            None => Ok(None),
-            Some(Token::Number(number)) => Ok(Some(*number)),
-            Some(Token::Text(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                text.parse().map(Some).map_err(|_| WRONG)
-            }
-            Some(Token::Text(_)) => Err(WRONG),
-        }
+        let number = match &self.token {
+            None => return Ok(None),
+            Some(Token::Number(number)) => Some(*number),
+            Some(Token::Text(text)) => decimal(text),
+        };
+        number.map(Some).ok_or(Bad::Field("token", "is not a number of 64 bits in decimal"))
     }
 
     fn hello(&self, out: &mut Vec<u8>) -> Result<(), Bad> {
@@ -554,9 +389,10 @@ impl Message<'_> {
     fn publish(&self, out: &mut Vec<u8>) -> Result<(), Bad> {
         let level = match word(&self.level) {
             None => None,
-            Some("durable") => Some(Level::Durable),
-            Some("memory") => Some(Level::Memory),
-            Some(_) => return Err(Bad::Field("level", "is neither durable nor memory")),
+            Some(name) => match Level::named(name) {
+                Some(level) => Some(level),
+                None => return Err(Bad::Field("level", "is neither durable nor memory")),
+            },
         };
         let receipt = self.receipt.unwrap_or_default();
         if receipt > 100 {
