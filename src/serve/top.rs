@@ -78,11 +78,14 @@ fn top(args: &TopArgs) -> Result<(), TopError> {
         let ask = || ask(&args.data_dir).map_err(|error| error.to_string());
         return view::run(first, interval, ask).map_err(TopError::Terminal);
     }
-    let mut before: Option<(Instant, Value)> = None;
+    let mut before: Option<Sample> = None;
     loop {
-        let now = (Instant::now(), ask(&args.data_dir)?);
-        let text =
-            if args.json { format!("{}\n", now.1) } else { text::table(before.as_ref(), &now) };
+        let now = Sample { at: Instant::now(), answer: ask(&args.data_dir)? };
+        let text = if args.json {
+            format!("{}\n", now.answer)
+        } else {
+            text::table(before.as_ref(), &now)
+        };
         // Nobody reads any more: that is how a pipe ends.
         if io::stdout().write_all(text.as_bytes()).is_err() {
             return Ok(());
@@ -108,6 +111,38 @@ fn ask(data_dir: &Path) -> Result<Value, TopError> {
     match answer["error"].as_str() {
         Some(error) => Err(TopError::Refused(error.into())),
         None => Ok(answer),
+    }
+}
+
+/// An answer and when it came.
+struct Sample {
+    at: Instant,
+    answer: Value,
+}
+
+impl Sample {
+    fn shards(&self) -> &[Value] {
+        self.answer["shards"].as_array().map_or(&[], Vec::as_slice)
+    }
+
+    fn total(&self, name: &str) -> u64 {
+        self.answer["total"][name].as_u64().unwrap_or(0)
+    }
+
+    /// Per second since `before`, over all shards.
+    fn rate(&self, before: &Self, name: &str) -> u64 {
+        self.per_s(before, self.total(name), before.total(name))
+    }
+
+    /// Of one of the shards; `None` if it did not answer before.
+    fn shard_rate(&self, before: &Self, shard: &Value, name: &str) -> Option<u64> {
+        let old = before.shards().iter().find(|old| old["shard"] == shard["shard"])?;
+        Some(self.per_s(before, figure(shard, name), figure(old, name)))
+    }
+
+    fn per_s(&self, before: &Self, new: u64, old: u64) -> u64 {
+        let seconds = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
+        (new.saturating_sub(old) as f64 / seconds) as u64
     }
 }
 

@@ -1,17 +1,15 @@
 //! `fanfare top` as plain text, for pipes.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
 use serde_json::Value;
 
-use super::figure;
+use super::{Sample, figure};
 
 /// All that an answer says, as lines; rates are since `before`.
-pub(super) fn table(before: Option<&(Instant, Value)>, now: &(Instant, Value)) -> String {
+pub(super) fn table(before: Option<&Sample>, now: &Sample) -> String {
     let mut out = String::new();
-    let answer = &now.1;
-    let shards = answer["shards"].as_array().map_or(&[][..], Vec::as_slice);
+    let shards = now.shards();
     let per_s = if before.is_some() { "/s" } else { "" };
     let _ = writeln!(
         out,
@@ -21,16 +19,9 @@ pub(super) fn table(before: Option<&(Instant, Value)>, now: &(Instant, Value)) -
         format!("writes{per_s}"),
     );
     for shard in shards {
-        let old = before.and_then(|(at, old)| {
-            let same = |s: &&Value| s["shard"] == shard["shard"];
-            Some((*at, old["shards"].as_array()?.iter().find(same)?))
-        });
         let rate = |name| {
-            let total = figure(shard, name);
-            old.map_or(total, |(at, old)| {
-                let seconds = now.0.duration_since(at).as_secs_f64().max(1e-3);
-                (total.saturating_sub(figure(old, name)) as f64 / seconds) as u64
-            })
+            let rate = before.and_then(|before| now.shard_rate(before, shard, name));
+            rate.unwrap_or_else(|| figure(shard, name))
         };
         let n = |name| figure(shard, name);
         let _ = writeln!(
@@ -52,7 +43,7 @@ pub(super) fn table(before: Option<&(Instant, Value)>, now: &(Instant, Value)) -
             n("tail_bytes") >> 20,
         );
     }
-    if let Some(silent) = answer["silent_shards"].as_array().filter(|list| !list.is_empty()) {
+    if let Some(silent) = now.answer["silent_shards"].as_array().filter(|list| !list.is_empty()) {
         let _ = writeln!(out, "no answer from shards {}", Value::from(silent.clone()));
     }
     slowest(shards, &mut out);
@@ -87,7 +78,7 @@ fn slowest(shards: &[Value], out: &mut String) {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn answer(messages: u64) -> Value {
         json!({ "shards": [{
@@ -103,10 +94,13 @@ mod tests {
     #[test]
     fn rates_are_between_two_answers_and_ids_do_not_reach_the_terminal_raw() {
         let start = Instant::now();
-        let first = (start, answer(1_000));
+        let first = Sample { at: start, answer: answer(1_000) };
         let text = table(None, &first);
         assert!(text.contains("messages ") && text.contains("1000"), "{text}");
-        let text = table(Some(&first), &(start + Duration::from_secs(2), answer(3_000)));
+        let text = table(
+            Some(&first),
+            &Sample { at: start + Duration::from_secs(2), answer: answer(3_000) },
+        );
         assert!(text.contains("messages/s") && text.contains(" 1000 "), "{text}");
         assert!(text.contains("stalled  last") && text.contains("no answer from shards [0]"));
         assert!(!text.contains('\u{1b}'), "{text}");

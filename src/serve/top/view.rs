@@ -12,19 +12,13 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 use serde_json::Value;
 
-use super::figure;
+use super::{Sample, figure};
 
 /// Values of the history; more than a terminal is wide.
 const HISTORY: usize = 512;
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
-
-/// An answer and when it came.
-struct Sample {
-    at: Instant,
-    answer: Value,
-}
 
 /// What is shown.
 struct View {
@@ -92,24 +86,13 @@ impl View {
         }
     }
 
-    fn total(&self, name: &str) -> u64 {
-        self.now.answer["total"][name].as_u64().unwrap_or(0)
-    }
-
     /// Per second since the answer before.
     fn rate(&self, name: &str) -> Option<u64> {
-        let before = self.before.as_ref()?;
-        let seconds = self.now.at.duration_since(before.at).as_secs_f64().max(1e-3);
-        let old = before.answer["total"][name].as_u64().unwrap_or(0);
-        Some((self.total(name).saturating_sub(old) as f64 / seconds) as u64)
-    }
-
-    fn shards(&self) -> &[Value] {
-        self.now.answer["shards"].as_array().map_or(&[], Vec::as_slice)
+        self.before.as_ref().map(|before| self.now.rate(before, name))
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
-        let shards = self.shards().len() as u16;
+        let shards = self.now.shards().len() as u16;
         let [head, history, latencies, table, slow] = Layout::vertical([
             Constraint::Length(4),
             Constraint::Length(7),
@@ -139,11 +122,11 @@ impl View {
             pair("wake-ups/s", rate("sleeps")),
         ];
         let held = [
-            pair("connections", short(self.total("connections"))),
-            pair("memberships", short(self.total("members"))),
-            pair("groups", short(self.total("groups"))),
-            pair("waiting B", short(self.total("inbox_bytes"))),
-            pair("tails B", short(self.total("tail_bytes"))),
+            pair("connections", short(self.now.total("connections"))),
+            pair("memberships", short(self.now.total("members"))),
+            pair("groups", short(self.now.total("groups"))),
+            pair("waiting B", short(self.now.total("inbox_bytes"))),
+            pair("tails B", short(self.now.total("tail_bytes"))),
         ];
         let title = Line::from(vec![
             Span::styled(format!("Fanfare {version}"), BOLD),
@@ -166,7 +149,7 @@ impl View {
         if silent.as_array().is_some_and(|list| !list.is_empty()) {
             problems.push(format!("no answer from shards {silent}"));
         }
-        for shard in self.shards() {
+        for shard in self.now.shards() {
             let says = [
                 ("log_poisoned", "its log failed, restart the server"),
                 ("log_full", "no room on disk"),
@@ -212,9 +195,9 @@ impl View {
     /// Of what all shards did since the answer before. Within a bucket values count as even.
     fn percentile(&self, name: &str, share: f64) -> Option<u64> {
         let before = self.before.as_ref()?;
-        let sums = |answer: &Value| -> (Vec<(u64, u64)>, u64) {
+        let sums = |sample: &Sample| -> (Vec<(u64, u64)>, u64) {
             let (mut buckets, mut count) = (Vec::<(u64, u64)>::new(), 0);
-            for shard in answer["shards"].as_array().map_or(&[][..], Vec::as_slice) {
+            for shard in sample.shards() {
                 let of = &shard["distributions"][name];
                 count += of["count"].as_u64().unwrap_or(0);
                 for (i, pair) in of["up_to"].as_array().into_iter().flatten().enumerate() {
@@ -227,7 +210,7 @@ impl View {
             }
             (buckets, count)
         };
-        let ((old, old_count), (new, count)) = (sums(&before.answer), sums(&self.now.answer));
+        let ((old, old_count), (new, count)) = (sums(before), sums(&self.now));
         let count = count.checked_sub(old_count).filter(|count| *count > 0)?;
         let wanted = count as f64 * share;
         let (mut low, mut below) = (0, 0);
@@ -255,18 +238,11 @@ impl View {
             "log B",
             "ring",
         ];
-        let rows = self.shards().iter().map(|shard| {
-            let old = self.before.as_ref().and_then(|before| {
-                let shards = before.answer["shards"].as_array()?;
-                let old = shards.iter().find(|old| old["shard"] == shard["shard"])?;
-                Some((self.now.at.duration_since(before.at).as_secs_f64().max(1e-3), old))
-            });
-            let rate = |name| match old {
-                None => "-".into(),
-                Some((seconds, old)) => {
-                    let more = figure(shard, name).saturating_sub(figure(old, name));
-                    short((more as f64 / seconds) as u64)
-                }
+        let rows = self.now.shards().iter().map(|shard| {
+            let rate = |name| {
+                let before = self.before.as_ref();
+                let rate = before.and_then(|before| self.now.shard_rate(before, shard, name));
+                rate.map_or_else(|| "-".into(), short)
             };
             Row::new([
                 shard["shard"].to_string(),
@@ -292,7 +268,7 @@ impl View {
             let of = shard["slowest"].as_array().cloned().unwrap_or_default();
             of.into_iter().map(|member| (shard["shard"].clone(), member)).collect::<Vec<_>>()
         };
-        let slow: Vec<_> = self.shards().iter().flat_map(slow).collect();
+        let slow: Vec<_> = self.now.shards().iter().flat_map(slow).collect();
         let title = match slow.len() {
             0 => " every member keeps up ".to_owned(),
             n => format!(" {n} members do not keep up "),
