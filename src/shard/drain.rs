@@ -79,8 +79,7 @@ impl Shard {
                 Ok(Control::Configure(config)) => {
                     // The limit of open files may have left less than is configured.
                     let connections_max = self.config.connections_max;
-                    let keys = self.config.keys.take();
-                    self.config = ShardConfig { connections_max, keys, ..*config };
+                    self.config = ShardConfig { connections_max, ..*config };
                 }
                 Ok(Control::Keys(keys)) => self.take_keys(keys),
                 Ok(Control::Tls(config)) => self.handshakes.serve_by(config),

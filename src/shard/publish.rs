@@ -130,9 +130,9 @@ impl Shard {
         }
     }
 
-    /// Keeps the tails of the shard within their bound, with all their encodings: the oldest segment of all goes
-    /// first. One that is not on disk yet stays, since a member behind it could not be
-    /// served.
+    /// Keeps the tails of the shard within their bound, with all their encodings: the oldest
+    /// segment of all goes first. One that is not on disk yet stays, since a member behind it could
+    /// not be served.
     pub(super) fn evict(&mut self) {
         while self.tail_bytes + self.pins.encoded_bytes() > self.config.tail_bytes_max {
             let Some(&key) = self.tail_order.front() else { break };

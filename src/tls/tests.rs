@@ -1,5 +1,7 @@
 //! The server's side against a client of rustls.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 

@@ -45,7 +45,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Connections now.
-    pub connections: AtomicU64,
+    pub connections: AtomicUsize,
     /// Connections that had to make room for another one.
     pub evicted: AtomicU64,
     /// Answers by their class: 1xx to 5xx.
@@ -101,18 +101,18 @@ pub(super) async fn run(listener: TcpListener, state: Arc<State>) {
 }
 
 /// Counts something as long as it is there.
-struct Counted<'a, T>(&'a T, fn(&T, bool));
+struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a, T> Counted<'a, T> {
-    fn new(what: &'a T, count: fn(&T, bool)) -> Self {
-        count(what, true);
-        Self(what, count)
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
     }
 }
 
-impl<T> Drop for Counted<'_, T> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        (self.1)(self.0, false);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -122,24 +122,12 @@ async fn connection(
     state: Arc<State>,
     requests: Arc<AtomicUsize>,
 ) {
-    let _counted = Counted::new(&state.seen.connections, |count, up| {
-        if up {
-            count.fetch_add(1, Ordering::Relaxed)
-        } else {
-            count.fetch_sub(1, Ordering::Relaxed)
-        };
-    });
+    let _counted = Counted::new(&state.seen.connections);
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let (router, state, requests) = (router.clone(), state.clone(), requests.clone());
         async move {
-            let _counted = Counted::new(&*requests, |count, up| {
-                if up {
-                    count.fetch_add(1, Ordering::Relaxed)
-                } else {
-                    count.fetch_sub(1, Ordering::Relaxed)
-                };
-            });
+            let _counted = Counted::new(&requests);
             let answer = hyper::service::Service::call(&router, request);
             let answer: Response = match tokio::time::timeout(REQUEST_TIME, answer).await {
                 Ok(Ok(answer)) => answer,
