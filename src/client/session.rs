@@ -286,7 +286,7 @@ impl Session {
             member: &self.options.member,
         }
         .encode(&mut self.out);
-        self.send_first_token();
+        self.send_token();
         for index in 0..self.groups.len() {
             self.list_move(index);
             self.list_send(index);

@@ -43,14 +43,9 @@ impl fmt::Debug for TokenSource {
 }
 
 impl Session {
-    /// Sends the token behind HELLO, if there is one.
-    pub fn send_first_token(&mut self) {
-        (self.token, self.renew_at) = (None, None);
-        self.send_token();
-    }
-
-    /// Sends the newest token, unless the server has it. Returns whether it was sent.
-    fn send_token(&mut self) -> bool {
+    /// Sends the newest token, if there is one that the server does not have. Returns whether it was
+    /// sent.
+    pub fn send_token(&mut self) -> bool {
         let Some(token) = self.options.token.as_ref().and_then(TokenSource::token) else {
             return false;
         };
