@@ -411,7 +411,9 @@ fn is_final(reason: &Reason, token_may_change: bool) -> bool {
     match reason {
         Reason::Replaced | Reason::Closed => true,
         Reason::Server(refusal) => match refusal.known() {
-            Some(E::BadMagic | E::VersionUnsupported | E::EncodingUnsupported) => true,
+            Some(E::BadMagic | E::VersionUnsupported | E::EncodingUnsupported | E::TlsRequired) => {
+                true
+            }
             Some(E::AuthRequired | E::TokenExpired | E::TokenRefused) => !token_may_change,
             _ => false,
         },

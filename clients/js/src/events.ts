@@ -213,8 +213,9 @@ export type Event = { [K in keyof Events]: { type: K } & Events[K] }[keyof Event
 const NAMES: Record<number, string> = {
   1: "BadMagic", 2: "VersionUnsupported", 3: "EncodingUnsupported", 4: "OutOfState",
   5: "HandshakeTimeout", 6: "HeartbeatTimeout", 7: "FrameTooLong", 8: "FrameTooShort",
-  9: "TooManyConnections", 10: "Stalled", 11: "MemoryBudget", 12: "ShuttingDown", 13: "Replaced", 14: "AuthRequired",
-  15: "TokenExpired", 16: "TokenRefused", 17: "TooManyConnectionsOfMember",
+  9: "TooManyConnections", 10: "Stalled", 11: "MemoryBudget", 12: "ShuttingDown", 13: "Replaced",
+  14: "AuthRequired", 15: "TokenExpired", 16: "TokenRefused", 17: "TooManyConnectionsOfMember",
+  18: "TlsRequired", 20: "Disconnected",
   100: "UnknownFrame", 101: "Malformed", 102: "TooManyGroupsPerMember", 103: "TooManyGroups",
   104: "TooManyMembers", 105: "PayloadTooLong", 106: "NotAMember", 107: "AlreadyAMember",
   108: "StorageFull", 109: "StorageFailed", 110: "Indeterminate", 111: "Unsupported", 112: "Draining",

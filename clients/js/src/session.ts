@@ -376,7 +376,8 @@ function isFinal(reason: Reason, renewsToken: boolean): boolean {
   if (reason.kind === "server") {
     const { name } = reason.refusal;
     if (["AuthRequired", "TokenExpired", "TokenRefused"].includes(name)) return !renewsToken;
-    return ["BadMagic", "VersionUnsupported", "EncodingUnsupported"].includes(name);
+    const never = ["BadMagic", "VersionUnsupported", "EncodingUnsupported", "TlsRequired"];
+    return never.includes(name);
   }
   return reason.kind === "replaced" || reason.kind === "closed";
 }

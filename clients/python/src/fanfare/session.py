@@ -386,5 +386,6 @@ def _is_final(reason: ev.Reason, renews_token: bool) -> bool:
     if reason.refusal is not None:
         if reason.refusal.name in ("AuthRequired", "TokenExpired", "TokenRefused"):
             return not renews_token
-        return reason.refusal.name in ("BadMagic", "VersionUnsupported", "EncodingUnsupported")
+        never = ("BadMagic", "VersionUnsupported", "EncodingUnsupported", "TlsRequired")
+        return reason.refusal.name in never
     return reason.kind in ("replaced", "closed")
