@@ -17,8 +17,8 @@ struct Args {
     /// The first one
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// calm, quiet, unsteady, crashing, memory, disk, queries, shards, rot, tight or all; may be given several
-    /// times, and then every seed is run with each
+    /// calm, quiet, unsteady, crashing, memory, disk, queries, shards, rot, tight, sluggish or
+    /// all; may be given several times, and then every seed is run with each
     #[arg(long, default_value = "all", value_parser = profile)]
     profile: Vec<Profile>,
     /// Print everything that happens

@@ -88,6 +88,11 @@ fn short_files_on_full_disks_lose_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn files_that_are_slow_to_come_and_go_lose_nothing_that_was_acknowledged() {
+    batch(Profile::Sluggish, 40);
+}
+
+#[test]
 fn all_faults_together_break_no_promise() {
     batch(Profile::All, 200);
 }

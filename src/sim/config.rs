@@ -28,6 +28,10 @@ pub struct WorldConfig {
     pub query_ppm: u32,
     /// Clients leave and join groups.
     pub churn_ppm: u32,
+    /// Share of jobs on files that are slow.
+    pub slow_job_ppm: u32,
+    /// A step of a slow job takes up to this long.
+    pub slow_step_ms: u64,
     /// Entries of each ring between two shards.
     pub mesh_entries: usize,
     /// No message and no answer may take longer than this; 0 allows any time.
@@ -95,6 +99,8 @@ impl WorldConfig {
             receipt_ppm: 200_000,
             query_ppm: 0,
             churn_ppm: 10_000,
+            slow_job_ppm: 0,
+            slow_step_ms: 0,
             mesh_entries: 64,
             late_ms: 0,
             shard: ShardConfig {

@@ -102,16 +102,20 @@ impl World {
         let steps = recover::steps(&job, &dir, node, ShardId(shard as u16), self.wall_ms());
         self.next_job += 1;
         let id = self.next_job;
-        self.node.shards[shard].jobs.push(RunningJob { id, job, steps, done: 0 });
+        let slow_ppm = self.config.slow_job_ppm;
+        let slow = !self.calm && slow_ppm > 0 && self.rng.chance(slow_ppm);
+        self.node.shards[shard].jobs.push(RunningJob { id, job, steps, done: 0, slow });
         if !self.calm && self.rng.chance(self.config.trouble.crash_at_job_ppm) {
-            let stop = self.rng.below(CRASH_AFTER_JOB_MS * 1_000_000);
+            let soon_ms = CRASH_AFTER_JOB_MS.max(self.config.slow_step_ms);
+            let stop = self.rng.below(soon_ms * 1_000_000);
             self.after(stop, Due::Stop);
         }
-        self.job_goes_on(shard, id);
+        self.job_goes_on(shard, id, slow);
     }
 
-    fn job_goes_on(&mut self, shard: usize, id: u64) {
+    fn job_goes_on(&mut self, shard: usize, id: u64, slow: bool) {
         let after = match self.rng.below(8) {
+            _ if slow => self.rng.below(self.config.slow_step_ms * 1_000_000),
             0 => self.rng.between(1_000_000, 60_000_000),
             _ => self.rng.between(20_000, 2_000_000),
         };
@@ -128,7 +132,8 @@ impl World {
         let result = running.steps.get(running.done).map_or(Ok(()), |step| step.run(&mut files));
         running.done += 1;
         if result.is_ok() && running.done < running.steps.len() {
-            return self.job_goes_on(shard, id);
+            let slow = running.slow;
+            return self.job_goes_on(shard, id, slow);
         }
         let running = jobs.swap_remove(at);
         let result = result.map_err(|error| error.raw_os_error().unwrap_or(EIO));

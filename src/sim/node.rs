@@ -49,6 +49,8 @@ pub(super) struct RunningJob {
     pub job: Job,
     pub steps: Vec<Step>,
     pub done: usize,
+    /// Its steps are far apart.
+    pub slow: bool,
 }
 
 /// What outlives the shards: files.

@@ -29,13 +29,16 @@ pub enum Profile {
     /// Files are short and there is seldom room for another; the node stops when one is made or
     /// removed.
     Tight,
+    /// Files are short and it takes long to make and to remove them: the log waits for its next
+    /// file, and jobs run side by side. The node stops meanwhile.
+    Sluggish,
     /// Everything at once, each at a strength of its own.
     All,
 }
 
 impl Profile {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("calm", Self::Calm),
         ("quiet", Self::Quiet),
         ("unsteady", Self::Unsteady),
@@ -46,6 +49,7 @@ impl Profile {
         ("shards", Self::Shards),
         ("rot", Self::Rot),
         ("tight", Self::Tight),
+        ("sluggish", Self::Sluggish),
         ("all", Self::All),
     ];
 
@@ -70,6 +74,7 @@ impl Profile {
             Self::Shards => resharding(seed, shards),
             Self::Rot => rot(shards),
             Self::Tight => tight(seed, shards),
+            Self::Sluggish => sluggish(seed),
             Self::All => all(seed, shards),
         }
     }
@@ -158,6 +163,15 @@ impl Profile {
                 F::InterruptedSnapshot,
                 F::NameLost,
                 F::MemoryLost,
+            ],
+            Self::Sluggish => &[
+                F::Crash,
+                F::InterruptedJob,
+                F::InterruptedRetention,
+                F::InterruptedSnapshot,
+                F::NameLost,
+                F::EpochChanged,
+                F::Resumed,
             ],
             Self::All => &Fault::ALL,
         }
@@ -328,6 +342,38 @@ fn tight(seed: u64, shards: u16) -> WorldConfig {
     };
     let memory_ppm = if full { 900_000 } else { 300_000 };
     WorldConfig { memory_ppm, slow_ppm: 50_000, tick_ms: 25, shard, trouble, ..config }
+}
+
+/// With level memory, members acknowledge what waits for the next file, and their cursors need not
+/// wait. Without it nothing can be lost, so a new epoch shows that a start took the log for damaged.
+/// A file takes longer to be filled than half the time that the next one may take to be made: what
+/// waits for that one fits into it.
+fn sluggish(seed: u64) -> WorldConfig {
+    let config = unsteady(1 + (seed / 2 % 2) as u16);
+    let memory_ppm = if seed.is_multiple_of(2) { 900_000 } else { 0 };
+    let trouble = Trouble {
+        crash_every_ms: 2_000,
+        crash_at_job_ppm: 50_000,
+        stall_ppm: 0,
+        ..config.trouble.clone()
+    };
+    let shard = ShardConfig {
+        segment_bytes: 96 * 1024,
+        retention_bytes: 96 * 1024,
+        cursor_flush_ms: 20,
+        ack_every: 4,
+        ..config.shard.clone()
+    };
+    WorldConfig {
+        memory_ppm,
+        slow_ppm: 50_000,
+        tick_ms: 20,
+        slow_job_ppm: 500_000,
+        slow_step_ms: 100,
+        shard,
+        trouble,
+        ..config
+    }
 }
 
 /// Every chance is above 0, and how high follows from the seed: where everything is frequent,
