@@ -259,6 +259,11 @@ impl Server {
         Ok(server)
     }
 
+    /// Where it accepts.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Puts a load generator on core 1 against it; its result goes to `json`.
     pub fn under<'a>(&self, load: &'a mut Command, json: &Path) -> &'a mut Command {
         load.args(["--addr", &self.address, "--cores", "1", "--server-pid"]);
