@@ -31,6 +31,9 @@ struct Args {
         default_value = "redis,nats,mosquitto,mosquitto-nodelay,mosquitto-qos1,rabbitmq,uwebsockets,gorilla,gorilla-spawn,netty"
     )]
     peers: Vec<String>,
+    /// What Fanfare's members speak, as `loadgen --encoding` has it.
+    #[arg(long, default_value = "native")]
+    encoding: String,
     /// Interleaved runs of each system.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
@@ -187,6 +190,9 @@ impl Bench {
         let json = self.out.join(format!("{name}.json"));
         let mut command = Command::new(self.target.join("loadgen"));
         command.args(load).args(system.flags);
+        if system.script.is_none() {
+            command.args(["--encoding", &self.args.encoding]);
+        }
         command.args(["--duration", &format!("{}s", self.args.seconds)]);
         let status = server.under(&mut command, &json).status()?;
         // 1 is a run that was made and failed: that is a result too.
@@ -207,18 +213,19 @@ impl Bench {
     fn header(&self, row: &str, load: &[&str]) -> Vec<String> {
         let peers = self.args.peers.join(",");
         let (pairs, seconds) = (self.args.pairs, self.args.seconds);
+        let encoding = &self.args.encoding;
         let mut lines = vec![
             format!("# Fanfare and others: {row}"),
             String::new(),
             format!(
-                "- command: `cargo bench --bench peers -- --rows {row} --peers {peers} --pairs {pairs} --seconds {seconds}`"
+                "- command: `cargo bench --bench peers -- --rows {row} --peers {peers} --encoding {encoding} --pairs {pairs} --seconds {seconds}`"
             ),
             format!("- load: `loadgen {}`, with the flags of each target", load.join(" ")),
         ];
         lines.extend(pairs::machine());
         lines.extend([
             "- server pinned to core 0, load generator to core 1; loopback; medians (least to greatest)".to_owned(),
-            "- fanfare: durable, one shard, a log on the disk of the target folder".to_owned(),
+            format!("- fanfare: durable, one shard, a log on the disk of the target folder; {encoding}"),
         ]);
         for system in &self.systems {
             let Some(about) = system.script(&["about"]).and_then(|mut c| c.output().ok()) else {
