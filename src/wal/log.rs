@@ -315,12 +315,16 @@ impl Log {
     }
 
     /// The oldest segment that a snapshot of the log up to `covered` does not replace: it holds
-    /// more than messages.
+    /// more than messages. Nor does one replace the last commit on disk: a log without any commit
+    /// would look to the next start as if what the snapshot covers were lost.
     #[must_use]
     pub fn uncovered(&self, covered: CommitNumber) -> SegmentNumber {
         let needed = |info: &SegmentInfo| info.last_commit > covered;
+        let on_disk = |info: &SegmentInfo| (1..=self.synced.0).contains(&info.first_commit.0);
         let first = self.segments.iter().find(|(_, info)| needed(info));
-        first.map_or(self.active, |(number, _)| *number)
+        let last = self.segments.iter().rev().find(|(_, info)| on_disk(info));
+        let stays = [first, last].into_iter().flatten().map(|(number, _)| *number).min();
+        stays.unwrap_or(self.active)
     }
 
     /// Takes the sealed segments before this one out, oldest first.
@@ -427,6 +431,26 @@ mod tests {
         assert_eq!(log.expirable(0, 1, u64::MAX), SegmentNumber(4));
         assert_eq!(log.remove_before(SegmentNumber(9)), vec![SegmentNumber(2), SegmentNumber(3)]);
         assert_eq!(log.oldest(), SegmentNumber(4));
+    }
+
+    #[test]
+    fn retention_leaves_the_last_commit_on_disk_until_there_is_another() {
+        let of_start = SegmentInfo {
+            salt: 7,
+            used: BYTES,
+            first_commit: CommitNumber(1),
+            last_commit: CommitNumber(23),
+            ..SegmentInfo::default()
+        };
+        let segments = BTreeMap::from([(SegmentNumber(1), of_start)]);
+        let mut log = Log::new(segments, SegmentNumber(2), 7, CommitNumber(23), BYTES);
+        assert_eq!(log.uncovered(CommitNumber(23)), SegmentNumber(1), "2 has no commit yet");
+        assert!(matches!(log.room(LOG_BLOCK, true), Room::At(_)));
+        let (_, _, buf) = log.begin();
+        log.started(LOG_BLOCK, 1);
+        assert_eq!(log.uncovered(CommitNumber(23)), SegmentNumber(1), "it is in flight");
+        log.finished(true, buf);
+        assert_eq!(log.uncovered(CommitNumber(23)), SegmentNumber(2));
     }
 
     fn with_sealed(segments: &[(u16, u16, u64, u64)]) -> Log {
