@@ -18,6 +18,8 @@ pub struct WorldConfig {
     pub tick_ms: u64,
     /// Share of publishes that ask for level memory.
     pub memory_ppm: u32,
+    /// Longest payload; 0 allows any. Too long ones, which are refused, do not count.
+    pub payload_bytes: usize,
     /// Share of clients that read slowly.
     pub slow_ppm: u32,
     /// Share of clients that are durable members.
@@ -28,8 +30,10 @@ pub struct WorldConfig {
     pub query_ppm: u32,
     /// Clients leave and join groups.
     pub churn_ppm: u32,
-    /// Share of jobs on files that are slow.
+    /// Share of jobs that make files that are slow.
     pub slow_job_ppm: u32,
+    /// Share of jobs that remove files that are slow.
+    pub slow_removal_ppm: u32,
     /// A step of a slow job takes up to this long.
     pub slow_step_ms: u64,
     /// Entries of each ring between two shards.
@@ -94,12 +98,14 @@ impl WorldConfig {
             active_ms: 4_000,
             tick_ms: 40,
             memory_ppm: 0,
+            payload_bytes: 0,
             slow_ppm: 0,
             durable_ppm: 500_000,
             receipt_ppm: 200_000,
             query_ppm: 0,
             churn_ppm: 10_000,
             slow_job_ppm: 0,
+            slow_removal_ppm: 0,
             slow_step_ms: 0,
             mesh_entries: 64,
             late_ms: 0,

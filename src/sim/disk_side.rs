@@ -102,7 +102,10 @@ impl World {
         let steps = recover::steps(&job, &dir, node, ShardId(shard as u16), self.wall_ms());
         self.next_job += 1;
         let id = self.next_job;
-        let slow_ppm = self.config.slow_job_ppm;
+        let slow_ppm = match job {
+            Job::RemoveSegments { .. } => self.config.slow_removal_ppm,
+            _ => self.config.slow_job_ppm,
+        };
         let slow = !self.calm && slow_ppm > 0 && self.rng.chance(slow_ppm);
         self.node.shards[shard].jobs.push(RunningJob { id, job, steps, done: 0, slow });
         if !self.calm && self.rng.chance(self.config.trouble.crash_at_job_ppm) {

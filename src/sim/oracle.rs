@@ -51,6 +51,8 @@ pub(super) struct Oracle {
     pub now: Nanos,
     /// Nothing may take longer than this from sending to delivery; 0 allows any time.
     pub late_ms: u64,
+    /// No payload is longer than this, but for the number of its message; 0 allows any.
+    pub payload_bytes: usize,
     pub trace: Trace,
     pub faults: Faults,
     pub rosters: Rosters,
@@ -96,7 +98,10 @@ impl Oracle {
         if level == Level::Memory {
             self.memory_groups.insert(group);
         }
-        let payload = payload_of(id);
+        let mut payload = payload_of(id);
+        if self.payload_bytes > 0 {
+            payload.truncate(ID_BYTES + self.payload_bytes);
+        }
         self.sent.push(Sent {
             client,
             group,
@@ -382,6 +387,9 @@ pub(super) fn client_of(member: &[u8]) -> Option<usize> {
     std::str::from_utf8(member).ok()?.strip_prefix("member-")?.parse().ok()
 }
 
+/// Every payload begins with the number of its message.
+const ID_BYTES: usize = 8;
+
 /// The payload of a message: its number, then bytes that follow from it. Most are small, a
 /// few span many sectors, and some of those are zeros, which a torn write leaves too.
 fn payload_of(id: u64) -> Vec<u8> {
@@ -394,11 +402,11 @@ fn payload_of(id: u64) -> Vec<u8> {
     };
     let mut payload = id.to_le_bytes().to_vec();
     if rng.below(8) == 0 {
-        payload.resize(8 + len as usize, 0);
+        payload.resize(ID_BYTES + len as usize, 0);
     }
-    while payload.len() < 8 + len as usize {
+    while payload.len() < ID_BYTES + len as usize {
         payload.extend_from_slice(&rng.next().to_le_bytes());
     }
-    payload.truncate(8 + len as usize);
+    payload.truncate(ID_BYTES + len as usize);
     payload
 }

@@ -205,6 +205,7 @@ impl World {
     fn live(&mut self) -> Result<Outcome, Violation> {
         let start = self.now;
         self.oracle.late_ms = self.config.late_ms;
+        self.oracle.payload_bytes = self.config.payload_bytes;
         self.start_node();
         for client in 0..self.clients.len() {
             let after = self.rng.below(200_000_000);
