@@ -258,8 +258,12 @@ impl Roster {
         self.get(key)?;
         let member = self.members.remove(key.index as usize);
         self.by_id.remove(&member.id);
-        self.online -= u32::from(!member.online.is_empty());
         self.receipts.member_out(member.joined_at, member.position());
+        if !member.online.is_empty() {
+            // It left on another one of its connections.
+            self.online -= 1;
+            self.log.note(Presence::Offline, &member.id);
+        }
         self.log.note(Presence::Left, &member.id);
         if member.dirty {
             self.dirty.retain(|index| *index != key.index);

@@ -98,9 +98,17 @@ fn a_member_is_online_as_long_as_one_of_its_connections_is() {
     assert!(!roster.went(ann, place(3)), "not one of its connections");
     assert!(!roster.went(ann, place(1)) && roster.went(ann, place(2)));
     assert_eq!(roster.online(), 0);
+}
+
+#[test]
+fn a_member_that_leaves_while_it_is_connected_goes_offline_first() {
+    let mut roster = Roster::default();
+    let ann = join(&mut roster, b"ann", 0);
     roster.came(ann, place(4));
     roster.leave(ann);
     assert_eq!((roster.online(), roster.len()), (0, 0));
+    let changes: Vec<_> = roster.log.newest(3).map(|change| change.what).collect();
+    assert_eq!(changes, [Presence::Online, Presence::Offline, Presence::Left]);
 }
 
 #[test]
