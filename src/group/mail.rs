@@ -30,6 +30,9 @@ struct Sender {
     id: Rc<[u8]>,
     /// Where it was seen last, since the start of the server.
     at: Option<Place>,
+    /// Where it was seen before that. What comes late from an older connection, which may be dead,
+    /// must not make the newer one forgotten.
+    before: Option<Place>,
     /// Receipts that wait or are settled and not known to be read.
     open: u32,
     /// Settled ones that no connection could be given.
@@ -41,6 +44,21 @@ struct Settled {
     receipt: Fulfilled,
     /// The connection that it was handed to.
     handed: Option<Place>,
+}
+
+impl Sender {
+    fn is_at(&mut self, at: Place) {
+        if self.at != Some(at) {
+            self.before = self.at.replace(at);
+        }
+    }
+
+    fn is_gone_from(&mut self, from: Place) {
+        self.before = self.before.filter(|before| *before != from);
+        if self.at == Some(from) {
+            self.at = self.before.take();
+        }
+    }
 }
 
 /// Receipts to be handed over.
@@ -65,7 +83,8 @@ impl Mail {
             Some(&key) => key,
             None => {
                 let id: Rc<[u8]> = id.into();
-                let sender = Sender { id: id.clone(), at: None, open: 0, kept: Vec::new() };
+                let sender =
+                    Sender { id: id.clone(), at: None, before: None, open: 0, kept: Vec::new() };
                 let key = self.senders.insert(sender) as u32;
                 self.by_id.insert(id, key);
                 self.idle += 1;
@@ -75,8 +94,8 @@ impl Mail {
         let sender = &mut self.senders[key as usize];
         self.idle -= usize::from(sender.open == 0);
         sender.open += 1;
-        if at.is_some() {
-            sender.at = at;
+        if let Some(at) = at {
+            sender.is_at(at);
         }
         key
     }
@@ -102,7 +121,7 @@ impl Mail {
         else {
             return;
         };
-        sender.at = Some(at);
+        sender.is_at(at);
         for seq in std::mem::take(&mut sender.kept) {
             if let Some(settled) = self.settled.get_mut(&seq) {
                 settled.handed = Some(at);
@@ -137,13 +156,11 @@ impl Mail {
     }
 
     /// The connection `from` is gone, and whether the receipt was read is unknown. It goes to
-    /// the publisher's newer connection if there is one, which is returned, else it is kept.
+    /// another connection of the publisher if one is known, which is returned, else it is kept.
     pub fn unread(&mut self, seq: Seq, from: Place) -> Option<(Place, Fulfilled)> {
         let settled = self.settled.get_mut(&seq).filter(|settled| settled.handed == Some(from))?;
         let sender = self.senders.get_mut(settled.receipt.asked.sender as usize)?;
-        if sender.at == Some(from) {
-            sender.at = None;
-        }
+        sender.is_gone_from(from);
         settled.handed = sender.at;
         if sender.at.is_none() {
             sender.kept.push(seq);
@@ -219,6 +236,18 @@ mod tests {
         assert_eq!(seen(&mut mail, b"ann", place(4)), [], "once each");
         assert!(mail.read(Seq(1)) && mail.read(Seq(2)) && !mail.read(Seq(2)));
         assert_eq!((mail.oldest(), mail.idle), (None, 1));
+    }
+
+    #[test]
+    fn what_comes_late_from_a_dead_connection_does_not_hide_the_newer_one() {
+        let mut mail = Mail::default();
+        let ann = mail.asks(b"ann", Some(place(1)));
+        assert_eq!(seen(&mut mail, b"ann", place(2)), []);
+        assert_eq!(seen(&mut mail, b"ann", place(1)), [], "sent before it was cut off");
+        assert_eq!(mail.settle(receipt(1, ann), 10), Some(place(1)));
+        assert_eq!(mail.unread(Seq(1), place(1)).unwrap().0, place(2));
+        assert_eq!(mail.unread(Seq(1), place(2)), None, "that one is gone too");
+        assert_eq!(seen(&mut mail, b"ann", place(3)), [(place(3), 1)]);
     }
 
     #[test]
