@@ -47,6 +47,12 @@ impl Backpressure {
 }
 
 impl ShardConfig {
+    /// Bytes of publishes that a commit may hold. With what goes around them, at most as much again,
+    /// it fits into any segment.
+    pub(super) fn commit_staged_max(&self) -> usize {
+        COMMIT_STAGED_MAX.min(self.segment_bytes as usize / 4)
+    }
+
     /// Bytes of the inbox for publishes to groups of this priority.
     fn inbox_share(&self, priority: Priority) -> u64 {
         match priority {
@@ -62,7 +68,7 @@ impl Shard {
     /// message must not wait behind a commit that others filled.
     pub(super) fn commit_share(&self, priority: Priority) -> usize {
         match priority {
-            _ if !self.config.classes.are_mixed() => COMMIT_STAGED_MAX,
+            _ if !self.config.classes.are_mixed() => self.config.commit_staged_max(),
             Priority::Realtime => COMMIT_REALTIME_MAX,
             Priority::Normal => COMMIT_NORMAL_MAX,
             Priority::Bulk if self.inbox.has(Priority::Normal) => COMMIT_BULK_BESIDE_NORMAL,

@@ -9,7 +9,7 @@ use crate::auth::Right;
 use crate::config::{ClassId, Priority, ShardConfig};
 use crate::group::receipts::{Asked, Fulfilled};
 use crate::group::{self, Attempt, Group, Place, Sequencer, Verdict};
-use crate::limits::{COMMIT_STAGED_MAX, GROUP_NAME_MAX};
+use crate::limits::GROUP_NAME_MAX;
 use crate::mesh::{Forward, Message};
 use crate::position::{Epoch, Level, Nanos, Seq, ShardId};
 use crate::wire::{ErrorCode, Publish};
@@ -140,7 +140,7 @@ impl Shard {
 
     /// Whether the commit being filled has room for a publish to a group of this priority.
     pub(super) fn can_sequence(&self, priority: Priority) -> bool {
-        self.filling.staged_bytes < COMMIT_STAGED_MAX
+        self.filling.staged_bytes < self.config.commit_staged_max()
             && self.filling.staged_by[priority.index()] < self.commit_share(priority)
     }
 
