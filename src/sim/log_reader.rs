@@ -1,11 +1,12 @@
 //! What a simulated log holds, for an oracle that must know what may be missing.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use super::files::SimFiles;
+use super::files::{Inode, SimFiles};
 use crate::limits::LOG_BLOCK;
 use crate::position::{Handle, Seq};
-use crate::wal::{SegmentHeader, decode_commit};
+use crate::wal::{CommitFault, SegmentHeader, decode_commit};
 
 impl SimFiles {
     /// Tells of each run of a segment: the place of its commit, its group, its first and its
@@ -15,9 +16,10 @@ impl SimFiles {
         let Ok(file) = inner.file(path) else { return };
         let Ok(header) = SegmentHeader::decode(&file.data) else { return };
         let mut at = LOG_BLOCK;
-        while let Some(rest) = file.data.get(at..).filter(|rest| !rest.is_empty()) {
+        while at < file.data.len() {
+            let bytes = file.commit_bytes(at, header.salt);
             // What comes after a commit that rotted is read all the same.
-            let Ok(commit) = decode_commit(rest, header.salt) else {
+            let Ok(commit) = decode_commit(&bytes, header.salt) else {
                 at += LOG_BLOCK;
                 continue;
             };
@@ -32,7 +34,22 @@ impl SimFiles {
         let inner = self.inner();
         let Ok(file) = inner.file(path) else { return start };
         let Ok(header) = SegmentHeader::decode(&file.data) else { return start };
-        let commit = file.data.get(start as usize..).map(|rest| decode_commit(rest, header.salt));
-        commit.and_then(Result::ok).map_or(start, |commit| start + commit.total_len as u64)
+        let bytes = file.commit_bytes(start as usize, header.salt);
+        let commit = decode_commit(&bytes, header.salt);
+        commit.map_or(start, |commit| start + commit.total_len as u64)
+    }
+}
+
+impl Inode {
+    /// The bytes from `at` on that a commit there needs. Up to the length of the file, what was
+    /// never written reads as zeros: a torn commit whose missing sectors are zeros is whole.
+    fn commit_bytes(&self, at: usize, salt: u64) -> Cow<'_, [u8]> {
+        let mut bytes = Cow::Borrowed(self.data.get(at..).unwrap_or_default());
+        while let Err(CommitFault::Incomplete { need }) = decode_commit(&bytes, salt)
+            && (at + need) as u64 <= self.len
+        {
+            bytes.to_mut().resize(need, 0);
+        }
+        bytes
     }
 }
