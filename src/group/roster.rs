@@ -87,8 +87,10 @@ pub struct Roster {
     online: u32,
     next_generation: u32,
     dirty: Vec<u32>,
-    /// Of these the part up to the disk was taken in this round.
+    /// Of these the part up to the disk was taken.
     ahead: Vec<u32>,
+    /// How far those were written: they say nothing new until more is on disk.
+    ahead_of: Seq,
     /// Version of the last join or leave that was staged for the log.
     pub staged_version: u64,
     /// Version of the last join or leave that is on disk and took effect.
@@ -336,10 +338,11 @@ impl Roster {
     /// epoch. No cursor is written beyond `synced`: after a crash the messages between would be
     /// others, and the member would miss them. Such a cursor goes on waiting.
     pub fn take_dirty(&mut self, synced: Seq) -> Option<(Rc<[u8]>, Seq, Epoch)> {
-        let Some(index) = self.dirty.pop() else {
+        if synced > self.ahead_of {
+            self.ahead_of = synced;
             self.dirty.append(&mut self.ahead);
-            return None;
-        };
+        }
+        let index = self.dirty.pop()?;
         let member = self.members.get_mut(index as usize)?;
         if member.acked > synced {
             self.ahead.push(index);

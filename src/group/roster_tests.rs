@@ -37,7 +37,8 @@ fn no_cursor_is_written_beyond_what_is_on_disk() {
     let ann = join(&mut roster, b"ann", 0);
     roster.ack(ann, Seq(7), Epoch(2));
     assert_eq!(roster.take_dirty(Seq(5)), Some((b"ann"[..].into(), Seq(5), Epoch(2))));
-    assert_eq!(roster.take_dirty(Seq(5)), None, "once a round");
+    assert_eq!(roster.take_dirty(Seq(5)), None, "once");
+    assert_eq!(roster.take_dirty(Seq(5)), None, "and not again while no more is on disk");
     assert_eq!(roster.dirty(), 1, "the rest still waits");
     assert_eq!(roster.take_dirty(Seq(7)), Some((b"ann"[..].into(), Seq(7), Epoch(2))));
     assert_eq!((roster.take_dirty(Seq(7)), roster.dirty()), (None, 0));
