@@ -15,11 +15,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::tokens::{Issuer, everything};
 use common::{Server, Settings, wait_until};
 use fanfare::client::blocking::Client;
 use fanfare::client::{Event, Options};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Longest wait for all messages: retries of a bridge take up to some seconds each.
 const ALL: Duration = Duration::from_secs(60);
@@ -167,16 +168,7 @@ impl Bridge {
     fn join(server: &Server, endpoint: &Endpoint, more: &[&str]) -> Self {
         let bridge = Self::start(server, endpoint, more);
         let mut client = Client::connect(server.addr(), Options::new("probe")).unwrap();
-        wait_until("the bridge joins", || {
-            client.roster("lobby", 0, 0, 10).unwrap();
-            loop {
-                match client.next(Duration::from_secs(5)).unwrap() {
-                    Some(Event::Roster(roster)) => return roster.members == 1,
-                    Some(_) => {}
-                    None => return false,
-                }
-            }
-        });
+        wait_until("the bridge joins", || members_online(&mut client) == Some((1, 1)));
         client.close();
         bridge
     }
@@ -199,15 +191,29 @@ impl Drop for Bridge {
     }
 }
 
+/// Durable members of the group, and how many of them are connected.
+fn members_online(client: &mut Client) -> Option<(u32, u32)> {
+    client.roster("lobby", 0, 0, 10).unwrap();
+    loop {
+        if let Event::Roster(roster) = client.next(Duration::from_secs(5)).unwrap()? {
+            return Some((roster.members, roster.online));
+        }
+    }
+}
+
 fn publish(server: &Server, numbers: std::ops::RangeInclusive<u64>) {
     let mut client = Client::connect(server.addr(), Options::new("ann")).unwrap();
+    publish_by(&mut client, numbers);
+    client.close();
+}
+
+fn publish_by(client: &mut Client, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         client.publish("lobby", format!("m{number}")).unwrap();
     }
     while client.core().unanswered() > 0 {
         client.next(Duration::from_secs(5)).unwrap();
     }
-    client.close();
 }
 
 fn ids(numbers: std::ops::RangeInclusive<u64>) -> Vec<String> {
@@ -376,6 +382,40 @@ fn a_gap_and_bytes_that_are_no_text_are_told() {
     assert!(all[1]["payload_base64"].as_str().unwrap().starts_with("////"));
 }
 
+/// The bridge has its rights from the token in a file: it joins, goes on with the newest one when
+/// the first has expired, and works again when the file has a good one after a bad one.
+#[test]
+fn a_bridge_shows_the_token_in_its_file() {
+    let issuer = Issuer::eddsa("a");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("keys"), issuer.key_file()).unwrap();
+    let settings = Settings::shards(1).set("auth_keys", "\"keys\"").set("auth_leeway_s", 0);
+    let server = Server::start_in(settings, dir);
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("token");
+    let write = |token: String| {
+        std::fs::write(files.path().join("new"), token + "\n").unwrap();
+        std::fs::rename(files.path().join("new"), &file).unwrap();
+    };
+    let lobby = json!({ "join": ["lobby"] });
+    write(issuer.token("mailer", 6, lobby.clone()));
+    let endpoint = Endpoint::start(|_| Answer::Status(204));
+    let bridge = Bridge::start(&server, &endpoint, &["--token-file", file.to_str().unwrap()]);
+    let options = Options::new("ann").token(issuer.token("ann", 600, everything()));
+    let mut ann = Client::connect(server.addr(), options).unwrap();
+    wait_until("the bridge joins", || members_online(&mut ann) == Some((1, 1)));
+    publish_by(&mut ann, 1..=1);
+    wait_for_all(&endpoint, 1);
+    // The first token ends, and the new one is of no use.
+    write(issuer.token("another", 600, lobby.clone()));
+    wait_until("the token ends", || members_online(&mut ann) == Some((1, 0)));
+    publish_by(&mut ann, 2..=2);
+    assert_eq!(endpoint.distinct(), ids(1..=1));
+    write(issuer.token("mailer", 600, lobby));
+    wait_for_all(&endpoint, 2);
+    bridge.stop();
+}
+
 #[test]
 fn a_bridge_that_cannot_work_says_why() {
     let run = |more: &[&str]| {
@@ -388,6 +428,10 @@ fn a_bridge_that_cannot_work_says_why() {
     assert!(code == Some(2) && said.contains("`ftp://here` is not a URL to post to"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--headers-file", "/nowhere"]);
     assert!(code == Some(2) && said.contains("cannot read the headers in /nowhere"), "{said}");
+    let (code, said) = run(&["--url", "http://here", "--token-file", "/nowhere"]);
+    assert!(code == Some(2) && said.contains("cannot read the token in /nowhere"), "{said}");
+    let (code, said) = run(&["--url", "http://here", "--token-file", "/dev/null"]);
+    assert!(code == Some(2) && said.contains("/dev/null holds no token"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--batch-max", "0"]);
     assert!(code == Some(2) && said.contains("--batch-max"), "{said}");
 }

@@ -17,7 +17,7 @@ mod batch;
 mod post;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::client::blocking::Client;
 use crate::client::{AckMode, ClientError, Event, Membership, Options, Reason, Refusal};
+use crate::limits::TOKEN_MAX;
 use crate::serve::SIGNALLED;
 use batch::Batch;
 use post::{Backoff, Endpoint};
@@ -58,6 +59,10 @@ pub struct WebhookArgs {
     /// Member id of the bridge; its place in the groups is kept under it
     #[arg(long, value_name = "ID")]
     member: String,
+    /// File with the token that the server is shown, for this member id. It is read whenever one is
+    /// wanted, so whatever keeps it fresh need not tell the bridge
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Group to join; may be repeated
     #[arg(long = "group", value_name = "NAME", required = true)]
     groups: Vec<String>,
@@ -95,6 +100,10 @@ enum BridgeError {
     Headers { path: PathBuf, source: std::io::Error },
     #[error("{}, line {line}: no header of the form `Name: value`", path.display())]
     Header { path: PathBuf, line: usize },
+    #[error("cannot read the token in {}: {source}", path.display())]
+    Token { path: PathBuf, source: std::io::Error },
+    #[error("{} holds no token of 1 to {TOKEN_MAX} bytes", path.display())]
+    NoToken { path: PathBuf },
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
     #[error("cannot join {group}: {error}")]
@@ -118,7 +127,13 @@ pub fn run(args: &BridgeArgs) -> ExitCode {
             use BridgeError as E;
             let asked_wrong = matches!(
                 error,
-                E::Filter { .. } | E::Url(_) | E::Headers { .. } | E::Header { .. } | E::Client(_)
+                E::Filter { .. }
+                    | E::Url(_)
+                    | E::Headers { .. }
+                    | E::Header { .. }
+                    | E::Token { .. }
+                    | E::NoToken { .. }
+                    | E::Client(_)
             );
             ExitCode::from(if asked_wrong { 2 } else { 1 })
         }
@@ -135,7 +150,8 @@ fn webhook(args: &WebhookArgs) -> Result<(), BridgeError> {
         .init();
     let stop = watch_for_signals().map_err(BridgeError::Signals)?;
     let endpoint = Endpoint::new(args)?;
-    let Some(client) = connect(args, &stop)? else { return Ok(()) };
+    let options = options(args)?;
+    let Some(client) = connect(args, &options, &stop)? else { return Ok(()) };
     let mut bridge = Bridge { client, endpoint, batch: Batch::new(args), stop };
     for group in &args.groups {
         bridge.client.join(group, Membership::durable())?;
@@ -157,11 +173,37 @@ fn watch_for_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// Who the bridge is.
+fn options(args: &WebhookArgs) -> Result<Options, BridgeError> {
+    let options = Options::new(&args.member).acks(AckMode::Explicit);
+    let Some(path) = args.token_file.clone() else { return Ok(options) };
+    // A wrong name is said at once. Later the file may be away for a moment, while it is renewed.
+    let first =
+        read_token(&path).map_err(|source| BridgeError::Token { path: path.clone(), source })?;
+    if !(1..=TOKEN_MAX).contains(&first.len()) {
+        return Err(BridgeError::NoToken { path });
+    }
+    Ok(options.token_from(move || {
+        read_token(&path).unwrap_or_else(|error| {
+            warn!(file = %path.display(), %error, "cannot read the token");
+            String::new()
+        })
+    }))
+}
+
+fn read_token(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned())
+}
+
 /// The first connection; nothing if the bridge was told to stop meanwhile.
-fn connect(args: &WebhookArgs, stop: &AtomicBool) -> Result<Option<Client>, BridgeError> {
+fn connect(
+    args: &WebhookArgs,
+    options: &Options,
+    stop: &AtomicBool,
+) -> Result<Option<Client>, BridgeError> {
     let mut backoff = Backoff::default();
     while !stop.load(Ordering::Relaxed) {
-        match Client::connect(&args.server, Options::new(&args.member).acks(AckMode::Explicit)) {
+        match Client::connect(&args.server, options.clone()) {
             Ok(client) => return Ok(Some(client)),
             Err(ClientError::Connect(error)) => {
                 let wait = backoff.next();
