@@ -8,6 +8,7 @@
 mod pairs;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use clap::Parser;
 use serde_json::Value;
@@ -219,11 +220,30 @@ impl Scaling {
     }
 
     fn encodings(&mut self) -> Result<(), Failure> {
+        let script = "tests/conversations/certificates.sh";
+        if !Command::new(script).arg("target/clients/tls").status()?.success() {
+            return Err(format!("{script} failed").into());
+        }
+        let server = [
+            "--set",
+            "tls_cert=target/clients/tls/cert.pem",
+            "--set",
+            "tls_key=target/clients/tls/key.pem",
+        ];
+        let plain = ["native", "ws-binary", "ws-json", "native,ws-binary,ws-json"];
+        let by_tls = ["tls", "wss-binary", "wss-json"];
         for window in ["1", "64"] {
-            let rows = ["native", "ws-binary", "ws-json", "native,ws-binary,ws-json"].map(|what| {
-                let more = ["--window", window, "--encoding", what];
-                row(what, &[], self.bench.fanout(1_000, &more))
-            });
+            let ways = plain.map(|what| (what, &[][..]));
+            let tls_ways =
+                by_tls.map(|what| (what, &["--tls-ca", "target/clients/tls/ca.pem"][..]));
+            let rows: Vec<_> = ways
+                .into_iter()
+                .chain(tls_ways)
+                .map(|(what, ca)| {
+                    let more = [&["--window", window, "--encoding", what], ca].concat();
+                    row(what, &server, self.bench.fanout(1_000, &more))
+                })
+                .collect();
             let title = format!("Encodings: 1,000 members, {window} in flight");
             self.table(&title, "encoding", &rows)?;
         }

@@ -288,6 +288,12 @@ pub struct Options {
     /// them in turn.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "native", num_args = 1..)]
     pub encoding: Vec<Encoding>,
+    /// Authorities, in PEM, of which one has signed the server's certificate; for encodings by TLS.
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Name that the server's certificate must be for.
+    #[arg(long, value_name = "NAME", default_value = "localhost", requires = "tls_ca")]
+    pub tls_name: String,
     /// Quality of service of publishes and subscriptions, for --target mqtt [default: 0].
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub qos: Option<u8>,

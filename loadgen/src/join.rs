@@ -17,6 +17,7 @@ use crate::shared::Phase;
 use crate::slow::RECV_BUFFER_BYTES;
 use crate::target::Target;
 use crate::target::peer::{Peer, Who};
+use crate::tls::Tls;
 use crate::worker::{SLEEP_MAX_NS, Worker};
 
 /// Connections of one thread that have not joined yet.
@@ -54,6 +55,8 @@ impl Worker<'_> {
             }
             let next = mine.get(opened).filter(|_| rate.is_some()).map(|c| due(c.2));
             self.wait(next.map_or(SLEEP_MAX_NS, |at| at.saturating_sub(now)))?;
+            // A handshake has more than one turn.
+            self.session.send(now_ns(), &mut self.members, &mut self.ring);
             if let Some(refused) = self.session.refused.take() {
                 return Err(refused);
             }
@@ -126,6 +129,10 @@ impl Worker<'_> {
         let encodings = &self.plan.encodings;
         let encoding = encodings[number as usize % encodings.len()];
         member.messages = Messages::new(encoding, &self.shared.addr.to_string()).map(Box::new);
+        if encoding.is_tls() {
+            let tls = self.plan.tls.as_ref().map(Tls::begin).transpose()?;
+            member.tls = tls.map(Box::new);
+        }
         self.ring.send(slot, Bytes::from(member.take_output()));
         member.started = started;
         member.intended = due.unwrap_or(started);

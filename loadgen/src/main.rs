@@ -10,6 +10,7 @@
 //!                          │          ├─ connect    sockets, HELLO and JOIN
 //!                          │          │  places     which shard they come to
 //!                          │          ├─ publisher  open or closed loop
+//!                          │          ├─ tls, encoding   what its frames are carried by
 //!                          │          ├─ member     one connection's bytes, verified against
 //!                          │          │  stream     what the group must look like
 //!                          │          └─ record     histograms
@@ -57,6 +58,7 @@ mod spawn;
 mod stream;
 mod target;
 mod timeline;
+mod tls;
 mod violation;
 mod worker;
 

@@ -12,6 +12,7 @@ use crate::herd::Return;
 use crate::plan::Plan;
 use crate::stream::{Cursor, Stream};
 use crate::target::peer::{Peer, Who};
+use crate::tls;
 use crate::violation::{Kind, Violations};
 
 /// Longest frame that is accepted from a server, after the length field.
@@ -151,6 +152,8 @@ pub struct Member {
     pub link: Link,
     /// What its frames are carried by, if not as they are.
     pub messages: Option<Box<Messages>>,
+    /// What all of it is encrypted by, if it is.
+    pub tls: Option<Box<tls::Session>>,
     /// It has messages that the client was not told of.
     pub moved: bool,
     /// When its client has something to do, as far as that is on the thread's list.
@@ -194,6 +197,7 @@ impl Member {
             groups: Vec::new(),
             link,
             messages: None,
+            tls: None,
             moved: false,
             due: u64::MAX,
             back: None,
@@ -230,10 +234,16 @@ impl Member {
 
     /// Takes what it wants to send, as it goes to its socket.
     pub fn take_output(&mut self) -> Vec<u8> {
-        let out = self.link.take_output();
-        match &mut self.messages {
-            Some(messages) if !out.is_empty() => messages.wrap(&out),
-            _ => out,
+        let mut out = self.link.take_output();
+        if let Some(messages) = &mut self.messages
+            && !out.is_empty()
+        {
+            out = messages.wrap(&out);
+        }
+        match &mut self.tls {
+            // It fails only after the connection has failed, which is found when bytes come.
+            Some(tls) => tls.seal(&out).unwrap_or_default(),
+            None => out,
         }
     }
 

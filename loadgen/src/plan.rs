@@ -14,6 +14,7 @@ use crate::error::LoadError;
 use crate::payload::{Key, Payloads};
 use crate::sizes::{Drawn, Zipf};
 use crate::target::Target;
+use crate::tls::Tls;
 
 /// Messages in flight over all channels that the table is made for.
 const SLOTS_TOTAL: usize = 1 << 20;
@@ -67,6 +68,8 @@ pub struct Plan {
     pub target: Target,
     /// What connections speak, in turn; never empty.
     pub encodings: Vec<Encoding>,
+    /// How the server is known to connections by TLS.
+    pub tls: Option<Tls>,
     /// Quality of service that MQTT is asked for.
     pub qos: u8,
     /// Tokens by member id.
@@ -146,6 +149,19 @@ impl Channel {
     }
 }
 
+fn tls(o: &Options) -> Result<Option<Tls>, LoadError> {
+    let by_tls = o.encoding.iter().any(|encoding| encoding.is_tls());
+    match &o.tls_ca {
+        Some(ca) if by_tls => Tls::new(ca, &o.tls_name).map(Some),
+        None if !by_tls => Ok(None),
+        None => Err(LoadError::Usage("encodings by TLS need --tls-ca".to_owned())),
+        Some(_) => {
+            let text = "--tls-ca is for --encoding tls, wss-binary and wss-json";
+            Err(LoadError::Usage(text.to_owned()))
+        }
+    }
+}
+
 /// Reads lines of a member id and its token.
 fn tokens(path: &Path) -> Result<HashMap<String, String>, LoadError> {
     let usage = |what: String| LoadError::Usage(format!("{}: {what}", path.display()));
@@ -214,6 +230,7 @@ impl Plan {
             receipts: o.receipts,
             target: o.target,
             encodings: o.encoding.clone(),
+            tls: tls(o)?,
             qos: o.qos.unwrap_or(0),
             tokens: o.token_file.as_deref().map_or(Ok(HashMap::new()), tokens)?,
             sources: Vec::new(),

@@ -46,6 +46,8 @@ pub struct Session<'a> {
     pub refused: Option<LoadError>,
     /// The server said that it stops, or why it closes a connection.
     pub last_words: Option<String>,
+    /// What was decrypted, for the room.
+    plain: Vec<u8>,
 }
 
 impl<'a> Session<'a> {
@@ -66,6 +68,7 @@ impl<'a> Session<'a> {
             answers: Vec::new(),
             refused: None,
             last_words: None,
+            plain: Vec::new(),
         }
     }
 
@@ -117,6 +120,38 @@ impl<'a> Session<'a> {
             cx.violations.add(Kind::WrongAnswer, 1, || format!("{name} got {what}"));
         }
         self.went_on(member);
+    }
+
+    /// Takes bytes of a connection to a Fanfare server.
+    pub fn fanfare(
+        &mut self,
+        member: &mut Member,
+        cx: &mut Verifier<'_>,
+        bytes: &[u8],
+    ) -> Result<(), FramingLost> {
+        let Some(tls) = &mut member.tls else {
+            return member.receive(bytes, cx, &mut |member, cx, frame| {
+                self.frame(member, cx, frame);
+            });
+        };
+        let mut plain = std::mem::take(&mut self.plain);
+        let opened = tls.open(bytes, &mut plain);
+        if tls.wants_to_send() {
+            self.to_send.push(member.slot);
+        }
+        let taken = member.receive(&plain, cx, &mut |member, cx, frame| {
+            self.frame(member, cx, frame);
+        });
+        plain.clear();
+        self.plain = plain;
+        let Err(error) = opened else { return taken };
+        let (who, text) = (member.name(), format!("TLS: {error}"));
+        if member.ready {
+            cx.violations.add(Kind::Corrupt, 1, || format!("{who}: {text}"));
+        } else {
+            self.refused.get_or_insert(LoadError::Refused { who, text });
+        }
+        Err(FramingLost)
     }
 
     /// Takes bytes of a connection to another system.

@@ -220,11 +220,7 @@ impl<'a> Worker<'a> {
                         return;
                     }
                     let taken = match member.link {
-                        Link::Fanfare(_) => {
-                            member.receive(bytes, verifier, &mut |member, verifier, frame| {
-                                session.frame(member, verifier, frame);
-                            })
-                        }
+                        Link::Fanfare(_) => session.fanfare(member, verifier, bytes),
                         Link::Peer(_) => session.peer(member, verifier, bytes),
                     };
                     if taken.is_err() {

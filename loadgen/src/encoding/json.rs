@@ -7,8 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use fanfare::position::{Epoch, Handle, Level, NodeId, Seq, ShardId, Stamp};
 use fanfare::wire::{
-    ClientFrame, Deliver, Drain, EpochStart, ErrorFrame, Gap, GapReason, Joined, Left, Mode,
-    Published, Receipt, Redeliver, ServerFrame, Start, Welcome,
+    Authed, ClientFrame, Conflict, Deliver, Drain, EpochStart, ErrorFrame, Expected, Fetched, Gap,
+    GapReason, Joined, Left, Mode, Presence, Published, Receipt, Redeliver, Roster, RosterEntry,
+    RosterForm, RosterHead, ServerFrame, Start, State, StateEntry, StateForm, StateHead, StateSet,
+    Welcome,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -101,10 +103,7 @@ pub fn to_native(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
             from: Seq(v.big("from")?),
             to: Seq(v.big("to")?),
             epoch: Epoch(v.number("epoch")?),
-            reason: match v.text("reason")? {
-                "damaged" => GapReason::Damaged,
-                _ => GapReason::Retention,
-            },
+            reason: v.gap_reason("reason")?,
         }
         .encode(out),
         "drain" => Drain {
@@ -129,8 +128,127 @@ pub fn to_native(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
             attempt: v.number("attempt")?,
         }
         .encode(out),
+        "authed" => Authed {
+            request: v.number("request")?,
+            valid_ms: v.number("valid_ms")?,
+            renew_after_ms: v.number("renew_after_ms")?,
+        }
+        .encode(out),
+        "fetched" => fetched(&v, out)?,
+        "state" => state(&v, out)?,
+        "state_set" => StateSet {
+            request: v.number("request")?,
+            handle: v.handle()?,
+            version: v.big("version")?,
+            stamp: Stamp(v.big("stamp")?),
+        }
+        .encode(out),
+        "conflict" => Conflict {
+            request: v.number("request")?,
+            handle: v.handle()?,
+            version: v.big("version")?,
+            stamp: Stamp(v.big("stamp")?),
+            data: v.data()?.as_deref(),
+        }
+        .encode(out),
+        "roster" => roster(&v, out)?,
         _ => return None,
     }
+    Some(())
+}
+
+fn fetched(v: &Fields<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let mut frames = Vec::new();
+    for message in v.list("messages")? {
+        let m = Fields(message);
+        Deliver {
+            handle: v.handle()?,
+            seq: Seq(m.big("seq")?),
+            stamp: Stamp(m.big("stamp")?),
+            node: NodeId(m.small("node")?),
+            shard: ShardId(m.small("shard")?),
+            sender: &m.bytes("sender")?,
+            payload: &m.bytes("payload")?,
+        }
+        .encode(&mut frames);
+    }
+    let gap = match v.big("gap_from") {
+        Some(from) => Some((Seq(from), Seq(v.big("gap_to")?), v.gap_reason("gap_reason")?)),
+        None => None,
+    };
+    Fetched {
+        request: v.number("request")?,
+        epoch: Epoch(v.number("epoch")?),
+        handle: v.handle()?,
+        first: Seq(v.big("first")?),
+        last: Seq(v.big("last")?),
+        head: Seq(v.big("head")?),
+        gap,
+        more: v.flag("more")?,
+        frames: &frames,
+    }
+    .encode(out);
+    Some(())
+}
+
+fn state(v: &Fields<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let mut entries = Vec::new();
+    for entry in v.list("entries")? {
+        let e = Fields(entry);
+        entries.push((e.big("version")?, e.big("stamp")?, e.bytes("key")?, e.data()?));
+    }
+    let head = StateHead {
+        request: v.number("request")?,
+        form: match v.text("form")? {
+            "up_to_date" => StateForm::UpToDate,
+            "deltas" => StateForm::Deltas,
+            "snapshot" => StateForm::Snapshot,
+            _ => return None,
+        },
+        more: v.flag("more")?,
+        handle: v.handle()?,
+        version: v.big("version")?,
+    };
+    let entries = entries.iter().map(|(version, stamp, key, data)| StateEntry {
+        version: *version,
+        stamp: Stamp(*stamp),
+        key,
+        data: data.as_deref(),
+    });
+    State::encode(out, &head, entries);
+    Some(())
+}
+
+fn roster(v: &Fields<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let mut entries = Vec::new();
+    for entry in v.list("entries")? {
+        let e = Fields(entry);
+        let what = match e.text("what")? {
+            "joined" => Presence::Joined,
+            "left" => Presence::Left,
+            "online" => Presence::Online,
+            "offline" => Presence::Offline,
+            _ => return None,
+        };
+        entries.push((what, e.bytes("member")?));
+    }
+    let head = RosterHead {
+        request: v.number("request")?,
+        form: match v.text("form")? {
+            "up_to_date" => RosterForm::UpToDate,
+            "changes" => RosterForm::Changes,
+            "page" => RosterForm::Page,
+            "counts" => RosterForm::Counts,
+            _ => return None,
+        },
+        handle: v.handle()?,
+        version: v.big("version")?,
+        members: v.number("members")?,
+        online: v.number("online")?,
+        next: v.number("next")?,
+    };
+    let entries = entries.iter().map(|(what, member)| RosterEntry { what: *what, member });
+    Roster::encode(out, &head, entries);
     Some(())
 }
 
@@ -179,6 +297,34 @@ impl<'v> Fields<'v> {
 
     fn handle(&self) -> Option<Handle> {
         self.big("handle").map(Handle)
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.0.get(name)?.as_bool()
+    }
+
+    fn list(&self, name: &str) -> Option<&'v [Value]> {
+        self.0.get(name)?.as_array().map(Vec::as_slice)
+    }
+
+    fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        match self.text(name) {
+            Some(text) => Some(text.as_bytes().to_vec()),
+            None => BASE64.decode(self.text(&format!("{name}_base64"))?).ok(),
+        }
+    }
+
+    /// The value of a key; `Some(None)` if the key is deleted.
+    fn data(&self) -> Option<Option<Vec<u8>>> {
+        if self.flag("deleted") == Some(true) { Some(None) } else { self.bytes("data").map(Some) }
+    }
+
+    fn gap_reason(&self, name: &str) -> Option<GapReason> {
+        match self.text(name)? {
+            "damaged" => Some(GapReason::Damaged),
+            "retention" => Some(GapReason::Retention),
+            _ => None,
+        }
     }
 }
 
@@ -266,7 +412,57 @@ pub fn from_native(frame: &ClientFrame<'_>) -> Option<String> {
             json!({ "type": "ping", "token": token.to_string(), "quiet": true })
         }
         ClientFrame::Probed { token } => json!({ "type": "probed", "token": token.to_string() }),
-        _ => return None,
+        ClientFrame::Auth(auth) => {
+            let token = std::str::from_utf8(auth.token).ok()?;
+            json!({ "type": "auth", "request": auth.request, "token": token })
+        }
+        ClientFrame::Fetch(fetch) => {
+            let mut o = json!({
+                "type": "fetch",
+                "request": fetch.request,
+                "from": fetch.from.0.to_string(),
+                "count_max": fetch.count_max,
+                "bytes_max": fetch.bytes_max,
+            });
+            if let Some(to) = fetch.to {
+                o["to"] = to.0.to_string().into();
+            }
+            put(&mut o, "group", fetch.group);
+            o
+        }
+        ClientFrame::SetState(set) => {
+            let mut o = json!({ "type": "set_state", "request": set.request });
+            match set.expected {
+                Expected::Any => {}
+                Expected::Absent => o["expected"] = "0".into(),
+                Expected::Version(version) => o["expected"] = version.to_string().into(),
+            }
+            put(&mut o, "group", set.group);
+            put(&mut o, "key", set.key);
+            match set.data {
+                Some(data) => put(&mut o, "data", data),
+                None => o["delete"] = true.into(),
+            }
+            o
+        }
+        ClientFrame::Sync(sync) => {
+            let known = sync.known.to_string();
+            let mut o = json!({ "type": "sync", "request": sync.request, "known": known });
+            put(&mut o, "group", sync.group);
+            o
+        }
+        ClientFrame::RosterQuery(query) => {
+            let mut o = json!({
+                "type": "roster_query",
+                "request": query.request,
+                "known": query.known.to_string(),
+                "after": query.after,
+                "limit": query.limit,
+            });
+            put(&mut o, "group", query.group);
+            o
+        }
+        ClientFrame::Unknown { .. } => return None,
     };
     Some(message.to_string())
 }
