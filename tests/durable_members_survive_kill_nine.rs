@@ -21,7 +21,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Random, Server, Settings};
+use common::{Random, Server, Settings, raise_open_files};
 use fanfare::client::blocking::Client;
 use fanfare::client::{
     AckMode, ErrorCode, Event, Membership, Message, Options, PublishId, Publishing, Reason, Resume,
@@ -330,13 +330,6 @@ where
     T::Err: std::fmt::Debug,
 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
-}
-
-/// Raises the limit of open files to what is allowed: a socket and a file for each member.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
 #[test]

@@ -26,6 +26,13 @@ use std::time::{Duration, Instant};
 /// Longest wait for something that must come soon.
 pub const SOON: Duration = Duration::from_secs(10);
 
+/// Raises the limit of open files, for a test with more sockets than processes are often given.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;

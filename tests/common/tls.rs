@@ -122,9 +122,16 @@ pub fn connect(
     Ok((tls, stream))
 }
 
-/// A client whose native bytes go through TLS: two threads put them into records and take them
-/// out.
+/// A client whose native bytes go through TLS.
 pub fn client(server: &Server, config: &Arc<ClientConfig>, member: &str) -> Client {
+    let mut client = Client::over(through(server, config));
+    client.hello(member);
+    client
+}
+
+/// A socket whose bytes go through TLS to the server: two threads put them into records and take
+/// them out.
+pub fn through(server: &Server, config: &Arc<ClientConfig>) -> TcpStream {
     let (tls, stream) = connect(server, config).unwrap();
     stream.set_read_timeout(None).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -136,9 +143,7 @@ pub fn client(server: &Server, config: &Arc<ClientConfig>, member: &str) -> Clie
     let writer = tls.clone();
     std::thread::spawn(move || encrypt(&writer, from_client, far));
     std::thread::spawn(move || decrypt(&tls, stream, near));
-    let mut client = Client::over(inner);
-    client.hello(member);
-    client
+    inner
 }
 
 fn read(from: &mut TcpStream, chunk: &mut [u8]) -> std::io::Result<usize> {

@@ -1,5 +1,5 @@
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use fanfare::limits::FRAME_MAX;
@@ -75,7 +75,16 @@ impl WebSocket {
 
     /// The same with more header fields; also gives the answer.
     pub fn asking(server: &Server, protocol: &str, extra: &str) -> (Self, String) {
-        let mut ws = Self::bare(server);
+        Self::bare(server).upgraded(protocol, extra)
+    }
+
+    /// A connection over this socket that was upgraded.
+    pub fn over(stream: TcpStream, protocol: &str) -> Self {
+        Self::on(stream).upgraded(protocol, "").0
+    }
+
+    fn upgraded(self, protocol: &str, extra: &str) -> (Self, String) {
+        let mut ws = self;
         ws.stream.write_all(request_of(protocol, extra).as_bytes()).unwrap();
         let head = ws.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -86,7 +95,10 @@ impl WebSocket {
 
     /// A connection on which nothing was sent.
     pub fn bare(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.addr()).unwrap();
+        Self::on(TcpStream::connect(server.addr()).unwrap())
+    }
+
+    fn on(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         Self { stream, bytes: Vec::new() }
@@ -107,6 +119,7 @@ impl WebSocket {
                 Ok(0) => return None,
                 Ok(len) => self.bytes.extend_from_slice(&chunk[..len]),
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => panic!("nothing came: {e}"),
             }
         }
@@ -160,20 +173,51 @@ impl WebSocket {
 /// A client whose native bytes go through a WebSocket: two threads put them into messages, in
 /// fragments of `fragment` bytes, and take them out.
 pub fn client(server: &Server, member: &str, fragment: usize) -> Client {
-    through(server, member, BINARY_V1, fragment)
+    let ws = WebSocket::speaking(server, BINARY_V1);
+    client_over(ws, member, BINARY_V1, fragment)
 }
 
 /// The same, but the messages are JSON.
 pub fn json_client(server: &Server, member: &str, fragment: usize) -> Client {
-    through(server, member, JSON_V1, fragment)
+    client_over(WebSocket::speaking(server, JSON_V1), member, JSON_V1, fragment)
 }
 
-fn through(server: &Server, member: &str, protocol: &'static str, fragment: usize) -> Client {
+/// The same over a WebSocket that was upgraded to this protocol.
+pub fn client_over(ws: WebSocket, member: &str, protocol: &'static str, fragment: usize) -> Client {
+    let mut client = Client::over(native_over(ws, protocol, fragment));
+    client.hello(member);
+    client
+}
+
+/// A socket whose native bytes go through this WebSocket.
+fn native_over(ws: WebSocket, protocol: &'static str, fragment: usize) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let inner = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (near, _) = listener.accept().unwrap();
+    carry(near, ws, protocol, fragment);
+    inner
+}
+
+/// An address at which native clients reach the server through WebSockets of this protocol. Who
+/// comes while there is no server is sent away.
+pub fn tunnel(server: SocketAddr, protocol: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                if let Ok(far) = TcpStream::connect(server) {
+                    carry(near, WebSocket::over(far, protocol), protocol, usize::MAX);
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// Takes native bytes to and from this WebSocket, by two threads.
+fn carry(near: TcpStream, mut ws: WebSocket, protocol: &'static str, fragment: usize) {
     near.set_nodelay(true).unwrap();
-    let mut ws = WebSocket::speaking(server, protocol);
     let (from_client, far) = (near.try_clone().unwrap(), ws.stream.try_clone().unwrap());
     std::thread::spawn(move || into_messages(from_client, far, protocol, fragment));
     std::thread::spawn(move || {
@@ -206,9 +250,6 @@ fn through(server: &Server, member: &str, protocol: &'static str, fragment: usiz
         let _ = near.shutdown(Shutdown::Both);
         let _ = ws.stream.shutdown(Shutdown::Both);
     });
-    let mut client = Client::over(inner);
-    client.hello(member);
-    client
 }
 
 /// A message of the server holds whole frames.
