@@ -256,7 +256,10 @@ export class Client {
       this.turn();
     };
     socket.onclose = () => this.lost();
-    socket.onerror = () => {};
+    // Node 20 tells of a connection that was refused by this alone, and of no close.
+    socket.onerror = () => {
+      if (this.socket === socket && !this.isOpen) this.lost();
+    };
     this.schedule();
   }
 
