@@ -1,5 +1,5 @@
-//! The blocking client speaks the conversations with a real server; see
-//! tests/conversations/README.md.
+//! The blocking client speaks the conversations with a real server, by its own bytes, by TLS, and
+//! through a tunnel by each encoding of WebSocket; see tests/conversations/README.md.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,9 +16,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::tls::Pki;
+use common::websocket::{BINARY_V1, JSON_V1, tunnel};
 use common::{SOON, Server, Settings};
 use fanfare::client::blocking::Client;
-use fanfare::client::{Membership, Options, Publishing};
+use fanfare::client::{Membership, Options, Publishing, Tls};
 use fanfare::position::{Level, Seq};
 use fanfare::wire::Expected;
 use rust::event;
@@ -32,8 +34,11 @@ struct Actor {
 }
 
 impl Actor {
-    fn start(addr: SocketAddr, member: &str) -> Self {
+    fn start((addr, tls): (SocketAddr, Option<Tls>), member: &str) -> Self {
         let mut options = Options::new(member);
+        if let Some(tls) = tls {
+            options = options.tls(tls);
+        }
         (options.backoff_min_ms, options.backoff_max_ms) = (100, 500);
         Self { client: Client::connect(addr, options).unwrap(), events: HashMap::new() }
     }
@@ -81,13 +86,33 @@ impl Actor {
     }
 }
 
-fn speak(file: &Path) {
-    let mut server = Server::start_apart(Settings::shards(2));
+/// How the client and the server speak.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Native,
+    Tls,
+    WebSocket(&'static str),
+}
+
+fn speak(file: &Path, by: By) {
+    let pki = Pki::new();
+    let settings = || match by {
+        By::Tls => pki.settings(Settings::shards(2)),
+        _ => Settings::shards(2),
+    };
+    let mut server = Server::start_apart(settings());
+    let way = match by {
+        By::Native => (server.addr(), None),
+        By::Tls => {
+            (server.addr(), Some(Tls::with_ca_file("localhost", pki.path("ca.pem")).unwrap()))
+        }
+        By::WebSocket(protocol) => (tunnel(server.addr(), protocol), None),
+    };
     let mut actors: BTreeMap<String, Actor> = BTreeMap::new();
     let mut names = Names::new();
     let table: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     for (i, step) in table["steps"].as_array().unwrap().iter().enumerate() {
-        eprintln!("{} step {} {step}", file.display(), i + 1);
+        eprintln!("{} by {by:?} step {} {step}", file.display(), i + 1);
         match step["server"].as_str() {
             Some("kill") => server.kill(),
             Some("stop") => {
@@ -99,12 +124,12 @@ fn speak(file: &Path) {
                     assert!(Instant::now() < deadline, "the server does not end");
                 }
             }
-            Some(_) => server.restart_at(Settings::shards(2)),
+            Some(_) => server.restart_at(settings()),
             None => {}
         }
         let Some(who) = step["as"].as_str() else { continue };
         if let Some(member) = step["start"]["member"].as_str() {
-            actors.insert(who.to_owned(), Actor::start(server.addr(), member));
+            actors.insert(who.to_owned(), Actor::start(way.clone(), member));
         } else if step.get("do").is_some() {
             actors.get_mut(who).unwrap().command(step);
         } else if let Some(none) = step["no"].as_str() {
@@ -138,13 +163,32 @@ fn speak(file: &Path) {
     }
 }
 
-#[test]
-fn every_live_conversation_is_spoken() {
+fn every_live_conversation_is_spoken(by: By) {
     let mut files: Vec<_> = std::fs::read_dir("tests/conversations/live")
         .unwrap()
         .map(|file| file.unwrap().path())
         .collect();
     files.sort();
     assert!(files.len() >= 5);
-    files.iter().for_each(|file| speak(file));
+    files.iter().for_each(|file| speak(file, by));
+}
+
+#[test]
+fn by_native_bytes() {
+    every_live_conversation_is_spoken(By::Native);
+}
+
+#[test]
+fn by_tls() {
+    every_live_conversation_is_spoken(By::Tls);
+}
+
+#[test]
+fn by_binary_messages() {
+    every_live_conversation_is_spoken(By::WebSocket(BINARY_V1));
+}
+
+#[test]
+fn by_json() {
+    every_live_conversation_is_spoken(By::WebSocket(JSON_V1));
 }

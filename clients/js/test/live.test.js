@@ -1,9 +1,11 @@
-// The client speaks the conversations with a real server; see tests/conversations/README.md.
+// The client speaks the conversations with a real server, by its own messages, in JSON, and by TLS; see
+// tests/conversations/README.md.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { connect } from "../dist/index.js";
 import { bytesOf, conversations } from "./frames.js";
+import { JsonSocket } from "./json.js";
 import { check, plain } from "./script.js";
 import { Server } from "./server.js";
 
@@ -18,8 +20,8 @@ class Actor {
   events = new Map();
   memberships = new Map();
 
-  constructor(url, { member }) {
-    this.client = connect(url, { member, backoffMinMs: 100, backoffMaxMs: 500 });
+  constructor(url, { member }, WebSocket) {
+    this.client = connect(url, { member, backoffMinMs: 100, backoffMaxMs: 500, WebSocket });
     for (const type of TYPES) this.client.on(type, (event) => this.keep(plain({ ...event, type })));
   }
 
@@ -63,10 +65,17 @@ class Actor {
   }
 }
 
+const ways = [
+  { by: "binary messages" },
+  { by: "JSON", WebSocket: JsonSocket },
+  { by: "binary messages and TLS", tls: true },
+  { by: "JSON and TLS", WebSocket: JsonSocket, tls: true },
+];
 const folder = new URL("live/", conversations);
-for (const file of readdirSync(folder).sort()) {
-  test(`live conversation ${file}`, { timeout: 60_000 }, async () => {
-    const server = await Server.start();
+const files = readdirSync(folder).sort();
+for (const { by, WebSocket, tls, file } of ways.flatMap((way) => files.map((file) => ({ ...way, file })))) {
+  test(`live conversation ${file} by ${by}`, { timeout: 60_000 }, async () => {
+    const server = await Server.start({ tls });
     const actors = new Map();
     const names = new Map();
     try {
@@ -76,7 +85,7 @@ for (const file of readdirSync(folder).sort()) {
         try {
           if (what === "start") await server.run();
           else if (what) await server.end(what === "kill" ? "SIGKILL" : "SIGTERM");
-          else if (start) actors.set(as, new Actor(server.url, start));
+          else if (start) actors.set(as, new Actor(server.url, start, WebSocket));
           else if (event) await actors.get(as).event(event, fields, names);
           else if (no) {
             await new Promise((resolve) => setTimeout(resolve, 200));

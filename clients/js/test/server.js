@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+const TLS = fileURLToPath(new URL("../../../target/clients/tls/", import.meta.url));
 const BINARY = process.env.FANFARE_BIN ?? fileURLToPath(new URL("../../../target/debug/fanfare", import.meta.url));
 
 function freePort() {
@@ -17,9 +18,11 @@ function freePort() {
 }
 
 export class Server {
-  static async start() {
+  /** With `tls` it has the certificate that tests/conversations/certificates.sh has made. */
+  static async start({ tls = false } = {}) {
     if (!existsSync(BINARY)) throw new Error(`there is no server at ${BINARY}; build it, or set FANFARE_BIN`);
     const server = new Server();
+    server.tls = tls;
     server.port = await freePort();
     server.dir = mkdtempSync(join(tmpdir(), "fanfare-js-"));
     await server.run();
@@ -27,12 +30,13 @@ export class Server {
   }
 
   get url() {
-    return `ws://127.0.0.1:${this.port}`;
+    return `${this.tls ? "wss" : "ws"}://127.0.0.1:${this.port}`;
   }
 
   async run() {
     const args = ["serve", "--listen", `127.0.0.1:${this.port}`, "--data-dir", join(this.dir, "data"), "--shards", "2"];
     args.push("--segment-bytes", String(8 << 20), "--connections-max", "1000", "--set", "recv_buffers=256");
+    if (this.tls) args.push("--set", `tls_cert=${TLS}cert.pem`, "--set", `tls_key=${TLS}key.pem`);
     this.child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
     for (const stream of [this.child.stdout, this.child.stderr]) {
       stream.pipe(createWriteStream(join(this.dir, "log"), { flags: "a" }));

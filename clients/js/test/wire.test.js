@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { Core } from "../dist/index.js";
 import * as wire from "../dist/wire.js";
 import { decode as byTable, encode, examples, split } from "./frames.js";
+import { fromJson, toJson } from "./json.js";
 
 const bytes = (text) => new TextEncoder().encode(text);
 const hex = (value) => Buffer.from(value).toString("hex");
@@ -141,6 +142,14 @@ test("the tables of the conversations write and read the golden bytes", () => {
     const { frame, ...values } = byTable(bytes);
     assert.equal(frame, name.split("-")[0]);
     assert.equal(hex(encode(frame, values)), hex(bytes), name);
+  }
+});
+
+test("the JSON of the page becomes the golden bytes", () => {
+  const inJson = new Map(examples("json").map(({ name, body }) => [name, body.replaceAll("\n", "")]));
+  for (const { name, bytes } of golden) {
+    if (bytes[4] >= 0x80) assert.equal(hex(fromJson(inJson.get(name))), hex(bytes), name);
+    else assert.equal(JSON.parse(toJson(bytes)).type, JSON.parse(inJson.get(name)).type, name);
   }
 });
 

@@ -10,11 +10,14 @@ import os
 import random
 import signal
 import socket
+import ssl
+import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.frames import ROOT
+from tests.frames import CONVERSATIONS, ROOT
 
+_TLS = ROOT / "target" / "clients" / "tls"
 BINARY = Path(os.environ.get("FANFARE_BIN", ROOT / "target" / "debug" / "fanfare"))
 
 
@@ -31,14 +34,20 @@ def _free_port() -> int:
 
 
 class Server:
-    """To be used with ``async with``."""
+    """To be used with ``async with``. With ``tls``, ``ssl`` is how it is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
         if not BINARY.exists():
             raise FileNotFoundError(f"there is no server at {BINARY}; build it, or set FANFARE_BIN")
         self._dir = tempfile.TemporaryDirectory(prefix="fanfare-python-")
         self._port = _free_port()
-        self.url = f"ws://127.0.0.1:{self._port}"
+        self.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{self._port}"
+        self.ssl: ssl.SSLContext | None = None
+        self._flags: list[str] = []
+        if tls:
+            subprocess.run([CONVERSATIONS / "certificates.sh", _TLS], check=True)
+            self.ssl = ssl.create_default_context(cafile=_TLS / "ca.pem")
+            self._flags = ["--set", f"tls_cert={_TLS}/cert.pem", "--set", f"tls_key={_TLS}/key.pem"]
 
     async def __aenter__(self) -> Server:
         await self.run()
@@ -49,7 +58,7 @@ class Server:
             self._process = await asyncio.create_subprocess_exec(
                 BINARY, "serve", "--listen", f"127.0.0.1:{self._port}", "--data-dir", f"{self._dir.name}/data",
                 "--shards", "2", "--segment-bytes", str(8 << 20), "--connections-max", "1000", "--set",
-                "recv_buffers=256", stdout=log, stderr=log,
+                "recv_buffers=256", *self._flags, stdout=log, stderr=log,
             )  # fmt: skip
         # The kernel accepts before the shards run: only an answer says that it is up.
         for _ in range(400):

@@ -1,17 +1,23 @@
-"""The client speaks the conversations with a real server; see tests/conversations/README.md."""
+"""The client speaks the conversations with a real server, by its own messages, in JSON, and by TLS.
+
+See tests/conversations/README.md.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal
+import ssl
 import unittest
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fanfare
 from fanfare import Level, Options
+from tests import in_json
 from tests.frames import CONVERSATIONS, bytes_of
 from tests.script import check, plain
 from tests.server import Server
@@ -26,9 +32,10 @@ TYPES = (
 class Actor:
     """A client whose events are kept by their names."""
 
-    def __init__(self, url: str, member: str) -> None:
+    def __init__(self, url: str, ssl: ssl.SSLContext | None, member: str) -> None:
         self.events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.client = fanfare.connect(url, member, options=Options(member, backoff_min_ms=100, backoff_max_ms=500))
+        options = Options(member, backoff_min_ms=100, backoff_max_ms=500)
+        self.client = fanfare.connect(url, member, options=options, ssl=ssl)
         for type in TYPES:
             self.client.on(type, self._keep)
         self.client.start()
@@ -82,15 +89,15 @@ class Actor:
 
 
 class Live(unittest.IsolatedAsyncioTestCase):
-    async def _speak(self, file: Path) -> None:
+    async def _speak(self, file: Path, tls: bool) -> None:
         actors: dict[str, Actor] = {}
         names: dict[str, Any] = {}
-        async with asyncio.timeout(60), Server() as server:
+        async with asyncio.timeout(60), Server(tls) as server:
             for i, step in enumerate(json.loads(file.read_text())["steps"]):
                 with self.subTest(conversation=file.name, step=i + 1, what=json.dumps(step)):
                     fields = {key: value for key, value in step.items() if key not in ("as", "event")}
                     if "start" in step:
-                        actors[step["as"]] = Actor(server.url, step["start"]["member"])
+                        actors[step["as"]] = Actor(server.url, server.ssl, step["start"]["member"])
                     elif "event" in step:
                         await actors[step["as"]].event(step["event"], fields, names)
                     elif "no" in step:
@@ -109,11 +116,25 @@ class Live(unittest.IsolatedAsyncioTestCase):
             for actor in actors.values():
                 await actor.client.close()
 
-    async def test_every_live_conversation_is_spoken(self) -> None:
+    async def _speak_all(self, tls: bool) -> None:
         files = sorted((CONVERSATIONS / "live").glob("*.json"))
         self.assertGreaterEqual(len(files), 5)
         for file in files:
-            await self._speak(file)
+            await self._speak(file, tls)
+
+    async def test_every_live_conversation_is_spoken(self) -> None:
+        await self._speak_all(tls=False)
+
+    async def test_by_tls(self) -> None:
+        await self._speak_all(tls=True)
+
+    @mock.patch("websockets.connect", in_json.connect)
+    async def test_in_json(self) -> None:
+        await self._speak_all(tls=False)
+
+    @mock.patch("websockets.connect", in_json.connect)
+    async def test_in_json_by_tls(self) -> None:
+        await self._speak_all(tls=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import unittest
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 
 from fanfare import Level, wire
 from tests.frames import decode as by_table
-from tests.frames import encode, examples, split
+from tests.frames import ROOT, encode, examples, split
+from tests.in_json import from_json, to_json
 
 
 def fields_of(lines: list[str]) -> dict[str, Any]:
@@ -137,6 +139,15 @@ class Wire(unittest.TestCase):
                 else:
                     self.assertEqual(server_lines(wire.decode(golden)), sorted(line.strip() for line in lines))
         self.assertGreaterEqual(len(seen), 29)
+
+    def test_the_json_of_the_page_becomes_the_golden_bytes(self) -> None:
+        in_json = dict(re.findall(r"^```json (\S+)\n(.*?)^```", (ROOT / "PROTOCOL.md").read_text(), re.M | re.S))
+        for name, _, golden in examples("golden"):
+            body = in_json[name].replace("\n", "")
+            if golden[4] >= 0x80:
+                self.assertEqual(from_json(body).hex(), golden.hex(), name)
+            else:
+                self.assertEqual(json.loads(to_json(golden))["type"], json.loads(body)["type"], name)
 
     def test_the_tables_of_the_conversations_write_and_read_the_golden_bytes(self) -> None:
         for name, _, golden in examples("golden"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import ssl as tls
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -62,6 +63,7 @@ def connect(
     resume: dict[str, Any] | None = None,
     acks: Literal["automatic", "explicit"] = "automatic",
     waiting_bytes_max: int = 8 << 20,
+    ssl: tls.SSLContext | None = None,
 ) -> Client:
     """A client of the server at ``url``, such as ``wss://chat.example``, to be used with ``async with``.
 
@@ -71,12 +73,13 @@ def connect(
     ``explicit``, by :meth:`Membership.ack`. ``waiting_bytes_max``: with more bytes of messages that wait for
     the application, the client does not read its connection. ``token``: what shows the server who this is, or a
     function that gets the newest one: it is asked before each connect, and when the server wants another one. If
-    it fails, the client tries again later.
+    it fails, the client tries again later. ``ssl``: how the server of a ``wss://`` URL is known, if not by the
+    authorities of this system.
 
     Raises ClientError if an option is wrong.
     """
     options = dataclasses.replace(options, member=member) if options else Options(member)
-    return Client(url, Core(options, resume), acks == "automatic", waiting_bytes_max, options, token)
+    return Client(url, Core(options, resume), acks == "automatic", waiting_bytes_max, options, token, ssl)
 
 
 class Client:
@@ -90,8 +93,10 @@ class Client:
         waiting_bytes_max: int,
         options: Options,
         token: Token | None,
+        ssl: tls.SSLContext | None,
     ) -> None:
         self._token = token
+        self._ssl = ssl
         self._renewal: asyncio.Task[bool] | None = None
         self._url = url
         self._core = core
@@ -288,6 +293,7 @@ class Client:
             websockets.connect(
                 self._url,
                 subprotocols=[_SUBPROTOCOL],
+                ssl=self._ssl,
                 compression=None,
                 max_size=_MESSAGE_MAX,
                 # The protocol has its own heartbeats, at moments that the server gives out.
