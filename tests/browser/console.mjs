@@ -1,6 +1,6 @@
 // The console page in a real browser: what it shows of a loaded server, by keyboard too, in dark
-// and light. Needs Node, Chromium, and `npm install --no-save playwright-core axe-core` in the
-// working directory, or in the one that NODE_MODULES_IN names.
+// and light. Run by run.sh, which has playwright-core and axe-core in the folder that NODE_MODULES_IN
+// names; without that name they are looked for in the working directory.
 //
 //   node tests/browser/console.mjs [FOLDER with fanfare and loadgen] [FOLDER for screenshots]
 import assert from "node:assert/strict";
