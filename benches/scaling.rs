@@ -232,15 +232,15 @@ impl Scaling {
         ];
         let plain = ["native", "ws-binary", "ws-json", "native,ws-binary,ws-json"];
         let by_tls = ["tls", "wss-binary", "wss-json"];
+        let none: &[&str] = &[];
+        let ca: &[&str] = &["--tls-ca", "target/clients/tls/ca.pem"];
         for window in ["1", "64"] {
-            let ways = plain.map(|what| (what, &[][..]));
-            let tls_ways =
-                by_tls.map(|what| (what, &["--tls-ca", "target/clients/tls/ca.pem"][..]));
-            let rows: Vec<_> = ways
+            let rows: Vec<_> = plain
+                .map(|what| (what, none))
                 .into_iter()
-                .chain(tls_ways)
+                .chain(by_tls.map(|what| (what, ca)))
                 .map(|(what, ca)| {
-                    let more = [&["--window", window, "--encoding", what], ca].concat();
+                    let more = [&["--window", window, "--encoding", what][..], ca].concat();
                     row(what, &server, self.bench.fanout(1_000, &more))
                 })
                 .collect();
