@@ -64,6 +64,9 @@ pub struct Tls {
     /// What the layer itself has to say.
     output: Vec<u8>,
     stage: Stage,
+    /// Something of the handshake went out. From then on a peer of TLS 1.3 takes encrypted records
+    /// alone.
+    answered: bool,
     /// The connection waits for its turn to go on with the handshake.
     pub queued: bool,
     /// Ciphertext of the write in flight.
@@ -87,6 +90,7 @@ impl Tls {
             incoming: Vec::new(),
             output: Vec::new(),
             stage: Stage::Handshake,
+            answered: false,
             queued: false,
             in_flight: 0,
         })
@@ -122,7 +126,8 @@ impl Tls {
         self.conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Ends a connection whose handshake is not finished.
+    /// Ends a connection whose handshake is not finished: with an alert if nothing was answered yet,
+    /// else without a word.
     pub fn refuse(&mut self) {
         self.fail(TlsError::HandshakeTooLong);
     }
@@ -141,6 +146,7 @@ impl Tls {
 
     /// Takes that. It goes before everything that is encrypted later.
     pub fn take_output(&mut self) -> Vec<u8> {
+        self.answered |= !self.output.is_empty();
         std::mem::take(&mut self.output)
     }
 
@@ -294,7 +300,7 @@ impl Tls {
     }
 
     fn fail(&mut self, error: TlsError) -> TlsError {
-        if self.is_handshake() && self.output.is_empty() {
+        if self.is_handshake() && self.output.is_empty() && !self.answered {
             self.output.extend_from_slice(&REFUSED);
         }
         self.stage = Stage::Failed;

@@ -13,9 +13,9 @@ if [[ -z ${FANFARE_BIN:-} ]]; then
 fi
 export FANFARE_BIN
 
-for client in $clients; do
-    echo "== conversations: $client"
-    case $client in
+# speak CLIENT
+speak() {
+    case $1 in
     rust)
         cargo test --test conversations --test conversations_live
         ;;
@@ -37,8 +37,27 @@ for client in $clients; do
         )
         ;;
     *)
-        echo "$client is none of rust, js, python" >&2
-        exit 2
+        echo "$1 is none of rust, js, python" >&2
+        return 2
         ;;
     esac
+}
+
+# Each makes it if it is not there, and two at once would disturb each other.
+tests/conversations/certificates.sh target/clients/tls
+# Most of the time they wait, so they speak side by side, and what one says is shown when it is done.
+running=()
+said=$(mktemp -d)
+trap 'rm -rf "$said"' EXIT
+for client in $clients; do
+    (speak "$client") >"$said/$client" 2>&1 </dev/null &
+    running+=("$!")
 done
+status=0 at=0
+for client in $clients; do
+    wait "${running[at]}" || status=$?
+    at=$((at + 1))
+    echo "== conversations: $client"
+    cat "$said/$client"
+done
+exit "$status"
