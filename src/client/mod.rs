@@ -12,7 +12,7 @@
 //! [`Core`] does no I/O, knows no runtime and no clock. [`blocking::Client`] drives it on one
 //! thread with the standard library alone, `tokio::Client` (feature `tokio`) on that runtime.
 //!
-//! With the feature `tls` and [`Options::tls`] connections are encrypted.
+//! With the feature `tls` and `Options::tls` connections are encrypted.
 //!
 //! What it does for the application:
 //!

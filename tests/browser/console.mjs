@@ -44,7 +44,7 @@ try {
     assert.ok(tries < 100, server.said);
     await new Promise((done) => setTimeout(done, 200));
   }
-  run("loadgen", "groups", "--addr", `127.0.0.1:${port}`, "--groups", "12", "--members", "25", "--rate", "40",
+  run("loadgen", "groups", "--addr", `127.0.0.1:${port}`, "--groups", "12", "--members", "25", "--rate", "200",
     "--duration", "120s", "--stalled", "1", "--payload", "2000");
 
   // With CONSOLE=src/serve/http/console the files there are tried, without building the server. To
