@@ -24,6 +24,15 @@ fn rest(mut stream: &TcpStream) -> Vec<u8> {
 
 const ALERT: u8 = 0x15;
 
+/// The first message of a client.
+fn hello(pki: &Pki) -> Vec<u8> {
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut client = rustls::ClientConnection::new(pki.client(&[&TLS13], false), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 #[test]
 fn openssl_connects_by_both_versions_and_no_other() {
     let pki = Pki::new();
@@ -105,12 +114,7 @@ fn half_open_handshakes_end_by_the_deadline() {
     let settings = Settings::shards(1).set("handshake_timeout_ms", 1_000);
     let server = Server::start(pki.settings(settings));
     let started = Instant::now();
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let mut hello = Vec::new();
-    rustls::ClientConnection::new(pki.client(&[&TLS13], false), name)
-        .unwrap()
-        .write_tls(&mut hello)
-        .unwrap();
+    let hello = hello(&pki);
     // One that says nothing more after its hello, one that stops within it, one that drips.
     let open = || TcpStream::connect(server.addr()).unwrap();
     let (mut silent, mut cut, mut drip) = (open(), open(), open());
@@ -257,12 +261,7 @@ fn a_storm_of_handshakes_leaves_other_members_their_latency() {
     let mut member = Client::open(&server, "native");
     let joined = member.join("g");
     let mut follower = common::Follower::live(joined);
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let mut hello = Vec::new();
-    rustls::ClientConnection::new(pki.client(&[&TLS13], false), name)
-        .unwrap()
-        .write_tls(&mut hello)
-        .unwrap();
+    let hello = hello(&pki);
     let storm: Vec<_> =
         (0..HANDSHAKES).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
     // The server finds all of them at once; each costs it a key exchange and a signature.

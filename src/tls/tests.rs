@@ -383,12 +383,10 @@ fn a_handshake_that_is_given_up_ends_with_an_alert_only_while_the_peer_can_read_
     let mut fresh = Server::new(&config);
     fresh.tls.refuse();
     assert_eq!(fresh.tls.take_output(), REFUSED);
-    for version in [&TLS12, &TLS13] {
+    for version in VERSIONS {
         let mut client = connect(&Arc::new(pki.client(version)));
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).unwrap();
         let mut server = Server::new(&config);
-        server.take(&hello);
+        server.take(&hello_of(&mut client));
         assert!(server.tls.is_handshake() && !server.tls.take_output().is_empty());
         server.tls.refuse();
         assert!(server.tls.take_output().is_empty(), "{version:?}");
