@@ -338,6 +338,31 @@ fn content_further_than_one_commit_after_the_end_is_damage() {
 }
 
 #[test]
+fn a_commit_without_its_first_sector_before_a_rotten_one_is_damage() {
+    let (whole, places) = segment(1, &[1, 2, 3]);
+    for at in 0..LOG_SECTOR {
+        let mut file = whole.clone();
+        file[places[1].start..][..LOG_SECTOR].fill(0);
+        file[places[2].start + at] ^= 0xFF;
+        let (r, commits) = recover(&Disk { files: [(1, file)].into(), broken: None });
+        assert_eq!((commits, r.torn), (vec![1], None), "byte {at}");
+        assert!(matches!(kinds(&r)[..], [(1, DamageKind::Rot(_))]), "byte {at}");
+    }
+}
+
+/// The header of such a commit takes more than one block, each with the salt in it.
+#[test]
+fn the_largest_commit_without_its_first_sector_is_torn() {
+    let mut file = header(1).encode().to_vec();
+    let start = file.len();
+    file.extend(commit(1, 1, COMMIT_BYTES_MAX - 16 * LOG_BLOCK));
+    file[start..][..LOG_SECTOR].fill(0);
+    let (r, commits) = recover(&Disk { files: [(1, file)].into(), broken: None });
+    assert_eq!((commits, r.damage), (vec![], vec![]));
+    assert_eq!(r.torn.unwrap().number, CommitNumber(1));
+}
+
+#[test]
 fn a_torn_commit_whose_number_is_used_again_stays_no_damage() {
     let (_, places) = segment(1, &[1, 2]);
     let mut disk = disk(&[(1, &[1, 2]), (2, &[2, 3])]);

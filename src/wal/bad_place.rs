@@ -13,7 +13,7 @@ pub(super) struct BadPlace {
     pub(super) fault: CommitFault,
     /// End of the last block from there on that is not zero.
     pub(super) content_end: u64,
-    /// Whether a valid commit header follows later.
+    /// Whether a commit header follows later, valid or not.
     header_follows: bool,
     /// Whether the segment has no valid commit at all.
     pub(super) whole_segment: bool,
@@ -37,7 +37,12 @@ impl BadPlace {
         if fault != CommitFault::End {
             self.content_end = offset + BLOCK;
         }
-        let header = matches!(fault, CommitFault::Torn { .. } | CommitFault::Rotten { .. });
+        let header = matches!(
+            fault,
+            CommitFault::Torn { .. }
+                | CommitFault::Rotten { .. }
+                | CommitFault::BadHeader { salted: true, .. }
+        );
         self.header_follows |= header && offset > self.offset;
     }
 

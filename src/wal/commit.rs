@@ -173,6 +173,8 @@ pub enum CommitFault {
     BadHeader {
         /// What is wrong.
         why: &'static str,
+        /// Whether a header of this segment was there: its salt still is, but for a few bits.
+        salted: bool,
     },
 }
 
@@ -196,7 +198,8 @@ pub fn decode_commit(bytes: &[u8], salt: u64) -> Result<Commit<'_>, CommitFault>
     if is_zero(&block[..LOG_SECTOR]) {
         return Err(if is_zero(block) { CommitFault::End } else { CommitFault::Headless });
     }
-    let header = decode_header(block, salt).map_err(|why| CommitFault::BadHeader { why })?;
+    let header = decode_header(block, salt)
+        .map_err(|why| CommitFault::BadHeader { why, salted: is_salted(block, salt) })?;
     let Header { number, layout, .. } = header;
     let total_len = layout.total_len;
     let Some(bytes) = bytes.get(..total_len) else {
@@ -248,6 +251,17 @@ fn decode_header(block: &[u8], salt: u64) -> Result<Header, &'static str> {
         && header.layout.header_sectors == usize::from(u16_at(sector, 6))
         && header.dir_len <= header.body_len;
     if fits { Ok(header) } else { Err("lengths that cannot be") }
+}
+
+/// Most bits of a salt that rot may have changed. That another one is as near is one chance in
+/// three thousand million, and nobody outside knows the salt.
+const SALT_BITS_ROTTEN_MAX: u32 = 8;
+
+/// Whether `block` starts with what was a commit header of the segment. A large commit that lost
+/// its first sector has other header sectors at the starts of blocks.
+fn is_salted(block: &[u8], salt: u64) -> bool {
+    block[..4] != CONTINUATION_MAGIC
+        && (u64_at(block, 16) ^ salt).count_ones() <= SALT_BITS_ROTTEN_MAX
 }
 
 /// Bytes that [`decode_commit`] needs to judge the commit at the start of `block`; one block

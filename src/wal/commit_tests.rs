@@ -56,7 +56,7 @@ fn zeros_never_decode_as_a_commit() {
 fn a_commit_of_another_segment_does_not_decode() {
     let bytes = commit(1, &[run(1, 1, 1, 10)]);
     let fault = decode_commit(&bytes, SALT + 1).unwrap_err();
-    assert_eq!(fault, CommitFault::BadHeader { why: "salt of another segment" });
+    assert_eq!(fault, CommitFault::BadHeader { why: "salt of another segment", salted: false });
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_length_above_the_largest_commit_is_refused_before_it_is_read() {
     let crc = crc32fast::hash(&bad[..CRC_AT]);
     bad[CRC_AT..LOG_SECTOR].copy_from_slice(&crc.to_le_bytes());
     let fault = decode_commit(&bad, SALT).unwrap_err();
-    assert_eq!(fault, CommitFault::BadHeader { why: "lengths that cannot be" });
+    assert_eq!(fault, CommitFault::BadHeader { why: "lengths that cannot be", salted: true });
 }
 
 #[test]
