@@ -82,6 +82,9 @@ pub(super) struct Sick {
     pub lasts: bool,
 }
 
+/// Starts that fail before the operator makes room on the disk, in case that is why.
+const STARTS_WITHOUT_ROOM_MAX: u32 = 20;
+
 /// Where the simulated node keeps its data.
 const DATA: &str = "/data";
 /// Most shards that a start asks for.
@@ -135,7 +138,10 @@ impl World {
         self.ask_for_shards();
         self.node.boot += 1;
         let files = self.node.files.clone();
-        let trouble = self.file_trouble();
+        let mut trouble = self.file_trouble();
+        if self.node.failed_starts >= STARTS_WITHOUT_ROOM_MAX {
+            trouble.full_ppm = 0;
+        }
         files.inner_mut().trouble = trouble;
         if !self.calm && self.rng.chance(self.config.trouble.crash_at_start_ppm) {
             // A start that changes the number of shards takes more calls.
