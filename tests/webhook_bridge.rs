@@ -11,10 +11,11 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::tls::Pki;
 use common::tokens::{Issuer, everything};
 use common::{Server, Settings, wait_until};
 use fanfare::client::blocking::Client;
@@ -151,8 +152,8 @@ fn events(body: &Value) -> Vec<Value> {
     body["events"].as_array().unwrap().clone()
 }
 
-/// A bridge process, killed when dropped.
-struct Bridge(Child);
+/// A bridge process, killed when dropped, and what it logs.
+struct Bridge(Child, tempfile::NamedTempFile);
 
 impl Bridge {
     fn start(server: &Server, endpoint: &Endpoint, more: &[&str]) -> Self {
@@ -161,7 +162,8 @@ impl Bridge {
         command.args(["bridge", "webhook", "--server", &server, "--member", "mailer"]);
         command.args(["--url", &url, "--group", "lobby", "--timeout-ms", "400"]).args(more);
         command.env_remove("http_proxy").env_remove("HTTP_PROXY").env_remove("ALL_PROXY");
-        Self(command.stderr(Stdio::null()).spawn().unwrap())
+        let log = tempfile::NamedTempFile::new().unwrap();
+        Self(command.stderr(log.reopen().unwrap()).spawn().unwrap(), log)
     }
 
     /// Starts, and waits until the group has its member.
@@ -171,6 +173,10 @@ impl Bridge {
         wait_until("the bridge joins", || members_online(&mut client) == Some((1, 1)));
         client.close();
         bridge
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.1.path()).unwrap()
     }
 
     fn kill(mut self) {
@@ -416,6 +422,36 @@ fn a_bridge_shows_the_token_in_its_file() {
     bridge.stop();
 }
 
+/// The server knows bridges by their certificates, and a bridge knows its server.
+#[test]
+fn a_bridge_speaks_tls_and_shows_its_certificate() {
+    let (ours, theirs) = (Pki::new(), Pki::new());
+    let server = Server::start(ours.settings_for_clients(Settings::shards(1)));
+    let endpoint = Endpoint::start(|_| Answer::Status(204));
+    let flags = |ca: &Pki| {
+        let files = [
+            ("--tls-ca", ca, "ca"),
+            ("--tls-cert", &ours, "client"),
+            ("--tls-key", &ours, "client-key"),
+        ];
+        let flags = files.map(|(flag, pki, name)| {
+            [flag.to_owned(), pki.path(&format!("{name}.pem")).display().to_string()]
+        });
+        [&["--tls-name".to_owned(), "localhost".to_owned()][..], &flags.concat()].concat()
+    };
+    let flags = [flags(&theirs), flags(&ours)];
+    let [wrong, right] =
+        flags.each_ref().map(|all| all.iter().map(String::as_str).collect::<Vec<_>>());
+    let misled = Bridge::start(&server, &endpoint, &wrong);
+    let refuses = || misled.log().contains("invalid peer certificate");
+    wait_until("the bridge refuses the server", refuses);
+    misled.kill();
+    let bridge = Bridge::join(&server, &endpoint, &right);
+    publish(&server, 1..=3);
+    wait_for_all(&endpoint, 3);
+    bridge.stop();
+}
+
 #[test]
 fn a_bridge_that_cannot_work_says_why() {
     let run = |more: &[&str]| {
@@ -432,6 +468,10 @@ fn a_bridge_that_cannot_work_says_why() {
     assert!(code == Some(2) && said.contains("cannot read the token in /nowhere"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--token-file", "/dev/null"]);
     assert!(code == Some(2) && said.contains("/dev/null holds no token"), "{said}");
+    let (code, said) = run(&["--url", "http://here", "--tls-ca", "/nowhere"]);
+    assert!(code == Some(2) && said.contains("cannot use TLS"), "{said}");
+    let (code, said) = run(&["--url", "http://here", "--tls", "--tls-cert", "/nowhere"]);
+    assert!(code == Some(2) && said.contains("--tls-key"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--batch-max", "0"]);
     assert!(code == Some(2) && said.contains("--batch-max"), "{said}");
 }

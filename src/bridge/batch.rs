@@ -27,7 +27,7 @@ pub(super) struct Batch {
 impl Batch {
     pub fn new(args: &WebhookArgs) -> Self {
         Self {
-            member: args.member.clone(),
+            member: args.upstream.member.clone(),
             count_max: args.batch_max as usize,
             bytes_max: args.batch_bytes_max as usize,
             wait: Duration::from_millis(args.batch_wait_ms.into()),

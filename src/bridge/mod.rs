@@ -15,9 +15,10 @@
 
 mod batch;
 mod post;
+mod upstream;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,11 +29,12 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::client::blocking::Client;
-use crate::client::{AckMode, ClientError, Event, Membership, Options, Reason, Refusal};
+use crate::client::{ClientError, Event, Membership, Options, Reason, Refusal};
 use crate::limits::TOKEN_MAX;
 use crate::serve::SIGNALLED;
 use batch::Batch;
 use post::{Backoff, Endpoint};
+use upstream::UpstreamArgs;
 
 /// How long it takes at most until the bridge sees that it has to stop, but for a POST.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,16 +55,8 @@ enum To {
 /// Flags of `fanfare bridge webhook`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebhookArgs {
-    /// Address of the server
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
-    server: String,
-    /// Member id of the bridge; its place in the groups is kept under it
-    #[arg(long, value_name = "ID")]
-    member: String,
-    /// File with the token that the server is shown, for this member id. It is read whenever one is
-    /// wanted, so whatever keeps it fresh need not tell the bridge
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
     /// Group to join; may be repeated
     #[arg(long = "group", value_name = "NAME", required = true)]
     groups: Vec<String>,
@@ -104,6 +98,10 @@ enum BridgeError {
     Token { path: PathBuf, source: std::io::Error },
     #[error("{} holds no token of 1 to {TOKEN_MAX} bytes", path.display())]
     NoToken { path: PathBuf },
+    #[error(
+        "cannot use TLS to the server as --tls-name, --tls-ca, --tls-cert and --tls-key say: {0}"
+    )]
+    Tls(std::io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
     #[error("cannot join {group}: {error}")]
@@ -133,6 +131,7 @@ pub fn run(args: &BridgeArgs) -> ExitCode {
                     | E::Header { .. }
                     | E::Token { .. }
                     | E::NoToken { .. }
+                    | E::Tls(_)
                     | E::Client(_)
             );
             ExitCode::from(if asked_wrong { 2 } else { 1 })
@@ -150,8 +149,8 @@ fn webhook(args: &WebhookArgs) -> Result<(), BridgeError> {
         .init();
     let stop = watch_for_signals().map_err(BridgeError::Signals)?;
     let endpoint = Endpoint::new(args)?;
-    let options = options(args)?;
-    let Some(client) = connect(args, &options, &stop)? else { return Ok(()) };
+    let options = args.upstream.options()?;
+    let Some(client) = connect(&args.upstream.server, &options, &stop)? else { return Ok(()) };
     let mut bridge = Bridge { client, endpoint, batch: Batch::new(args), stop };
     for group in &args.groups {
         bridge.client.join(group, Membership::durable())?;
@@ -173,41 +172,19 @@ fn watch_for_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Who the bridge is.
-fn options(args: &WebhookArgs) -> Result<Options, BridgeError> {
-    let options = Options::new(&args.member).acks(AckMode::Explicit);
-    let Some(path) = args.token_file.clone() else { return Ok(options) };
-    // A wrong name is said at once. Later the file may be away for a moment, while it is renewed.
-    let first =
-        read_token(&path).map_err(|source| BridgeError::Token { path: path.clone(), source })?;
-    if !(1..=TOKEN_MAX).contains(&first.len()) {
-        return Err(BridgeError::NoToken { path });
-    }
-    Ok(options.token_from(move || {
-        read_token(&path).unwrap_or_else(|error| {
-            warn!(file = %path.display(), %error, "cannot read the token");
-            String::new()
-        })
-    }))
-}
-
-fn read_token(path: &Path) -> std::io::Result<String> {
-    std::fs::read_to_string(path).map(|text| text.trim().to_owned())
-}
-
 /// The first connection; nothing if the bridge was told to stop meanwhile.
 fn connect(
-    args: &WebhookArgs,
+    server: &str,
     options: &Options,
     stop: &AtomicBool,
 ) -> Result<Option<Client>, BridgeError> {
     let mut backoff = Backoff::default();
     while !stop.load(Ordering::Relaxed) {
-        match Client::connect(&args.server, options.clone()) {
+        match Client::connect(server, options.clone()) {
             Ok(client) => return Ok(Some(client)),
             Err(ClientError::Connect(error)) => {
                 let wait = backoff.next();
-                warn!(server = args.server, %error, retry_in_ms = wait.as_millis(), "cannot connect");
+                warn!(server, %error, retry_in_ms = wait.as_millis(), "cannot connect");
                 sleep(wait, stop);
             }
             Err(error) => return Err(error.into()),
