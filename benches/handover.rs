@@ -508,7 +508,9 @@ impl Drop for Server {
 
 fn serve(args: &Args, data: &Path, log: &str, takeover: bool) -> Result<Server, Failure> {
     let log = data.join(log);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    // As other benches: `BIN` names a folder with a server that is built already.
+    let built = std::env::var_os("BIN").map(|bin| Path::new(&bin).join("fanfare"));
+    let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_fanfare").into()));
     command
         .args(["serve", "--listen", &args.addr.to_string(), "--shards", &args.shards.to_string()])
         .arg("--data-dir")

@@ -53,6 +53,9 @@ pub const WS_ECHO_MAX: u64 = 16 * 1024 * 1024;
 pub const WS_INFLATED_MIN: u64 = 4096;
 /// See [`WS_INFLATED_MIN`].
 pub const WS_INFLATED_RATIO: u64 = 32;
+/// What it may come to, in bytes, on a connection that has not shown the token that is asked for:
+/// HELLO, AUTH and first requests, and nothing that a stranger could keep a shard busy with.
+pub const WS_INFLATED_UNKNOWN: u64 = 16 * 1024;
 /// Smallest segment file.
 pub const SEGMENT_BYTES_MIN: u64 = 2 * COMMIT_BYTES_MAX as u64;
 /// Places that the log's reader keeps per producer and group to recognise a publish that is

@@ -109,14 +109,15 @@ impl Shard {
         self.refuse(id, request, refusal);
     }
 
+    /// Whether a connection has yet to show the token that is asked for.
+    pub(super) fn lacks_token(&self, id: ConnId) -> bool {
+        let opens = |conn: &Conn| !matches!(conn.state, ConnState::Open | ConnState::Closing);
+        self.tokens.are_asked_for() && self.conns.get(id.slot).is_some_and(opens)
+    }
+
     /// Longest frame that a connection may send now: one without a token needs only HELLO and AUTH.
     pub(super) fn frame_max_of(&self, id: ConnId) -> usize {
-        let opens = |conn: &Conn| !matches!(conn.state, ConnState::Open | ConnState::Closing);
-        if self.tokens.are_asked_for() && self.conns.get(id.slot).is_some_and(opens) {
-            AUTH_FRAME_MAX
-        } else {
-            self.config.frame_max()
-        }
+        if self.lacks_token(id) { AUTH_FRAME_MAX } else { self.config.frame_max() }
     }
 
     /// Whether this frame has to wait for another turn, with everything behind it.

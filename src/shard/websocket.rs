@@ -8,7 +8,9 @@ use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Shard};
 use crate::fanout::Form;
-use crate::limits::{WS_ECHO_MAX, WS_INFLATED_MIN, WS_INFLATED_RATIO, WS_MESSAGE_MAX};
+use crate::limits::{
+    WS_ECHO_MAX, WS_INFLATED_MIN, WS_INFLATED_RATIO, WS_INFLATED_UNKNOWN, WS_MESSAGE_MAX,
+};
 use crate::wire::{self, ErrorCode};
 use crate::ws::deflate::Unreadable;
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
@@ -157,6 +159,7 @@ impl Shard {
             let compressed = ws.decoder.is_compressed() && !resumes;
             if compressed && let Some(Item::Message(kind)) = item {
                 let max = ws.decoder.message_max();
+                let max = if self.lacks_token(id) { max.min(WS_INFLATED_UNKNOWN) } else { max };
                 if let Err(violation) = self.inflate(kind, max, &mut frames) {
                     self.violated(id, violation);
                     break;

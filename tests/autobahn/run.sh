@@ -14,7 +14,7 @@ mkdir -p "$dir"
     "$dir/venv/bin/pip" install --quiet kosoku==0.1.0
 }
 data=$(mktemp -d)
-echo "websocket_echo = true" >"$data/fanfare.toml"
+printf "websocket_echo = true\nwebsocket_deflate = true\n" >"$data/fanfare.toml"
 "$binary" serve --config "$data/fanfare.toml" --data-dir "$data/data" --shards 1 \
     --listen "127.0.0.1:$port" 2>"$data/log" &
 server=$!
