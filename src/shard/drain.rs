@@ -12,8 +12,9 @@ use crate::wire;
 
 /// How often a draining shard looks whether the others are done.
 const LOOK_MS: u64 = 5;
-/// For so long it waits for clients to close: then they have read everything and said what they
-/// had to say. So long, too, HELLO of a connection that was just accepted may take.
+/// When everything is written it waits for so long for clients to close: then they have read it and
+/// said what they had to say. A socket that is closed while it has unread bytes is reset, and its
+/// client may not see the DRAIN. So long, too, HELLO of a connection that was just accepted may take.
 const FAREWELL_MS: u64 = 500;
 /// The first client comes back after this time, about what a successor takes to be there.
 const FIRST_SLOT_MS: u32 = 300;
@@ -42,8 +43,9 @@ pub enum Control {
 pub struct Drain {
     /// When connections are closed whatever they still wait for.
     deadline: Nanos,
-    /// Until then it waits for clients that close by themselves.
-    farewell: Nanos,
+    /// Until then it waits for clients that close by themselves; known when all of them have been
+    /// told, which takes a while with many.
+    farewell: Option<Nanos>,
     /// When to look again.
     pub look_at: Nanos,
     /// Clients that were told when to come back.
@@ -96,7 +98,12 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return Turn::Continue };
         drain.look_at = now.plus_ms(LOOK_MS);
         let late = now >= drain.deadline;
-        let idle = idle && (now >= drain.farewell || self.conns.is_empty());
+        if idle {
+            let farewell_ms = FAREWELL_MS.min(u64::from(self.config.drain_grace_ms) / 2);
+            drain.farewell.get_or_insert(now.plus_ms(farewell_ms));
+        }
+        let parted = drain.farewell.is_some_and(|farewell| now >= farewell);
+        let idle = idle && (parted || self.conns.is_empty());
         if (idle || late) && !drain.said_drained {
             drain.said_drained = true;
             self.mesh.drained();
@@ -128,8 +135,8 @@ impl Shard {
             .map(|conn| conn.id)
             .collect();
         let deadline = now.plus_ms(u64::from(grace_ms));
-        let farewell = now.plus_ms(FAREWELL_MS.min(u64::from(grace_ms) / 2));
-        self.drain = Some(Drain { deadline, farewell, look_at: now, told: 0, said_drained: false });
+        self.drain =
+            Some(Drain { deadline, farewell: None, look_at: now, told: 0, said_drained: false });
         for id in open {
             self.tell_drain(id);
         }

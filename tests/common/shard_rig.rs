@@ -13,7 +13,7 @@ use fanfare::position::{
 use fanfare::ring::LogBuf;
 use fanfare::shard::counters::{Counters, Figures};
 use fanfare::shard::{
-    Active, ConnId, Control, Event, Io, Job, RecvBuf, RecvEnd, Shard, ShardParts, owner_of,
+    Active, ConnId, Control, Event, Io, Job, RecvBuf, RecvEnd, Shard, ShardParts, Turn, owner_of,
 };
 use fanfare::wal::Recovered;
 use fanfare::wire::{self, Ack, Acks, Auth, ClientFrame, Hello, Join, JoinEntry, Publish, Start};
@@ -37,6 +37,11 @@ pub struct World {
     idle: bool,
     /// Connections may be told to wait.
     pub may_pause: bool,
+    /// Connections may be closed that their clients did not close.
+    pub may_close: bool,
+    /// Sockets take nothing, until they do again.
+    pub full: bool,
+    held: Vec<ConnId>,
     /// Writes, and bytes of frames in them that all members share.
     pub writes: u64,
     pub shared_bytes: u64,
@@ -89,6 +94,10 @@ impl Io for World {
         self.idle = self.ready.is_empty() && until != Some(Nanos(0));
         // A turn takes 10 us.
         self.now.0 += 10_000;
+        if !self.full {
+            let sent = |conn| Event::Sent { conn, result: Ok(()) };
+            self.ready.extend(self.held.drain(..).map(sent));
+        }
         events.append(&mut self.ready);
     }
 
@@ -117,6 +126,9 @@ impl Io for World {
                 Part::Header(header) => self.answers += header.as_slice().len() as u64,
             }
         }
+        if self.full {
+            return self.held.push(conn);
+        }
         self.ready.push(Event::Sent { conn, result: Ok(()) });
     }
 
@@ -144,7 +156,7 @@ impl Io for World {
     fn resume_recv(&mut self, _: ConnId) {}
     fn shutdown_write(&mut self, _: ConnId) {}
     fn close(&mut self, conn: ConnId) {
-        assert!(self.leaving.remove(&conn), "{conn:?} was not to be closed");
+        assert!(self.leaving.remove(&conn) || self.may_close, "{conn:?} was not to be closed");
         self.ready.push(Event::Closed { conn });
     }
     fn stop_accepting(&mut self) {}
@@ -158,7 +170,7 @@ pub struct Side {
     shard: Shard,
     pub world: World,
     counters: Arc<Counters>,
-    _control: rtrb::Producer<Control>,
+    control: rtrb::Producer<Control>,
 }
 
 /// Shards of one node, driven in turn.
@@ -215,7 +227,7 @@ impl Rig {
                 control,
                 now: Nanos(0),
             });
-            Side { shard, world: World::default(), counters, _control: control_in }
+            Side { shard, world: World::default(), counters, control: control_in }
         });
         let mut rig = Self { sides: sides.collect(), frames: Vec::new(), members: 0 };
         rig.settle();
@@ -304,10 +316,19 @@ impl Rig {
         self.sides[shard].world.hand(conn, &self.frames);
     }
 
-    /// One turn of each shard.
-    pub fn turn(&mut self) {
+    /// One turn of each shard; whether all have stopped.
+    pub fn turn(&mut self) -> bool {
+        let mut stopped = true;
         for side in &mut self.sides {
-            side.shard.turn(&mut side.world);
+            stopped &= side.shard.turn(&mut side.world) == Turn::Stopped;
+        }
+        stopped
+    }
+
+    /// All shards are to stop in good order.
+    pub fn drain(&mut self) {
+        for side in &mut self.sides {
+            side.control.push(Control::Drain).unwrap();
         }
     }
 
