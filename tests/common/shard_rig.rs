@@ -328,7 +328,7 @@ impl Rig {
     /// All shards are to stop in good order.
     pub fn drain(&mut self) {
         for side in &mut self.sides {
-            side.control.push(Control::Drain).unwrap();
+            assert!(side.control.push(Control::Drain).is_ok(), "orders wait already");
         }
     }
 
