@@ -94,7 +94,7 @@ struct Load {
     deliveries: Vec<(Duration, Duration)>,
     answers: Vec<(Duration, Duration)>,
     takeover: Option<Instant>,
-    /// Clients whose clocks were looked at last.
+    /// Which of [`SWEEPS`] shares of the clients was looked at last.
     swept: usize,
     drained: u64,
     broken: Vec<String>,
@@ -428,8 +428,8 @@ impl Load {
     /// Each member has what was answered, at its place, and nothing else.
     fn verify(&self) -> Result<(), Failure> {
         if !self.broken.is_empty() {
-            let first = self.broken.iter().take(10).map(String::as_str).collect::<Vec<_>>();
-            let (count, first) = (self.broken.len(), first.join("; "));
+            let count = self.broken.len();
+            let first = self.broken[..count.min(10)].join("; ");
             return Err(format!("{count} findings, the first: {first}").into());
         }
         if self.answered != self.published {
@@ -520,9 +520,8 @@ impl Drop for Server {
 
 fn serve(args: &Args, data: &Path, log: &str, takeover: bool) -> Result<Server, Failure> {
     let log = data.join(log);
-    // As other benches: `BIN` names a folder with a server that is built already.
-    let built = std::env::var_os("BIN").map(|bin| Path::new(&bin).join("fanfare"));
-    let mut command = Command::new(built.unwrap_or_else(|| env!("CARGO_BIN_EXE_fanfare").into()));
+    let fanfare = pairs::built_before().map(|bin| bin.join("fanfare"));
+    let mut command = Command::new(fanfare.unwrap_or_else(|| env!("CARGO_BIN_EXE_fanfare").into()));
     command
         .args(["serve", "--listen", &args.addr.to_string(), "--shards", &args.shards.to_string()])
         .arg("--data-dir")

@@ -15,10 +15,7 @@ use fanfare::wire::ErrorCode;
 use serde_json::json;
 
 fn server(issuer: &Issuer) -> Server {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("keys"), issuer.key_file()).unwrap();
-    let settings = Settings::shards(2).set("auth_keys", "\"keys\"").set("auth_leeway_s", 0);
-    Server::start_in(settings, dir)
+    Server::with_keys(Settings::shards(2), &issuer.key_file())
 }
 
 /// The first event for which `pick` gives something.

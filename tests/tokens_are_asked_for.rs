@@ -15,18 +15,8 @@ use common::{Client, Got, SOON, Server, Settings, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::{Auth, ClientFrame, ErrorCode, Expected, Start};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const NAMES: [&str; 4] = ["join", "publish", "history", "state"];
-
-/// A server with the keys of `issuer` beside its data directory.
-fn server(settings: Settings, keys: &str) -> (Server, std::path::PathBuf) {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("keys");
-    fs::write(&path, keys).unwrap();
-    let settings = settings.set("auth_keys", "\"keys\"").set("auth_leeway_s", 0);
-    (Server::start_in(settings, dir), path)
-}
 
 /// The fatal ERROR that comes, with its field.
 fn refusal(client: &mut Client) -> (ErrorCode, u64, String) {
@@ -56,7 +46,7 @@ fn try_token(server: &Server, member: &str, token: &str) -> (ErrorCode, String) 
 fn without_a_token_nothing_is_served() {
     let issuer = Issuer::eddsa("a");
     let settings = Settings::shards(2).set("handshake_timeout_ms", 400);
-    let (server, _) = server(settings, &issuer.key_file());
+    let server = Server::with_keys(settings, &issuer.key_file());
     let frames: [&dyn Fn(&mut Client); 5] = [
         &|client| {
             client.send_join(&[("g", Start::Tail)]);
@@ -97,7 +87,7 @@ fn without_a_token_nothing_is_served() {
 #[test]
 fn a_bad_token_gets_its_reason_and_the_end() {
     let (issuer, other) = (Issuer::eddsa("a"), Issuer::eddsa("b"));
-    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let none = format!("{}.{}.", base64url("{\"alg\":\"none\"}"), base64url("{\"sub\":\"ann\"}"));
     let refused = |field: &str| (ErrorCode::TokenRefused, field.to_owned());
     for (token, answer) in [
@@ -131,7 +121,7 @@ fn ask_everything(client: &mut Client, group: &str) -> Vec<(&'static str, u32)> 
 #[test]
 fn each_request_needs_its_right_in_that_group() {
     let issuer = Issuer::eddsa("a");
-    let (server, _) = server(Settings::shards(2), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(2), &issuer.key_file());
     for allowed in NAMES {
         // History would come with join.
         let mut lists = json!({"history": []});
@@ -169,7 +159,7 @@ fn each_request_needs_its_right_in_that_group() {
 #[test]
 fn history_by_joining_needs_the_right_to_history() {
     let issuer = Issuer::eddsa("a");
-    let (server, _) = server(Settings::shards(2), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(2), &issuer.key_file());
     let lists = json!({"join": ["*"], "history": ["open"]});
     let mut client = Client::open_with(&server, "ann", &issuer.token("ann", 60, lists));
     client.join_from("open", 1);
@@ -181,7 +171,7 @@ fn history_by_joining_needs_the_right_to_history() {
 #[test]
 fn requests_behind_a_token_are_handled_after_it_also_in_one_piece() {
     let issuer = Issuer::rs256();
-    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let token = issuer.token("ann", 60, everything());
     let mut bytes = hello_bytes("ann");
     Auth { request: 77, token: token.as_bytes() }.encode(&mut bytes);
@@ -206,7 +196,7 @@ fn requests_behind_a_token_are_handled_after_it_also_in_one_piece() {
 #[test]
 fn a_connection_ends_with_its_token_unless_it_was_renewed() {
     let issuer = Issuer::eddsa("a");
-    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let (from, exp) = (Instant::now(), now_s() + 2);
     let token = issuer.token("ann", 2, everything());
     let mut ends = Client::open_with(&server, "ann", &token);
@@ -227,7 +217,7 @@ fn a_connection_ends_with_its_token_unless_it_was_renewed() {
 #[test]
 fn a_renewed_token_counts_alone() {
     let issuer = Issuer::eddsa("a");
-    let (server, _) = server(Settings::shards(2), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(2), &issuer.key_file());
     let mut other = Client::open_with(&server, "eve", &issuer.token("eve", 60, everything()));
     let mut client = Client::open_with(&server, "ann", &issuer.token("ann", 60, everything()));
     let (kept, lost) = (client.join("kept"), client.join("lost"));
@@ -266,7 +256,8 @@ fn replace(path: &std::path::Path, content: &str) {
 fn keys_are_taken_over_while_the_server_runs() {
     let (a, b) = (Issuer::eddsa("a"), Issuer::eddsa("b"));
     let jwks = |keys: &[Value]| json!({"keys": keys}).to_string();
-    let (server, path) = server(Settings::shards(2), &jwks(&[a.jwk("a")]));
+    let server = Server::with_keys(Settings::shards(2), &jwks(&[a.jwk("a")]));
+    let path = server.key_file();
     let token =
         |issuer: &Issuer, kid: &str| issuer.sign_named(kid, &claims("ann", 600, everything()));
     let mut old = Client::open_with(&server, "ann", &token(&a, "a"));
@@ -301,7 +292,7 @@ fn a_log_of_everything_holds_no_token_and_no_key() {
     let secret = "a secret that must not be in any log at all";
     let issuer = Issuer::hs256(secret);
     let settings = Settings::shards(1).set("log", "\"trace\"");
-    let (mut server, _) = server(settings, secret);
+    let mut server = Server::with_keys(settings, secret);
     let good = issuer.token("ann", 600, everything());
     let expired = issuer.token("ann", -9, everything());
     let foreign = Issuer::hs256("another secret that is long enough!!").token("ann", 9, json!({}));
@@ -333,7 +324,7 @@ fn a_log_of_everything_holds_no_token_and_no_key() {
 #[test]
 fn many_bad_tokens_at_once_are_all_answered_and_others_go_on() {
     let (issuer, other) = (Issuer::eddsa("a"), Issuer::eddsa("b"));
-    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let mut member = Client::open_with(&server, "ann", &issuer.token("ann", 600, everything()));
     let bad = other.token("eve", 600, everything());
     let mut bytes = hello_bytes("eve");
@@ -387,7 +378,7 @@ fn opening(protocol: &str, member: &str, token: &str) -> Vec<u8> {
 #[test]
 fn websockets_show_their_token_in_a_frame_and_wait_for_their_turn_too() {
     let (issuer, other) = (Issuer::eddsa("a"), Issuer::eddsa("b"));
-    let (server, _) = server(Settings::shards(1), &issuer.key_file());
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     for protocol in [BINARY_V1, JSON_V1] {
         let sockets: Vec<_> = (0..60)
             .map(|n| {

@@ -393,10 +393,7 @@ fn a_gap_and_bytes_that_are_no_text_are_told() {
 #[test]
 fn a_bridge_shows_the_token_in_its_file() {
     let issuer = Issuer::eddsa("a");
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("keys"), issuer.key_file()).unwrap();
-    let settings = Settings::shards(1).set("auth_keys", "\"keys\"").set("auth_leeway_s", 0);
-    let server = Server::start_in(settings, dir);
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("token");
     let write = |token: String| {
@@ -428,25 +425,16 @@ fn a_bridge_speaks_tls_and_shows_its_certificate() {
     let (ours, theirs) = (Pki::new(), Pki::new());
     let server = Server::start(ours.settings_for_clients(Settings::shards(1)));
     let endpoint = Endpoint::start(|_| Answer::Status(204));
-    let flags = |ca: &Pki| {
-        let files = [
-            ("--tls-ca", ca, "ca"),
-            ("--tls-cert", &ours, "client"),
-            ("--tls-key", &ours, "client-key"),
-        ];
-        let flags = files.map(|(flag, pki, name)| {
-            [flag.to_owned(), pki.path(&format!("{name}.pem")).display().to_string()]
-        });
-        [&["--tls-name".to_owned(), "localhost".to_owned()][..], &flags.concat()].concat()
-    };
-    let flags = [flags(&theirs), flags(&ours)];
-    let [wrong, right] =
-        flags.each_ref().map(|all| all.iter().map(String::as_str).collect::<Vec<_>>());
-    let misled = Bridge::start(&server, &endpoint, &wrong);
+    let path = |pki: &Pki, name| pki.path(name).display().to_string();
+    let (cert, key) = (path(&ours, "client.pem"), path(&ours, "client-key.pem"));
+    let flags = ["--tls-name", "localhost", "--tls-cert", &cert, "--tls-key", &key, "--tls-ca"];
+    let misled =
+        Bridge::start(&server, &endpoint, &[&flags[..], &[&path(&theirs, "ca.pem")]].concat());
     let refuses = || misled.log().contains("invalid peer certificate");
     wait_until("the bridge refuses the server", refuses);
     misled.kill();
-    let bridge = Bridge::join(&server, &endpoint, &right);
+    let bridge =
+        Bridge::join(&server, &endpoint, &[&flags[..], &[&path(&ours, "ca.pem")]].concat());
     publish(&server, 1..=3);
     wait_for_all(&endpoint, 3);
     bridge.stop();

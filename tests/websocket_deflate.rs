@@ -6,7 +6,7 @@ mod common;
 
 use common::tokens::{Issuer, everything};
 use common::websocket::{BINARY_V1, JSON_V1, TEXT, WebSocket, frame};
-use common::{Client, Server, Settings};
+use common::{Client, Random, Server, Settings};
 use fanfare::limits::{WS_INFLATED_UNKNOWN, WS_MESSAGE_MAX};
 use fanfare::wire::{JoinEntry, ServerFrame, Start, split};
 use fanfare::ws::deflate::Deflate;
@@ -157,24 +157,15 @@ fn bombs_and_broken_data_end_the_connection_and_nobody_elses() {
     healthy.ping();
 }
 
-/// Text of this length that hardly gets shorter.
-fn dense(len: usize) -> String {
-    let mut random = 1u64;
-    let mut letter = || {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        char::from(b'a' + (random >> 59) as u8 % 26)
-    };
-    (0..len).map(|_| letter()).collect()
-}
-
 #[test]
 fn a_compressed_message_of_a_stranger_comes_to_little() {
     let issuer = Issuer::eddsa("a");
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("keys"), issuer.key_file()).unwrap();
-    let settings = Settings::shards(1).set("websocket_deflate", true).set("auth_keys", "\"keys\"");
-    let server = Server::start_in(settings, dir);
-    let long = compressed(&dense(WS_INFLATED_UNKNOWN as usize + 1));
+    let settings = Settings::shards(1).set("websocket_deflate", true);
+    let server = Server::with_keys(settings, &issuer.key_file());
+    // Letters at random hardly get shorter, so the bound by the compressed length is far.
+    let mut random = Random::new();
+    let letters = (0..=WS_INFLATED_UNKNOWN).map(|_| char::from(b'a' + random.below(26) as u8));
+    let long = compressed(&letters.collect::<String>());
     let mut ws = open(&server, JSON_V1);
     ws.send(&frame(TEXT | COMPRESSED, &long));
     assert_eq!(ws.closed().0, 1_009);

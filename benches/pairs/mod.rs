@@ -50,9 +50,9 @@ impl Bench {
     /// Builds everything, unless `BIN` names a folder with `fanfare`, `loadgen` and `floor` that
     /// were built before. Without `out`, results go to `benches/runs/<date>-<host>/`.
     pub fn new(pairs: usize, seconds: u32, out: Option<PathBuf>) -> Result<Self, Failure> {
-        let (target, floor) = match std::env::var("BIN") {
-            Ok(bin) => (PathBuf::from(&bin), Path::new(&bin).join("floor")),
-            Err(_) => build()?,
+        let (target, floor) = match built_before() {
+            Some(bin) => (bin.clone(), bin.join("floor")),
+            None => build()?,
         };
         let out = out.unwrap_or_else(runs_folder);
         std::fs::create_dir_all(&out)?;
@@ -314,6 +314,11 @@ fn build() -> Result<(PathBuf, PathBuf), Failure> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     run(Command::new(&cargo).args(["build", "--release", "--workspace"]))?;
     Ok((target_folder()?, floor_binary(&cargo)?))
+}
+
+/// The folder that `BIN` names, with programs that were built before.
+pub fn built_before() -> Option<PathBuf> {
+    std::env::var_os("BIN").map(PathBuf::from)
 }
 
 /// Where the binaries are that were built with this one.

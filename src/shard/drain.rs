@@ -98,12 +98,10 @@ impl Shard {
         let Some(drain) = &mut self.drain else { return Turn::Continue };
         drain.look_at = now.plus_ms(LOOK_MS);
         let late = now >= drain.deadline;
-        if idle {
-            let farewell_ms = FAREWELL_MS.min(u64::from(self.config.drain_grace_ms) / 2);
-            drain.farewell.get_or_insert(now.plus_ms(farewell_ms));
-        }
-        let parted = drain.farewell.is_some_and(|farewell| now >= farewell);
-        let idle = idle && (parted || self.conns.is_empty());
+        let farewell_ms = FAREWELL_MS.min(u64::from(self.config.drain_grace_ms) / 2);
+        let idle = idle
+            && (now >= *drain.farewell.get_or_insert(now.plus_ms(farewell_ms))
+                || self.conns.is_empty());
         if (idle || late) && !drain.said_drained {
             drain.said_drained = true;
             self.mesh.drained();

@@ -159,8 +159,7 @@ impl Shard {
             let compressed = ws.decoder.is_compressed() && !resumes;
             if compressed && let Some(Item::Message(kind)) = item {
                 let max = ws.decoder.message_max();
-                let max = if self.lacks_token(id) { max.min(WS_INFLATED_UNKNOWN) } else { max };
-                if let Err(violation) = self.inflate(kind, max, &mut frames) {
+                if let Err(violation) = self.inflate(id, kind, max, &mut frames) {
                     self.violated(id, violation);
                     break;
                 }
@@ -251,7 +250,14 @@ impl Shard {
     }
 
     /// Puts what a compressed message says in its place.
-    fn inflate(&mut self, kind: Kind, max: u64, message: &mut Vec<u8>) -> Result<(), Violation> {
+    fn inflate(
+        &mut self,
+        id: ConnId,
+        kind: Kind,
+        max: u64,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Violation> {
+        let max = if self.lacks_token(id) { max.min(WS_INFLATED_UNKNOWN) } else { max };
         let max = max.min(WS_INFLATED_MIN + WS_INFLATED_RATIO * message.len() as u64);
         let mut inflated = std::mem::take(&mut self.codec.inflated);
         let done = self.codec.deflate().decompress(message, max as usize, &mut inflated);

@@ -17,6 +17,8 @@ use crate::wal::{Files, Step};
 /// Share of failed reads after which reads of the same place go on failing, until the node starts
 /// anew.
 const LASTING_PPM: u32 = 300_000;
+/// Starts that fail before the operator makes room on the disk, in case that is why.
+const STARTS_WITHOUT_ROOM_MAX: u32 = 20;
 /// Most steps of a job are over in this time.
 const CRASH_AFTER_JOB_MS: u64 = 20;
 
@@ -79,11 +81,12 @@ impl World {
         if self.calm {
             return FileTrouble::default();
         }
+        let has_room = self.node.failed_starts >= STARTS_WITHOUT_ROOM_MAX;
         FileTrouble {
             read_ppm: trouble.file_read_error_ppm,
             write_ppm: trouble.file_write_error_ppm,
             sync_ppm: trouble.file_sync_error_ppm,
-            full_ppm: trouble.disk_full_ppm,
+            full_ppm: if has_room { 0 } else { trouble.disk_full_ppm },
         }
     }
 

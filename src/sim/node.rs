@@ -70,7 +70,7 @@ pub(super) struct Node {
     /// How many shards it is started with.
     asked: u16,
     /// Starts in a row that did not succeed.
-    failed_starts: u32,
+    pub failed_starts: u32,
 }
 
 /// A place of the log that could not be read.
@@ -81,9 +81,6 @@ pub(super) struct Sick {
     /// It stays so until the node starts anew.
     pub lasts: bool,
 }
-
-/// Starts that fail before the operator makes room on the disk, in case that is why.
-const STARTS_WITHOUT_ROOM_MAX: u32 = 20;
 
 /// Where the simulated node keeps its data.
 const DATA: &str = "/data";
@@ -138,10 +135,7 @@ impl World {
         self.ask_for_shards();
         self.node.boot += 1;
         let files = self.node.files.clone();
-        let mut trouble = self.file_trouble();
-        if self.node.failed_starts >= STARTS_WITHOUT_ROOM_MAX {
-            trouble.full_ppm = 0;
-        }
+        let trouble = self.file_trouble();
         files.inner_mut().trouble = trouble;
         if !self.calm && self.rng.chance(self.config.trouble.crash_at_start_ppm) {
             // A start that changes the number of shards takes more calls.

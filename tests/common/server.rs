@@ -105,6 +105,13 @@ impl Server {
         Self { child, addr, _reserved: reserved, settings, dir, successor: None }
     }
 
+    /// A server with these keys, in a file beside its data directory. It allows no leeway.
+    pub fn with_keys(settings: Settings, keys: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("keys"), keys).unwrap();
+        Self::start_in(settings.set("auth_keys", "\"keys\"").set("auth_leeway_s", 0), dir)
+    }
+
     /// A server for clients that reconnect by themselves: its port lies below those that the
     /// kernel gives to clients, so that none can connect to itself while the server is down.
     pub fn start_apart(settings: Settings) -> Self {
@@ -121,6 +128,11 @@ impl Server {
     /// What the server has said on stderr, over all its starts.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.path().join("stderr")).unwrap()).into_owned()
+    }
+
+    /// The file of [`Server::with_keys`].
+    pub fn key_file(&self) -> std::path::PathBuf {
+        self.dir.path().join("keys")
     }
 
     pub fn data_dir(&self) -> std::path::PathBuf {

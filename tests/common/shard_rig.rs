@@ -41,7 +41,7 @@ pub struct World {
     pub may_close: bool,
     /// Sockets take nothing, until they do again.
     pub full: bool,
-    held: Vec<ConnId>,
+    held: Vec<Event>,
     /// Writes, and bytes of frames in them that all members share.
     pub writes: u64,
     pub shared_bytes: u64,
@@ -95,8 +95,7 @@ impl Io for World {
         // A turn takes 10 us.
         self.now.0 += 10_000;
         if !self.full {
-            let sent = |conn| Event::Sent { conn, result: Ok(()) };
-            self.ready.extend(self.held.drain(..).map(sent));
+            self.ready.append(&mut self.held);
         }
         events.append(&mut self.ready);
     }
@@ -126,10 +125,8 @@ impl Io for World {
                 Part::Header(header) => self.answers += header.as_slice().len() as u64,
             }
         }
-        if self.full {
-            return self.held.push(conn);
-        }
-        self.ready.push(Event::Sent { conn, result: Ok(()) });
+        let events = if self.full { &mut self.held } else { &mut self.ready };
+        events.push(Event::Sent { conn, result: Ok(()) });
     }
 
     fn control_buf(&mut self) -> Vec<u8> {
