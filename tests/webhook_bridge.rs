@@ -460,6 +460,9 @@ fn a_bridge_that_cannot_work_says_why() {
     assert!(code == Some(2) && said.contains("cannot use TLS"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--tls", "--tls-cert", "/nowhere"]);
     assert!(code == Some(2) && said.contains("--tls-key"), "{said}");
+    // Nobody who names a certificate means to connect without one.
+    let (code, said) = run(&["--url", "http://here", "--tls-name", "localhost"]);
+    assert!(code == Some(2) && said.contains("--tls"), "{said}");
     let (code, said) = run(&["--url", "http://here", "--batch-max", "0"]);
     assert!(code == Some(2) && said.contains("--batch-max"), "{said}");
 }

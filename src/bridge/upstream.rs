@@ -11,6 +11,7 @@ use crate::limits::TOKEN_MAX;
 
 /// Flags about the server.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("by_tls").args(["tls", "tls_ca"]).multiple(true))]
 pub(super) struct UpstreamArgs {
     /// Address of the server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7400")]
@@ -29,7 +30,7 @@ pub(super) struct UpstreamArgs {
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Name that is in the certificate of the server, if not the host of --server
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "by_tls")]
     tls_name: Option<String>,
     /// PEM file with a certificate that the server is shown, and those up to its authority
     #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
