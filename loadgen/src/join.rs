@@ -75,12 +75,6 @@ impl Worker<'_> {
                 });
             }
         }
-        for member in self.members.iter().flatten().filter(|m| m.role == Role::Stalled) {
-            // Those that read slowly stop by themselves when the first bytes come.
-            if !self.slow.read() {
-                self.ring.pause_recv(member.slot);
-            }
-        }
         self.total.merge(&self.session.histograms);
         Ok(())
     }
@@ -119,7 +113,13 @@ impl Worker<'_> {
         if role == Role::Stalled && self.slow.read() {
             let _ = SockRef::from(&socket).set_recv_buffer_size(RECV_BUFFER_BYTES);
         }
-        let slot = self.ring.attach(socket).map_err(LoadError::Ring)?;
+        let silent = role == Role::Stalled;
+        let attached =
+            if silent { self.ring.attach_silent(socket) } else { self.ring.attach(socket) };
+        let slot = attached.map_err(LoadError::Ring)?;
+        if silent {
+            self.ring.recv_once(slot, self.options.recv_buffer_bytes);
+        }
         let now = Nanos(now_ns());
         if let Some(core) = link.core() {
             core.connected(now);

@@ -160,8 +160,6 @@ pub struct Member {
     pub due: u64,
     /// It dropped and is on its way back.
     pub back: Option<Box<Return>>,
-    /// A slow reader: until when it may not receive.
-    pub paid: u64,
     /// Its client has found a fault of the server, which was reported.
     pub broken: bool,
     /// The start of a frame whose end has not come yet.
@@ -201,7 +199,6 @@ impl Member {
             moved: false,
             due: u64::MAX,
             back: None,
-            paid: 0,
             broken: false,
             carry: Vec::new(),
         }

@@ -179,10 +179,8 @@ impl<'a> Worker<'a> {
         if self.herd(now)? {
             wake = now;
         }
-        let Self { slow, members, ring, .. } = self;
-        let paid = |slot: u32| members[slot as usize].as_ref().map(|member| member.paid);
-        slow.go_on(now, ring, paid);
-        wake = wake.min(slow.next_due().unwrap_or(wake));
+        self.slow.go_on(now, &mut self.ring);
+        wake = wake.min(self.slow.next_due().unwrap_or(wake));
         self.roll_interval(now);
         let timeout = wake.saturating_sub(now_ns());
         if self.publishers.is_some() && self.shared.threads > 1 {
@@ -200,7 +198,7 @@ impl<'a> Worker<'a> {
     pub(crate) fn wait(&mut self, timeout_ns: u64) -> Result<(), LoadError> {
         let Self { ring, members, verifier, session, plan, slow, shared, herd, .. } = self;
         session.now = 0;
-        let mut paused = Vec::new();
+        let mut unready = Vec::new();
         let timeout = Some(Duration::from_nanos(timeout_ns));
         let mut lost_framing = Vec::new();
         ring.wait(timeout, &mut |event| {
@@ -213,10 +211,7 @@ impl<'a> Worker<'a> {
                     let Some(member) = &mut members[slot as usize] else { return };
                     if member.role == Role::Stalled && member.ready {
                         shared.slow_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                        if slow.read() {
-                            member.paid = slow.took(slot, bytes.len(), session.now, member.paid);
-                            paused.push(slot);
-                        }
+                        slow.took(slot, bytes.len(), session.now);
                         return;
                     }
                     let taken = match member.link {
@@ -225,6 +220,13 @@ impl<'a> Worker<'a> {
                     };
                     if taken.is_err() {
                         lost_framing.push(slot);
+                    }
+                    if member.role == Role::Stalled {
+                        if member.ready {
+                            slow.took(slot, 0, session.now);
+                        } else {
+                            unready.push(slot);
+                        }
                     }
                     if member.back.is_some() {
                         session.look_whether_caught_up(member);
@@ -250,8 +252,8 @@ impl<'a> Worker<'a> {
             }
         })
         .map_err(LoadError::Ring)?;
-        for slot in paused {
-            self.ring.pause_recv(slot);
+        for slot in unready {
+            self.ring.recv_once(slot, self.options.recv_buffer_bytes);
         }
         for slot in lost_framing {
             self.ring.close(slot);

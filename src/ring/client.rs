@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use io_uring::types::Fixed;
-use io_uring::{cqueue, opcode};
+use io_uring::{cqueue, opcode, squeue};
 
 use super::buffers::{GROUP, RecvBuffers};
 use super::token::{GENERATION_MASK, Op, pack, unpack};
@@ -41,15 +41,24 @@ pub enum ClientEvent<'a> {
     },
 }
 
+/// How a socket receives.
+#[derive(Clone, Copy, Default)]
+enum Recv {
+    /// Whatever comes, until it is closed.
+    #[default]
+    Always,
+    /// One piece of at most so many bytes each time that [`ClientRing::recv_once`] says so.
+    Once(u32),
+}
+
 #[derive(Default)]
 struct Slot {
     generation: u32,
     open: bool,
     closing: bool,
-    /// A multishot receive is with the kernel.
+    recv: Recv,
+    /// A receive is with the kernel.
     recv_armed: bool,
-    /// The owner wants to receive.
-    recv_on: bool,
     /// The front of `queue` is with the kernel.
     sending: bool,
     error: Option<i32>,
@@ -91,6 +100,24 @@ impl ClientRing {
     /// # Errors
     /// `ENFILE` if all slots are taken, else what the kernel says.
     pub fn attach(&mut self, socket: OwnedFd) -> io::Result<u32> {
+        let slot = self.install(socket)?;
+        self.arm_recv(slot);
+        Ok(slot)
+    }
+
+    /// As [`ClientRing::attach`], but the socket receives nothing until
+    /// [`ClientRing::recv_once`], and one piece then. As long as it does not receive, an end of
+    /// the connection shows only when something is sent.
+    ///
+    /// # Errors
+    /// As [`ClientRing::attach`].
+    pub fn attach_silent(&mut self, socket: OwnedFd) -> io::Result<u32> {
+        let slot = self.install(socket)?;
+        self.slots[slot as usize].recv = Recv::Once(0);
+        Ok(slot)
+    }
+
+    fn install(&mut self, socket: OwnedFd) -> io::Result<u32> {
         let Some(slot) = self.free.pop() else {
             return Err(io::Error::from_raw_os_error(libc::ENFILE));
         };
@@ -99,10 +126,7 @@ impl ClientRing {
             self.free.push(slot);
             return Err(e);
         }
-        let s = &mut self.slots[slot as usize];
-        s.open = true;
-        s.recv_on = true;
-        self.arm_recv(slot);
+        self.slots[slot as usize].open = true;
         Ok(slot)
     }
 
@@ -126,24 +150,14 @@ impl ClientRing {
         self.slots[slot as usize].queued
     }
 
-    /// Stops receiving; bytes on their way may still come.
-    pub fn pause_recv(&mut self, slot: u32) {
+    /// Receives one piece of at most `bytes` (1 or more), and of at most a receive buffer, on a
+    /// socket of [`ClientRing::attach_silent`]. Ignored while the last one has not come yet, and
+    /// on other sockets.
+    pub fn recv_once(&mut self, slot: u32, bytes: u32) {
         let s = &mut self.slots[slot as usize];
-        if s.open && s.recv_on && !s.closing {
-            s.recv_on = false;
-            self.cancel_recv(slot);
-        }
-    }
-
-    /// Receives again.
-    pub fn resume_recv(&mut self, slot: u32) {
-        let s = &mut self.slots[slot as usize];
-        if s.open && !s.recv_on && !s.closing {
-            s.recv_on = true;
-            // If the cancelled receive has not ended yet, its end starts the next one.
-            if !s.recv_armed {
-                self.arm_recv(slot);
-            }
+        if s.open && !s.closing && !s.recv_armed && matches!(s.recv, Recv::Once(_)) {
+            s.recv = Recv::Once(bytes);
+            self.arm_recv(slot);
         }
     }
 
@@ -195,7 +209,7 @@ impl ClientRing {
         if ended {
             s.recv_armed = false;
         }
-        let closing = s.closing;
+        let (closing, once) = (s.closing, matches!(s.recv, Recv::Once(_)));
         if let Some(id) = cqueue::buffer_select(cqe.flags) {
             if cqe.result > 0 && !closing {
                 let bytes = self.buffers.bytes(id, cqe.result as u32);
@@ -209,12 +223,9 @@ impl ClientRing {
         match -cqe.result {
             _ if closing => self.close_when_quiet(slot),
             0 => self.start_close(slot, None),
+            i32::MIN..0 if once => {}
             // The buffers handled in this round go back before the next submission.
-            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | i32::MIN..0 => {
-                if self.slots[slot as usize].recv_on {
-                    self.arm_recv(slot);
-                }
-            }
+            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | i32::MIN..0 => self.arm_recv(slot),
             errno => self.start_close(slot, Some(errno)),
         }
     }
@@ -254,7 +265,7 @@ impl ClientRing {
     /// A cancel may miss a receive that is just being run; then it is asked for again.
     fn recv_cancelled(&mut self, slot: u32, result: i32) {
         let s = &self.slots[slot as usize];
-        if result < 0 && s.recv_armed && (s.closing || !s.recv_on) {
+        if result < 0 && s.recv_armed && s.closing {
             self.cancel_recv(slot);
         }
     }
@@ -269,12 +280,16 @@ impl ClientRing {
     fn arm_recv(&mut self, slot: u32) {
         let s = &mut self.slots[slot as usize];
         s.recv_armed = true;
-        let entry = opcode::RecvMulti::new(Fixed(slot), GROUP).build().user_data(pack(
-            Op::Recv,
-            slot,
-            s.generation,
-        ));
-        // SAFETY: the entry points to no memory; the buffer ring outlives the uring.
+        let entry = match s.recv {
+            Recv::Always => opcode::RecvMulti::new(Fixed(slot), GROUP).build(),
+            Recv::Once(bytes) => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), bytes)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        }
+        .user_data(pack(Op::Recv, slot, s.generation));
+        // SAFETY: the entry points to no memory, the kernel picks a buffer; the buffer ring outlives
+        // the uring.
         unsafe { self.uring.push(&entry) };
     }
 
@@ -409,23 +424,54 @@ mod tests {
     }
 
     #[test]
-    fn paused_member_receives_nothing_and_loses_nothing() {
+    fn silent_member_receives_one_bounded_piece_when_told_and_loses_nothing() {
         let mut ring = ClientRing::new(4, 8, 4096).unwrap();
         let (mut peer, socket) = pair();
-        let slot = ring.attach(socket).unwrap();
+        let slot = ring.attach_silent(socket).unwrap();
         let mut seen = Seen::default();
-        turn(&mut ring, &mut seen);
-        ring.pause_recv(slot);
-        turn(&mut ring, &mut seen);
         let data = pattern(100_000);
         peer.write_all(&data).unwrap();
         turn(&mut ring, &mut seen);
         assert!(seen.bytes.is_empty());
-        ring.resume_recv(slot);
+        for (asked, most) in [(1, 1), (1_000, 1_000), (100_000, 4_096)] {
+            let before = seen.bytes.len();
+            // The second call is ignored.
+            ring.recv_once(slot, asked);
+            ring.recv_once(slot, asked);
+            for _ in 0..3 {
+                turn(&mut ring, &mut seen);
+            }
+            let got = seen.bytes.len() - before;
+            assert!((1..=most).contains(&got), "{got} bytes of {most}");
+        }
         while seen.bytes.len() < data.len() {
+            ring.recv_once(slot, 100_000);
             turn(&mut ring, &mut seen);
         }
         assert_eq!(seen.bytes, data);
+        drop(peer);
+        ring.recv_once(slot, 1);
+        while seen.closed.is_empty() {
+            turn(&mut ring, &mut seen);
+        }
+        assert_eq!(seen.closed, [(slot, None)]);
+    }
+
+    #[test]
+    fn silent_member_that_found_no_buffer_receives_when_there_is_one() {
+        let mut ring = ClientRing::new(4, 1, 4096).unwrap();
+        let (pairs, mut seen) = ([pair(), pair()], Seen::default());
+        let slots = pairs.map(|(mut peer, socket)| {
+            peer.write_all(&[7; 100]).unwrap();
+            (ring.attach_silent(socket).unwrap(), peer)
+        });
+        for (slot, _) in &slots {
+            ring.recv_once(*slot, 100);
+        }
+        while seen.bytes.len() < 200 {
+            turn(&mut ring, &mut seen);
+        }
+        assert!(seen.closed.is_empty());
     }
 
     #[test]
