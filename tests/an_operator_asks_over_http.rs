@@ -156,6 +156,14 @@ fn a_server_that_asks_for_tokens_is_ready_too() {
 }
 
 #[test]
+fn a_server_that_lets_a_member_have_one_connection_is_ready_too() {
+    let settings = Settings::shards(3).set("member_connections_max", 1);
+    let (_server, http) = Http::start(settings);
+    let ready = http.json("/readyz");
+    assert_eq!(ready["ready"], true, "{ready}");
+}
+
+#[test]
 fn a_server_whose_log_failed_is_alive_and_not_ready() {
     let settings = Settings::shards(1).outliving_its_file_limit();
     let (server, http) = Http::start(settings);

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::tls::{self, Pki};
-use common::{Client, Server, Settings, wait_until};
+use common::{Client, Http, Server, Settings, wait_until};
 use fanfare::wire::ErrorCode;
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
@@ -183,6 +183,10 @@ fn beyond_loopback_plaintext_is_refused_where_tls_is_required() {
     let mut native = Client::over(TcpStream::connect(server.addr).unwrap());
     native.send(b"FNFR");
     assert_eq!(native.fatal().0, ErrorCode::TlsRequired);
+    // What the server's own probe begins with can be guessed but for its proof.
+    let mut guess = Client::over(TcpStream::connect(server.addr).unwrap());
+    guess.send(&[&[0xFA; 33][..], b"FNFR"].concat());
+    assert_eq!(guess.fatal().0, ErrorCode::BadMagic);
     let mut page = TcpStream::connect(server.addr).unwrap();
     page.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let got = rest(&page);
@@ -195,21 +199,31 @@ fn beyond_loopback_plaintext_is_refused_where_tls_is_required() {
     assert!(!conn.is_handshaking());
 }
 
+#[test]
+fn a_server_that_requires_tls_is_ready_too() {
+    let server = Open::start(&Pki::new());
+    let ready = server.http.json("/readyz");
+    assert_eq!(ready["ready"], true, "{ready}");
+}
+
 /// A server that listens on every address.
 struct Open {
     child: std::process::Child,
     addr: std::net::SocketAddr,
+    http: Http,
     _dir: tempfile::TempDir,
 }
 
 impl Open {
     fn start(pki: &Pki) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (port, http) = (free().port(), free());
         let set = |name: &str, value: &str| ["--set".into(), format!("{name}={value}")];
         let child = std::process::Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .args(["serve", "--insecure-no-auth", "--shards", "1", "--segment-bytes", "8388608"])
             .args(["--listen", &format!("0.0.0.0:{port}"), "--connections-max", "1000"])
+            .args(["--http", &http.to_string()])
             .arg("--data-dir")
             .arg(dir.path().join("data"))
             .args(set("tls_cert", pki.path("cert.pem").to_str().unwrap()))
@@ -219,7 +233,8 @@ impl Open {
             .unwrap();
         let addr = ([127, 0, 0, 1], port).into();
         wait_until("the server", || TcpStream::connect(addr).is_ok());
-        Self { child, addr, _dir: dir }
+        wait_until("the HTTP interface", || TcpStream::connect(http).is_ok());
+        Self { child, addr, http: Http { addr: http, token: None }, _dir: dir }
     }
 }
 

@@ -246,6 +246,23 @@ fn a_renewed_token_counts_alone() {
     assert_eq!(refusal(&mut client), (ErrorCode::TokenRefused, 0, "sub".into()));
 }
 
+#[test]
+fn a_long_token_has_room_also_after_the_configuration_was_read_again() {
+    let issuer = Issuer::eddsa("a");
+    let server = Server::with_keys(Settings::shards(1).set("payload_max", 10), &issuer.key_file());
+    let mut long = claims("ann", 60, everything());
+    long["jti"] = "x".repeat(2_500).into();
+    let long = issuer.sign(&long);
+    let mut client = Client::open_with(&server, "ann", &long);
+    server.signal(rustix::process::Signal::HUP);
+    wait_until("the reload", || server.log().contains("the configuration was read again"));
+    // A shard takes it over when it is awake.
+    client.ping();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let request = client.send_auth(&long);
+    client.authed(request);
+}
+
 fn replace(path: &std::path::Path, content: &str) {
     let new = path.with_extension("new");
     fs::write(&new, content).unwrap();

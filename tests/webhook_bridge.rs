@@ -419,6 +419,23 @@ fn a_bridge_shows_the_token_in_its_file() {
     bridge.stop();
 }
 
+#[test]
+fn a_bridge_whose_newest_token_does_not_allow_its_group_says_so_and_ends() {
+    let issuer = Issuer::eddsa("a");
+    let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("token");
+    std::fs::write(&file, issuer.token("mailer", 6, json!({ "join": ["lobby"] }))).unwrap();
+    let endpoint = Endpoint::start(|_| Answer::Status(204));
+    let mut bridge = Bridge::start(&server, &endpoint, &["--token-file", file.to_str().unwrap()]);
+    wait_until("the bridge joins", || bridge.log().contains("joined"));
+    let other = files.path().join("other");
+    std::fs::write(&other, issuer.token("mailer", 600, json!({ "join": ["hall"] }))).unwrap();
+    std::fs::rename(&other, &file).unwrap();
+    assert_eq!(bridge.0.wait().unwrap().code(), Some(1));
+    assert!(bridge.log().contains("put the bridge out of lobby"), "{}", bridge.log());
+}
+
 /// The server knows bridges by their certificates, and a bridge knows its server.
 #[test]
 fn a_bridge_speaks_tls_and_shows_its_certificate() {

@@ -26,7 +26,9 @@ impl Spread {
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+        let (half, last) = (values.len() / 2, values.len().saturating_sub(1));
+        // Of an even number it is between the two in the middle.
+        Self { median: (at(last / 2) + at(half.min(last))) / 2.0, min: at(0), max: at(last) }
     }
 
     pub fn show(&self, digits: usize) -> String {

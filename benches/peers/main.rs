@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use pairs::{Failure, Server, Spread, keys, run};
 
@@ -175,7 +175,21 @@ impl Bench {
         lines.extend(self.findings(&runs));
         let text = lines.join("\n") + "\n";
         println!("{text}");
-        Ok(std::fs::write(self.out.join(format!("{row}.md")), text)?)
+        std::fs::write(self.out.join(format!("{row}.md")), text)?;
+        self.plot(row, &runs)
+    }
+
+    /// What `loadgen compare` would plot of these runs, in a folder of the row.
+    fn plot(&self, row: &str, runs: &[Vec<Value>]) -> Result<(), Failure> {
+        let of_system = |(system, runs): (&System, &Vec<Value>)| {
+            let label = system.name.clone();
+            runs.iter().map(move |run| json!({"label": label, "report": run})).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = self.systems.iter().zip(runs).flat_map(of_system).collect();
+        let result = tempfile::NamedTempFile::new_in(&self.target)?;
+        serde_json::to_writer(&result, &json!({"workload": "compare", "runs": all}))?;
+        let mut plot = Command::new(self.target.join("loadgen"));
+        run(plot.arg("plot").arg(result.path()).arg("--svg").arg(self.out.join(row)))
     }
 
     /// One run: a server of its own, and the load generator, whose JSON is kept.
@@ -341,10 +355,9 @@ const IDLE: [Figure; 5] = [
 ];
 
 impl Figure {
-    /// Of the runs that have it.
+    /// Of every run; no number where a run does not have it.
     fn values(&self, runs: &[Value]) -> Vec<f64> {
-        let all = pairs::values(runs, self.at).into_iter();
-        all.filter(|value| !value.is_nan()).map(|value| value * self.scale).collect()
+        pairs::values(runs, self.at).into_iter().map(|value| value * self.scale).collect()
     }
 
     fn cell(&self, runs: &[Value]) -> String {
@@ -352,6 +365,7 @@ impl Figure {
     }
 }
 
-fn shown(values: Vec<f64>, digits: usize) -> String {
+fn shown(mut values: Vec<f64>, digits: usize) -> String {
+    values.retain(|value| !value.is_nan());
     if values.is_empty() { "none".to_owned() } else { Spread::of(values).show(digits) }
 }

@@ -243,6 +243,7 @@ fn merge(outcomes: Vec<(usize, Outcome)>, plan: &Plan) -> (Outcome, Violations) 
         verified: 0,
         digests: Vec::new(),
         held_back: 0,
+        unsent: 0,
     };
     let mut violations = Violations::default();
     let mut first_of_group = vec![None; plan.groups.len()];
@@ -250,6 +251,7 @@ fn merge(outcomes: Vec<(usize, Outcome)>, plan: &Plan) -> (Outcome, Violations) 
         total.histograms.merge(&outcome.histograms);
         total.verified += outcome.verified;
         total.held_back += outcome.held_back;
+        total.unsent += outcome.unsent;
         let clean = outcome.violations.total() == 0;
         violations.merge(outcome.violations);
         for (group, head, last, digest) in outcome.digests {

@@ -59,6 +59,14 @@ impl Herd {
         self.stage != Stage::There
     }
 
+    /// When its members may come back, if they are away.
+    pub fn next_due(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Dropped { from } => Some(from),
+            _ => None,
+        }
+    }
+
     /// Whether the end of this member's connection is the drop.
     pub fn drops(&self, member: &Member) -> bool {
         matches!(self.stage, Stage::Dropped { .. }) && member.role == Role::Reader
@@ -73,6 +81,7 @@ impl Worker<'_> {
             Stage::There if self.is_time_to_drop(o, now) => self.drop_all(o, now),
             Stage::Dropped { from } if now >= from && self.all_are_away() => {
                 self.herd.stage = Stage::Returning { from };
+                return Ok(true);
             }
             Stage::Returning { from } => {
                 for _ in 0..CONNECTS_PER_ROUND {

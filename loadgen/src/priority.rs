@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Cli, Task, parse_duration};
 use crate::error::LoadError;
+use crate::figures::Spread;
 use crate::spawn::Server;
 
 /// Time between the start of the flood and the measurement beside it, its warm-up included.
@@ -267,12 +268,10 @@ fn row(n: u32, alone: &Value, beside: &Value, flood: &Value) -> String {
 }
 
 fn summary(pairs: &[Value], passed: bool) -> String {
-    let mut ratios: Vec<f64> =
-        pairs.iter().map(|pair| ratio(&pair["alone"], &pair["beside"])).collect();
-    let mut differences: Vec<f64> = pairs
+    let ratios = pairs.iter().map(|pair| ratio(&pair["alone"], &pair["beside"]));
+    let differences = pairs
         .iter()
-        .map(|pair| latency(&pair["beside"], "p99_us") - latency(&pair["alone"], "p99_us"))
-        .collect();
+        .map(|pair| latency(&pair["beside"], "p99_us") - latency(&pair["alone"], "p99_us"));
     let verdict = if passed {
         "VERIFIED: every member got every message once, in order, unchanged"
     } else {
@@ -280,14 +279,13 @@ fn summary(pairs: &[Value], passed: bool) -> String {
     };
     format!(
         "median of the ratios of p99 {:.2}, of the differences {:.0} us (latencies in us, from the intended start)\n{verdict}",
-        median(&mut ratios),
-        median(&mut differences)
+        median(ratios),
+        median(differences)
     )
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    Spread::of(values).map_or(f64::NAN, |spread| spread.median)
 }
 
 #[cfg(test)]

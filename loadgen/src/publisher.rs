@@ -168,6 +168,13 @@ impl Publishers {
         }
     }
 
+    /// Broadcasts that were due before `until` and never sent.
+    pub fn unsent(&self, until: u64) -> u64 {
+        let Pace::Rate { start, interval, next } = &self.pace else { return 0 };
+        let all = (until.saturating_sub(*start) as f64 / interval).ceil() as u64;
+        all.saturating_sub(*next)
+    }
+
     /// When to call [`Publishers::publish`] next, if it depends on the clock.
     pub fn next_due(&self) -> Option<u64> {
         match &self.pace {

@@ -69,6 +69,7 @@ pub struct Report<'a> {
     completed: u64,
     verified_deliveries: u64,
     held_back: u64,
+    unsent: u64,
     deliveries: u64,
     deliveries_per_s: f64,
     broadcasts_per_s: f64,
@@ -248,6 +249,8 @@ impl<'a> Report<'a> {
             completed,
             verified_deliveries: total.verified,
             held_back: total.held_back,
+            // Who stops a run does not want the rest of it.
+            unsent: if seen.cut_short { 0 } else { total.unsent },
             deliveries,
             deliveries_per_s: deliveries as f64 / seconds,
             broadcasts_per_s: (seen.to.completed - seen.from.completed) as f64 / seconds,
@@ -386,6 +389,12 @@ impl<'a> Report<'a> {
             row(
                 "publisher held back",
                 format!("{} times; corrected latencies include it", self.held_back),
+            );
+        }
+        if self.unsent > 0 {
+            row(
+                "due and never sent",
+                format!("{} broadcasts at the end; no latency includes them", self.unsent),
             );
         }
         if self.stalled > 0 {

@@ -42,11 +42,14 @@ pub struct Point {
 }
 
 impl Point {
-    fn and(&self, later: &Self) -> Self {
+    /// This one, of so many times as many intervals as the other, and that.
+    fn and(&self, times: u64, later: &Self) -> Self {
+        let n = times as f64;
+        let mean = |a: f64, b: f64| (n * a + b) / (n + 1.0);
         Self {
             at_s: later.at_s,
-            deliveries_per_s: (self.deliveries_per_s + later.deliveries_per_s) / 2.0,
-            p50_us: (self.p50_us + later.p50_us) / 2.0,
+            deliveries_per_s: mean(self.deliveries_per_s, later.deliveries_per_s),
+            p50_us: mean(self.p50_us, later.p50_us),
             p99_us: self.p99_us.max(later.p99_us),
             max_us: self.max_us.max(later.max_us),
             server_resident: self.server_resident.max(later.server_resident),
@@ -204,7 +207,7 @@ impl<'a> Timeline<'a> {
 
     fn push(&mut self, point: Point) {
         let (n, point) = match self.half.take() {
-            Some((n, before)) => (n + 1, before.and(&point)),
+            Some((n, before)) => (n + 1, before.and(n, &point)),
             None => (1, point),
         };
         if n < self.intervals_per_point {
@@ -214,7 +217,7 @@ impl<'a> Timeline<'a> {
         self.points.push(point);
         if self.points.len() == POINTS_MAX {
             self.points =
-                self.points.chunks(2).map(|two| two[0].and(&two[two.len() - 1])).collect();
+                self.points.chunks(2).map(|two| two[0].and(1, &two[two.len() - 1])).collect();
             self.intervals_per_point *= 2;
         }
     }
@@ -229,6 +232,29 @@ mod tests {
         let mut histograms = Box::new(Histograms::new());
         histograms.delivery.record(0, 0, latency_ns, 1);
         Interval { number, histograms }
+    }
+
+    fn point() -> Point {
+        Point {
+            at_s: 1.0,
+            deliveries_per_s: 1.0,
+            p50_us: 1.0,
+            p99_us: 2.0,
+            max_us: 3.0,
+            server_resident: None,
+            loadgen_resident: None,
+        }
+    }
+
+    #[test]
+    fn several_intervals_are_the_mean_of_theirs() {
+        let mut timeline = Timeline::new(Duration::from_secs(1), None, None, false);
+        timeline.intervals_per_point = 4;
+        for deliveries_per_s in [10.0, 20.0, 30.0, 100.0] {
+            timeline.push(Point { deliveries_per_s, ..point() });
+        }
+        assert_eq!(timeline.points.len(), 1);
+        assert!((timeline.points[0].deliveries_per_s - 40.0).abs() < 1e-9);
     }
 
     #[test]
@@ -252,12 +278,8 @@ mod tests {
         for number in 0..lasting {
             let point = Point {
                 at_s: (number + 1) as f64,
-                deliveries_per_s: 1.0,
-                p50_us: 1.0,
                 p99_us: if number == 777 { 500.0 } else { 2.0 },
-                max_us: 3.0,
-                server_resident: None,
-                loadgen_resident: None,
+                ..point()
             };
             timeline.push(point);
             assert!(timeline.points.len() < POINTS_MAX);

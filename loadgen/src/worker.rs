@@ -42,6 +42,8 @@ pub struct Outcome {
     pub digests: Vec<(u32, u64, u64, u64)>,
     /// Times that a publisher had to wait for room.
     pub held_back: u64,
+    /// Broadcasts that were due in the run and were never sent.
+    pub unsent: u64,
 }
 
 /// A worker thread.
@@ -179,6 +181,8 @@ impl<'a> Worker<'a> {
         if self.herd(now)? {
             wake = now;
         }
+        // Once that is past, it waits for the end of the last connection.
+        wake = wake.min(self.herd.next_due().filter(|at| *at > now).unwrap_or(wake));
         self.slow.go_on(now, &mut self.ring);
         wake = wake.min(self.slow.next_due().unwrap_or(wake));
         self.roll_interval(now);
@@ -386,7 +390,8 @@ impl<'a> Worker<'a> {
             violations: std::mem::take(&mut verifier.violations),
             histograms: self.total,
             verified: self.verified,
-            held_back: self.publishers.map_or(0, |p| p.held_back),
+            held_back: self.publishers.as_ref().map_or(0, |p| p.held_back),
+            unsent: self.publishers.map_or(0, |p| p.unsent(self.measured.to)),
         }
     }
 }

@@ -51,6 +51,18 @@ fn known_delays_come_out_within_the_precision_of_the_histogram() {
 }
 
 #[test]
+fn what_was_due_and_could_not_be_sent_is_counted() {
+    // One in flight at 10 ms each, and 200 a second offered: most of it is never sent, so no latency
+    // can show it.
+    let line = "fanout --members 4 --rate 200 --in-flight-max 1";
+    let run = loadgen_for(broadcaster(Fault::KnownDelays, 0), line, "300ms");
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let count = |key: &str| run.report[key].as_u64().unwrap();
+    assert!(count("unsent") > 20, "{} of {}", count("unsent"), count("published"));
+    assert_eq!(count("unsent") + count("published"), 80);
+}
+
+#[test]
 fn stall_of_the_server_shows_in_the_corrected_latency_only() {
     // One in flight, as a client that waits for its answer: while the server stands still nothing
     // is sent, so that by the clock of the actual sends one message in hundreds was slow.

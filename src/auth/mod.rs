@@ -22,6 +22,6 @@ mod token;
 mod tests;
 
 pub use keys::{Expected, KEY_FILE_MAX, KEYS_MAX, KeyError, KeyId, Keys};
-pub use own::own_token;
+pub use own::{OWN_MARK, OWN_OPENING_LEN, is_own_opening, own_opening, own_token};
 pub use rights::{Allowed, CachedRights, Right, Rights};
 pub use token::{Grant, Refused};

@@ -1,5 +1,6 @@
-//! The server's own tokens. Its readiness probe is a client like others, so where there are keys it
-//! shows a token too, of a key that this process drew and nobody else has.
+//! What the server's own clients show. Its readiness probe is a client like others, so where there are
+//! keys it shows a token too, of a key that this process drew and nobody else has. Where TLS is required
+//! it begins with bytes that only this process knows, and is served in plain: it speaks to itself.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,6 +13,12 @@ use super::issue::signed;
 
 /// `kid` of the server's own key. A key of this name in a key file is never asked.
 pub(super) const OWN_KEY: &str = "fanfare-own";
+/// First byte of what an own client begins with; no protocol begins so.
+pub const OWN_MARK: u8 = 0xFA;
+/// Length of what an own client begins with.
+pub const OWN_OPENING_LEN: usize = 33;
+/// What is signed for it.
+const OPENING: &[u8] = b"fanfare opening";
 /// How long a token holds, in seconds.
 const VALID_S: u64 = 3_600;
 
@@ -23,6 +30,24 @@ pub(super) fn secret() -> Option<&'static [u8; 32]> {
         SystemRandom::new().fill(&mut secret).ok().map(|()| secret)
     };
     SECRET.get_or_init(draw).as_ref()
+}
+
+/// What an own client begins with: [`OWN_MARK`], and what only the holder of the secret can sign.
+/// `None` if there is no secret.
+#[must_use]
+pub fn own_opening() -> Option<[u8; OWN_OPENING_LEN]> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret()?);
+    let mut opening = [OWN_MARK; OWN_OPENING_LEN];
+    opening[1..].copy_from_slice(hmac::sign(&key, OPENING).as_ref());
+    Some(opening)
+}
+
+/// Whether these bytes are [`own_opening`]; compared in constant time.
+#[must_use]
+pub fn is_own_opening(bytes: &[u8]) -> bool {
+    let Some(secret) = secret() else { return false };
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    matches!(bytes, [OWN_MARK, tag @ ..] if hmac::verify(&key, OPENING, tag).is_ok())
 }
 
 /// A token for the server itself: `member` may join and publish where the name of a group begins

@@ -269,6 +269,18 @@ fn no_bytes_make_it_panic() {
 }
 
 #[test]
+fn nobody_else_opens_as_the_server_itself() {
+    let opening = own_opening().unwrap();
+    assert!(is_own_opening(&opening));
+    for n in 0..opening.len() {
+        let mut other = opening;
+        other[n] ^= 1;
+        assert!(!is_own_opening(&other), "byte {n}");
+        assert!(!is_own_opening(&opening[..n]), "{n} bytes");
+    }
+}
+
+#[test]
 fn the_server_has_tokens_of_its_own_that_allow_what_they_name_and_only_with_its_key() {
     for file in [SECRET.to_owned(), json!({"keys": [Issuer::rs256().jwk("k1")]}).to_string()] {
         let keys = keys(&file);

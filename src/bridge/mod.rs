@@ -106,6 +106,8 @@ enum BridgeError {
     Signals(std::io::Error),
     #[error("cannot join {group}: {error}")]
     Join { group: String, error: Refusal },
+    #[error("the server put the bridge out of {0}: its newest token does not allow that group")]
+    PutOut(String),
     #[error("another connection of this member took over; give each bridge a member id of its own")]
     Replaced,
     #[error("the connection ended for good: {0}")]
@@ -239,6 +241,10 @@ impl Bridge {
             Event::JoinFailed { group, error } => {
                 let group = String::from_utf8_lossy(group).into_owned();
                 return Err(BridgeError::Join { group, error: error.clone() });
+            }
+            // The bridge leaves no group by itself.
+            Event::Left { group } => {
+                return Err(BridgeError::PutOut(String::from_utf8_lossy(group).into_owned()));
             }
             Event::Disconnected { reason: Reason::Replaced, .. } => {
                 return Err(BridgeError::Replaced);

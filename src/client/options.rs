@@ -55,6 +55,9 @@ pub struct Options {
     /// TLS, and how the server is known. `None` sends everything as it is.
     #[cfg(feature = "tls")]
     pub tls: Option<super::Tls>,
+    /// It is a client of the server's own process, and shows that first.
+    #[cfg(feature = "server")]
+    pub(crate) own: bool,
 }
 
 impl Options {
@@ -78,6 +81,8 @@ impl Options {
             eager: false,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "server")]
+            own: false,
         }
     }
 

@@ -276,6 +276,10 @@ impl Session {
         self.conn = Conn::Greeting { until };
         self.out_sent = 0;
         self.out.clear();
+        #[cfg(feature = "server")]
+        if let Some(opening) = self.options.own.then(crate::auth::own_opening).flatten() {
+            self.out.extend_from_slice(&opening);
+        }
         self.out.extend_from_slice(&MAGIC);
         Hello {
             version_min: VERSION,

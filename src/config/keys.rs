@@ -105,7 +105,7 @@ pub const NODE_KEYS: &[Key] = keys! {
     http_token_file: Kind::Text, "File with the token that /metrics and /api/v1 ask for; mode 0600. Without one http must be a loopback address.";
     tls_cert: Kind::Text, "PEM file with the certificate for TLS and those up to its authority. Read again when it changes.";
     tls_key: Kind::Text, "PEM file with its private key.";
-    tls_client_ca: Kind::Text, "PEM file with authorities of clients. With it, clients without a certificate of theirs are refused.";
+    tls_client_ca: Kind::Text, "PEM file with authorities of clients. With it, clients without a certificate of theirs are refused, and those without TLS as by tls_required.";
     auth_keys: Kind::Text, "File with the keys of tokens: a JWKS, public keys in PEM, or a secret. With it nobody is served without a token. Read again when it changes.";
     auth_audience: Kind::Text, "Tokens must be for this audience (aud). Unless set, they must not name any.";
     auth_issuer: Kind::Text, "Tokens must be from this issuer (iss). Unless set, that is not looked at.";

@@ -340,6 +340,9 @@ pub(super) fn build(values: &Values, classes: Arc<Classes>) -> Result<ServeConfi
             },
         },
     });
+    let tls = tls_files(values)?;
+    // Who has to show a certificate must not get in without one, and there is none in plain.
+    shard.tls_required |= tls.as_ref().is_some_and(|files| files.client_ca.is_some());
     shard.tls_required &= !listen.ip().to_canonical().is_loopback();
     shard.classes = classes;
     shard.note_bounds();
@@ -359,7 +362,7 @@ pub(super) fn build(values: &Values, classes: Arc<Classes>) -> Result<ServeConfi
         http: text("http").parse().ok(),
         http_token_file: Some(text("http_token_file")).filter(|p| !p.is_empty()).map(Into::into),
         auth,
-        tls: tls_files(values)?,
+        tls,
         insecure_no_auth: matches!(values.get("insecure_no_auth"), Some((Setting::Bool(true), _))),
         shard,
     };

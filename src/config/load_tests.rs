@@ -337,6 +337,10 @@ fn tls_needs_both_files_and_is_required_beyond_loopback_only() {
     }
     let required = [cert, key, ("tls_required", "true"), ("insecure_no_auth", "true")];
     assert!(!set(&required).unwrap().config.shard.tls_required);
-    let open = [&required[..], &[("listen", "0.0.0.0:7400")]].concat();
-    assert!(set(&open).unwrap().config.shard.tls_required);
+    let open = [cert, key, ("insecure_no_auth", "true"), ("listen", "0.0.0.0:7400")];
+    assert!(!set(&open).unwrap().config.shard.tls_required);
+    // A certificate of the client cannot be asked for in plain.
+    for more in [("tls_required", "true"), ("tls_client_ca", "a.pem")] {
+        assert!(set(&[&open[..], &[more]].concat()).unwrap().config.shard.tls_required, "{more:?}");
+    }
 }

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::auth::{KeyError, Keys};
-use crate::config::{AuthConfig, ConfigError, ServeArgs, ServeConfig};
+use crate::auth::KeyError;
+use crate::config::{ConfigError, ServeArgs, ServeConfig};
 use crate::ring::{KernelFeatures, ProbeError};
 use crate::tls::files::{TlsFileError, TlsFiles};
 use crate::wal::Manifest;
@@ -37,6 +37,7 @@ pub use error::ServeError;
 pub use handover::HandoverError;
 use handover::Predecessor;
 pub use http::{HttpError, Token, TokenCell, TokenError};
+use key_file::KeyFile;
 use reload::{InForce, Reloader};
 use server::Server;
 pub use shards::{Shards, ShardsConfig, start};
@@ -122,7 +123,7 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     for variable in &loaded.unknown_env {
         warn!(variable, "this environment variable names no key and is ignored");
     }
-    let keys = keys(config)?;
+    let key_file = config.auth.as_ref().map(KeyFile::load).transpose()?;
     nofile::raise();
     let features = KernelFeatures::probe()?;
     let cores = cores(config)?;
@@ -133,12 +134,10 @@ fn serve(args: &ServeArgs) -> Result<(), RunError> {
     let http = config.http.map(|at| http::bind(at, predecessor.is_some())).transpose()?;
     let set_filter = Box::new(move |filter| filters.reload(filter).is_ok());
     let in_force = in_force.clone();
-    if let (Some(auth), Some(keys)) = (&config.auth, &keys)
-        && let Err(error) = key_file::watch(auth.clone(), keys, signals.orders())
-    {
+    let keys = RefCell::new(key_file.as_ref().map(|file| file.keys.clone()));
+    if let Some(Err(error)) = key_file.map(|file| file.watch(signals.orders())) {
         warn!(%error, "the key file is not watched; restart the server to change keys");
     }
-    let keys = RefCell::new(keys);
     let reloader = Reloader { args: args.clone(), in_force, token, keys, set_filter };
     Server { reloader, cores, features, signals, http, tls }.run(predecessor)
 }
@@ -156,11 +155,6 @@ fn predecessor(config: &ServeConfig, cores: &[usize]) -> Result<Option<Predecess
 }
 
 /// The keys in the file that the configuration names, if it names one.
-fn keys(config: &ServeConfig) -> Result<Option<Arc<Keys>>, RunError> {
-    let load = |auth: &AuthConfig| Keys::load(&auth.keys, &auth.expected).map(Arc::new);
-    Ok(config.auth.as_ref().map(load).transpose()?)
-}
-
 /// Checks what `fanfare serve` with these flags would start from, and starts nothing.
 #[must_use]
 pub fn check(args: &ServeArgs) -> ExitCode {
@@ -168,7 +162,7 @@ pub fn check(args: &ServeArgs) -> ExitCode {
         args.load(std::env::vars().collect()).map_err(RunError::from).and_then(|loaded| {
             filter(&loaded.config)?;
             token(&loaded.config)?;
-            keys(&loaded.config)?;
+            loaded.config.auth.as_ref().map(KeyFile::load).transpose()?;
             cores(&loaded.config)?;
             loaded.config.tls.as_ref().map(TlsFiles::load).transpose()?;
             Ok(loaded)

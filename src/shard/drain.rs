@@ -79,9 +79,11 @@ impl Shard {
             match self.control.pop() {
                 Ok(Control::Drain) if self.drain.is_none() => self.begin_drain(io),
                 Ok(Control::Configure(config)) => {
-                    // The limit of open files may have left less than is configured.
+                    // The limit of open files may have left less than is configured, and what was
+                    // read from files is not in a configuration.
                     let connections_max = self.config.connections_max;
-                    self.config = ShardConfig { connections_max, ..*config };
+                    let (keys, tls) = (self.config.keys.take(), self.config.tls.take());
+                    self.config = ShardConfig { connections_max, keys, tls, ..*config };
                 }
                 Ok(Control::Keys(keys)) => self.take_keys(keys),
                 Ok(Control::Tls(config)) => self.handshakes.serve_by(config),

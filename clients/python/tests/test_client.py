@@ -280,6 +280,57 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         await play([first, second], user, token=newest)
         self.assertEqual((failures, tokens), (["no"], []))
 
+    async def test_a_slow_source_of_tokens_is_asked_one_question_at_a_time(self) -> None:
+        asked: list[str] = []
+        slow = asyncio.Event()
+
+        async def newest() -> str:
+            asked.append(f"token {len(asked) + 1}")
+            token = asked[-1]
+            if len(asked) > 1:
+                await slow.wait()
+            return token
+
+        async def server(peer: Peer) -> None:
+            await peer.welcome()
+            auth = await peer.heard("AUTH")
+            authed = {"request": auth["request"], "valid_ms": 60_000, "renew_after_ms": 1}
+            await peer.say(("AUTHED", authed))
+            # It is due again each second as long as none has come.
+            await asyncio.sleep(2.5)
+            self.assertEqual(asked, ["token 1", "token 2"])
+            slow.set()
+            self.assertEqual((await peer.heard("AUTH"))["token"], b"token 2")
+            seen.set()
+            await peer.socket.wait_closed()
+
+        async def user(client: fanfare.Client) -> None:
+            await seen.wait()
+
+        seen = asyncio.Event()
+        await play([server], user, token=newest)
+
+    async def test_a_client_that_waits_for_its_token_can_be_closed(self) -> None:
+        async def never() -> str:
+            asked.set()
+            await asyncio.Event().wait()
+            return ""
+
+        asked = asyncio.Event()
+        async with asyncio.timeout(SOON_S):
+            async with fanfare.connect("ws://127.0.0.1:1", "ann", token=never) as client:
+                await asked.wait()
+            self.assertEqual((await client.closed()).kind, "closed")
+
+    async def test_who_waits_to_have_joined_hears_that_the_client_ended(self) -> None:
+        async with asyncio.timeout(SOON_S):
+            async with fanfare.connect("ws://127.0.0.1:1", "ann") as client:
+                lobby = client.join("lobby")
+            with self.assertRaises(RefusedError):
+                await lobby.joined()
+            # Who only loops gets the end.
+            self.assertEqual([message async for message in lobby], [])
+
     async def test_wrong_options_are_errors_at_once(self) -> None:
         with self.assertRaises(ClientError):
             fanfare.connect("ws://127.0.0.1:1", "")

@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 /// Ticks of a linear axis, about.
 const TICKS: f64 = 6.0;
-/// Above this ratio of longest to shortest a latency axis is logarithmic.
+/// Above this ratio of the largest to the smallest an axis is logarithmic.
 const LOG_FROM: f64 = 20.0;
 
 /// How values are placed.
@@ -71,11 +71,16 @@ impl Axis {
         }
     }
 
-    /// An axis for latencies: logarithmic if they differ much.
-    pub fn latencies(values: impl Iterator<Item = f64> + Clone) -> Self {
+    /// An axis that is logarithmic if values differ much.
+    pub fn fitting(values: impl Iterator<Item = f64> + Clone) -> Self {
         let max = values.clone().fold(0.0, f64::max);
         let min = values.clone().filter(|v| *v > 0.0).fold(f64::MAX, f64::min);
         Self::new(if max / min > LOG_FROM { Scale::Log } else { Scale::Linear }, values)
+    }
+
+    /// Where the axis begins.
+    pub fn start(&self) -> f64 {
+        self.from
     }
 
     /// Where the axis ends.

@@ -16,6 +16,8 @@ const GAP: i32 = 26;
 /// Width of an entry's mark, and about that of a letter.
 const MARK: i32 = 22;
 const LETTER: i32 = 7;
+/// Room for the names beside lying boxes.
+const NAMES_WIDTH: i32 = 170;
 const FONT: &str = "sans-serif";
 /// In the middle between black and white, and apart also for who does not see red or green.
 const COLOURS: [RGBColor; 6] = [
@@ -26,6 +28,9 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(0xE0, 0x3E, 0x52),
     RGBColor(0x0E, 0xA5, 0xA5),
 ];
+
+/// Length of a dash, and of the space behind it.
+const DASH: u32 = 6;
 
 /// Text and lines follow the page, or the system where the file stands alone.
 const STYLE: &str = "<style>svg{color:#1f2328}.paper{fill:#ffffff}\
@@ -42,9 +47,9 @@ pub struct Line {
     pub dots: bool,
 }
 
-/// A box of height `value` with its range.
+/// A box of length `value` with its range.
 pub struct Bar {
-    /// Which of the names of the x axis it belongs to.
+    /// Which of the names of the y axis it belongs to.
     pub place: usize,
     /// Number and name of the kind it is of, for colour and legend.
     pub kind: (usize, &'static str),
@@ -66,13 +71,13 @@ pub struct Frame<'a> {
 
 /// A chart with axes and grid on `$area`. Its type has no name, so this is no function.
 macro_rules! framed {
-    ($area:expr, $frame:expr) => {{
+    ($area:expr, $frame:expr, $left:expr) => {{
         let frame: &Frame<'_> = $frame;
         let mut chart = ChartBuilder::on(&$area)
             .margin(14)
             .margin_right(34)
             .x_label_area_size(52)
-            .y_label_area_size(78)
+            .y_label_area_size($left)
             .build_cartesian_2d(frame.x.1.clone(), frame.y.1.clone())
             .map_err(text)?;
         chart
@@ -97,6 +102,11 @@ fn font(size: u32) -> TextStyle<'static> {
     (FONT, size).into_font().color(&BLACK)
 }
 
+/// Colour of the line of this number, and whether it is dashed: the colours are there twice.
+fn look(nth: usize) -> (RGBColor, bool) {
+    (COLOURS[nth % COLOURS.len()], nth / COLOURS.len() % 2 == 1)
+}
+
 /// Title and legend, above the plot, where they hide nothing; returns the rest of the area.
 fn headed<'a>(
     root: &Area<'a>,
@@ -107,13 +117,17 @@ fn headed<'a>(
     root.draw(&Text::new(title.to_owned(), (SIZE.0 as i32 / 2, 14), middle)).map_err(text)?;
     let (left, right) = (LEGEND_LEFT, SIZE.0 as i32 - 14);
     let (mut x, mut y) = (left, 48);
-    for (name, colour) in names.iter().zip(COLOURS.iter().cycle()) {
+    for (nth, name) in names.iter().enumerate() {
+        let (colour, dashed) = look(nth);
         let width = MARK + 6 + name.chars().count() as i32 * LETTER;
         if x > left && x + width > right {
             (x, y) = (left, y + LEGEND_LINE);
         }
-        let mark = Rectangle::new([(x, y + 5), (x + MARK, y + 9)], colour.filled());
-        root.draw(&mark).map_err(text)?;
+        let parts = if dashed { vec![(0, 8), (MARK - 8, MARK)] } else { vec![(0, MARK)] };
+        for (from, to) in parts {
+            let part = Rectangle::new([(x + from, y + 5), (x + to, y + 9)], colour.filled());
+            root.draw(&part).map_err(text)?;
+        }
         root.draw(&Text::new((*name).to_owned(), (x + MARK + 6, y), font(15))).map_err(text)?;
         x += width + GAP;
     }
@@ -130,10 +144,16 @@ pub fn lines(frame: &Frame<'_>, lines: &[Line]) -> Svg {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let names: Vec<&str> = lines.iter().map(|line| line.name.as_str()).collect();
         let area = headed(&root, frame.title, &names)?;
-        let mut chart = framed!(area, frame);
-        for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
-            let style = colour.stroke_width(2);
-            chart.draw_series(LineSeries::new(line.points.iter().copied(), style)).map_err(text)?;
+        let mut chart = framed!(area, frame, LEGEND_LEFT - 14);
+        for (nth, line) in lines.iter().enumerate() {
+            let (colour, dashed) = look(nth);
+            let (points, style) = (line.points.iter().copied(), colour.stroke_width(2));
+            if dashed {
+                chart.draw_series(DashedLineSeries::new(points, DASH, DASH, style))
+            } else {
+                chart.draw_series(LineSeries::new(points, style))
+            }
+            .map_err(text)?;
             if line.dots {
                 let dots = line.points.iter().map(|at| Circle::new(*at, 4, colour.filled()));
                 chart.draw_series(dots).map_err(text)?;
@@ -144,7 +164,8 @@ pub fn lines(frame: &Frame<'_>, lines: &[Line]) -> Svg {
     Ok(themed(&svg))
 }
 
-/// Boxes with whiskers from the lowest to the highest; nothing if there is none.
+/// Boxes with whiskers from the lowest to the highest, lying, so that names and values have room;
+/// nothing if there is none.
 pub fn bars(frame: &Frame<'_>, bars: &[Bar]) -> Svg {
     if bars.is_empty() {
         return Ok(String::new());
@@ -155,21 +176,21 @@ pub fn bars(frame: &Frame<'_>, bars: &[Bar]) -> Svg {
         let mut names = vec![""; bars.iter().map(|bar| bar.kind.0 + 1).max().unwrap_or(0)];
         bars.iter().for_each(|bar| names[bar.kind.0] = bar.kind.1);
         let area = headed(&root, frame.title, &names)?;
-        let mut chart = framed!(area, frame);
+        let mut chart = framed!(area, frame, NAMES_WIDTH);
         for bar in bars {
-            let colour = COLOURS[bar.kind.0 % COLOURS.len()];
-            let width = 0.7 / bar.kinds as f64;
-            let left = bar.place as f64 + 0.15 + width * bar.kind.0 as f64;
+            let (colour, _) = look(bar.kind.0);
+            let width = 0.8 / bar.kinds as f64;
+            let top = bar.place as f64 + 0.9 - width * bar.kind.0 as f64;
             let (median, low, high) = bar.value;
-            let shape = [(left, 0.0), (left + 0.94 * width, median)];
+            let shape = [(frame.x.1.start(), top), (median, top - 0.94 * width)];
             chart.draw_series([Rectangle::new(shape, colour.mix(0.85).filled())]).map_err(text)?;
-            let middle = left + 0.47 * width;
+            let middle = top - 0.47 * width;
             let whisker =
-                PathElement::new(vec![(middle, low), (middle, high)], BLACK.stroke_width(2));
+                PathElement::new(vec![(low, middle), (high, middle)], BLACK.stroke_width(2));
             chart.draw_series([whisker]).map_err(text)?;
             let value = super::axis::number(median);
-            let above = EmptyElement::at((middle, high)) + Text::new(value, (6, -16), font(14));
-            chart.draw_series([above]).map_err(text)?;
+            let beside = EmptyElement::at((high, middle)) + Text::new(value, (6, -6), font(13));
+            chart.draw_series([beside]).map_err(text)?;
         }
         root.present().map_err(text)?;
     }

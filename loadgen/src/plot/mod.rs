@@ -158,7 +158,7 @@ fn percentiles(title: &str, lines: &[Line]) -> Result<String, Failure> {
     let frame = Frame {
         title,
         x: ("percentile", Axis::new(Scale::Percentile, points.clone().map(|p| p.0))),
-        y: ("latency in ms", Axis::latencies(points.map(|p| p.1))),
+        y: ("latency in ms", Axis::fitting(points.map(|p| p.1))),
     };
     chart::lines(&frame, lines)
 }
@@ -204,7 +204,7 @@ fn over_time(title: &str, lines: &[Line]) -> Result<String, Failure> {
     let frame = Frame {
         title,
         x: ("seconds of the measured time", Axis::new(Scale::Linear, points.clone().map(|p| p.0))),
-        y: ("delivery latency in ms", Axis::latencies(points.map(|p| p.1))),
+        y: ("delivery latency in ms", Axis::fitting(points.map(|p| p.1))),
     };
     chart::lines(&frame, lines)
 }
@@ -213,6 +213,8 @@ fn series(report: &Value, key: &str, name: String) -> Line {
     let points = list(&report["over_time"])
         .iter()
         .filter_map(|p| Some((p["at_s"].as_f64()?, p[key].as_f64()? / 1e3)))
+        // Where nothing came there is no latency, least of all a short one.
+        .filter(|(_, ms)| *ms > 0.0)
         .collect();
     Line { name, points, dots: false }
 }
@@ -260,7 +262,7 @@ fn throughput(result: &Value) -> Result<String, Failure> {
     {
         lines.push(Line { name: "knee".to_owned(), points: vec![(x, us / 1e3)], dots: true });
     }
-    let y = Axis::latencies(lines.iter().flat_map(|l| &l.points).map(|p| p.1));
+    let y = Axis::fitting(lines.iter().flat_map(|l| &l.points).map(|p| p.1));
     let frame = Frame {
         title: "sweep: delivery latency against throughput, from when it was due",
         x: ("verified deliveries per second", x),
@@ -289,7 +291,7 @@ fn durability(result: &Value) -> Result<String, Failure> {
     let frame = Frame {
         title: "durability: the publisher's answer, from when the message was due",
         x: ("messages offered per second", Axis::new(Scale::Log, points.clone().map(|p| p.0))),
-        y: ("latency in ms", Axis::latencies(points.map(|p| p.1))),
+        y: ("latency in ms", Axis::fitting(points.map(|p| p.1))),
     };
     chart::lines(&frame, &lines)
 }
@@ -299,7 +301,8 @@ fn cpu(result: &Value) -> Result<String, Failure> {
         ("server_cpu_ns_per_delivery", "server"),
         ("loadgen_cpu_ns_per_delivery", "load generator"),
     ];
-    let labels = by_label(result);
+    // The first is on top.
+    let labels: Vec<_> = by_label(result).into_iter().rev().collect();
     let mut bars = Vec::new();
     for (place, (_, reports)) in labels.iter().enumerate() {
         for (kind, (key, name)) in kinds.iter().enumerate() {
@@ -313,9 +316,26 @@ fn cpu(result: &Value) -> Result<String, Failure> {
     let names = labels.iter().map(|(label, _)| (*label).to_owned()).collect();
     let frame = Frame {
         title: "CPU time per delivery: median, and range over the runs",
-        x: ("", Axis::new(Scale::Names(names), std::iter::empty())),
-        // Room for the number above.
-        y: ("ns per delivery", Axis::new(Scale::Linear, bars.iter().map(|b| b.value.2 * 1.1))),
+        // Room for the number beside, and for the shortest box.
+        x: (
+            "ns per delivery",
+            Axis::fitting(bars.iter().flat_map(|b| [b.value.1 / 2.0, b.value.2 * 1.2])),
+        ),
+        y: ("", Axis::new(Scale::Names(names), std::iter::empty())),
     };
     chart::bars(&frame, &bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_second_in_which_nothing_came_is_no_short_latency() {
+        let at = |at_s: u32, us: f64| json!({"at_s": at_s, "p99_us": us});
+        let report = json!({"over_time": [at(1, 5e3), at(2, 0.0), at(3, 7e3)]});
+        assert_eq!(series(&report, "p99_us", String::new()).points, [(1.0, 5.0), (3.0, 7.0)]);
+    }
 }

@@ -55,10 +55,12 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
     }
     let mut runner = Runner::new()?;
     let p99_max_us = o.p99_max.as_secs_f64() * 1e6;
+    let mut past = false;
     let mut measure = |rate: f64| -> Result<Step, LoadError> {
         let args = format!("{} --rate {rate:.3}", o.args);
         let report = runner.run(&format!("{rate:.0}/s"), &args, json!({ "rate": rate }))?;
         let step = judge(rate, &report, p99_max_us);
+        past |= !step.good;
         println!(
             "{rate:>10.1} broadcasts/s {:>14.0} deliveries/s {:>11.1} us p99 {}",
             step.deliveries_per_s,
@@ -69,7 +71,12 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
     };
     println!("--p99-max {:?}, corrected; `loadgen {}`", o.p99_max, o.args);
     let knee = search(o, &mut measure)?;
+    let open = knee.is_some() && !past;
     let text = match &knee {
+        Some(k) if open => format!(
+            "no rate up to {:.1} broadcasts/s passes the bound: {:.0} deliveries/s at a p99 of {:.1} us; raise --to",
+            k.rate, k.deliveries_per_s, k.p99_us
+        ),
         Some(k) => format!(
             "knee: {:.1} broadcasts/s, {:.0} deliveries/s at a p99 of {:.1} us",
             k.rate, k.deliveries_per_s, k.p99_us
@@ -80,7 +87,7 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
     let knee = knee.map(
         |k| json!({ "rate": k.rate, "deliveries_per_s": k.deliveries_per_s, "p99_us": k.p99_us }),
     );
-    let said = json!({ "p99_max_us": p99_max_us, "knee": knee, "args": o.args });
+    let said = json!({ "p99_max_us": p99_max_us, "knee": knee, "args": o.args, "open": open });
     runner.finish("sweep", said, &text, &o.results)
 }
 

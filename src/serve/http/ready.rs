@@ -185,8 +185,10 @@ impl Probe {
             if self.clients.len() == shards || Instant::now() >= deadline {
                 return;
             }
-            let Some((shard, client)) = self.open() else { return };
-            self.clients.entry(shard).or_insert(client);
+            // One that was refused says nothing of the next: that may come to another shard.
+            if let Some((shard, client)) = self.open() {
+                self.clients.entry(shard).or_insert(client);
+            }
         }
     }
 
@@ -196,6 +198,7 @@ impl Probe {
         let token = || own_token(MEMBER, GROUPS);
         let mut options = Options::new(MEMBER).token_from(token);
         options.answer_timeout_ms = CONNECT_MAX.as_millis() as u64;
+        options.own = true;
         let mut client = Client::connect(self.address, options).ok()?;
         let shard = match client.next(CONNECT_MAX).ok()? {
             Some(Event::Connected(welcome)) => welcome.shard.0,

@@ -1,6 +1,6 @@
 """A client of Fanfare, group broadcast for group chat and live rooms."""
 
-from .client import Client, PublishError, RefusedError, connect
+from .client import Client, PublishError, connect
 from .core import Core, Link
 from .events import (
     Connected,
@@ -32,7 +32,7 @@ from .events import (
     StateWasSet,
     TokenFailed,
 )
-from .membership import Membership
+from .membership import Membership, RefusedError
 from .session import ClientError, Options
 from .state import SharedState, StateChanges
 from .wire import Expected, GapReason, Level, Presence, RosterForm, StateForm, Welcome

@@ -18,7 +18,7 @@ from . import events as ev
 from . import wire
 from .core import Core
 from .due import OUT_ENOUGH
-from .membership import Membership
+from .membership import Membership, RefusedError
 from .session import ClientError, Options
 from .state import SharedState, StateChanges
 
@@ -44,14 +44,6 @@ class PublishError(Exception):
     def __init__(self, failure: ev.PublishFailure) -> None:
         super().__init__(str(failure.refusal) if failure.refusal else failure.kind.replace("_", " "))
         self.failure = failure
-
-
-class RefusedError(Exception):
-    """The server said no, or the connection ended before its answer (``refusal`` None)."""
-
-    def __init__(self, refusal: ev.Refusal | None) -> None:
-        super().__init__(str(refusal) if refusal else "the connection ended before the answer")
-        self.refusal = refusal
 
 
 def connect(
@@ -252,7 +244,10 @@ class Client:
                 if link.kind == "connect" and link.at > _now():
                     await self._sleep(link.at)
                 elif link.kind == "connect":
-                    if await self._get_token():
+                    getting = asyncio.ensure_future(self._get_token())
+                    if not await self._until_over(getting):
+                        continue
+                    if getting.result():
                         await self._connect()
                     else:
                         await self._sleep(_now() + _TOKEN_AGAIN_MS)
@@ -279,6 +274,18 @@ class Client:
             self._wake.set()
         return True
 
+    async def _until_over(self, doing: asyncio.Future[Any]) -> bool:
+        """Waits until that is done, and gives it up if the client is over before. Returns whether it is."""
+        while not doing.done() and self._core.link().kind != "over":
+            waking = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({doing, waking}, return_when=asyncio.FIRST_COMPLETED)
+            waking.cancel()
+            self._wake.clear()
+        if not doing.done():
+            doing.cancel()
+            return False
+        return True
+
     async def _sleep(self, until: float | None) -> None:
         """Until there is something to do, or that time."""
         delay = None if until is None else max(0.0, until - _now()) / 1000
@@ -302,13 +309,7 @@ class Client:
                 close_timeout=_LINGER_S,
             )
         )
-        while not opening.done() and self._core.link().kind != "over":
-            waking = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({opening, waking}, return_when=asyncio.FIRST_COMPLETED)
-            waking.cancel()
-            self._wake.clear()
-        if not opening.done():
-            opening.cancel()
+        if not await self._until_over(opening):
             return
         try:
             socket = opening.result()
@@ -349,7 +350,9 @@ class Client:
                 except (OSError, websockets.WebSocketException):
                     self._core.disconnected(_now())
                 continue
-            if self._core.token_is_due(_now()):
+            # One at a time, however long the application takes: the newest must be the last.
+            asked = self._renewal is not None and not self._renewal.done()
+            if not asked and self._core.token_is_due(_now()):
                 self._renewal = asyncio.create_task(self._get_token())
             if self._core.link().kind != "up":
                 self._core.disconnected(_now())
@@ -368,6 +371,8 @@ class Client:
     def _end(self) -> None:
         if self._reason is None:
             self._reason = ev.Reason("closed")
+        if self._renewal is not None:
+            self._renewal.cancel()
         for publish in self._publishes.values():
             if not publish.done():
                 publish.set_exception(PublishError(ev.PublishFailure("closed")))

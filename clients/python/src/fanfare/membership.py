@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from .client import Client
 
 
+class RefusedError(Exception):
+    """The server said no, or the connection ended before its answer (``refusal`` None)."""
+
+    def __init__(self, refusal: ev.Refusal | None) -> None:
+        super().__init__(str(refusal) if refusal else "the connection ended before the answer")
+        self.refusal = refusal
+
+
 class Membership:
     """The messages of a group, each once and in order: ``async for message in client.join("lobby")``.
 
@@ -26,7 +34,9 @@ class Membership:
         self._items: deque[ev.Message | ev.MissingMessages | ev.EpochChanged] = deque()
         self._current: ev.Message | None = None
         self._news = asyncio.Event()
-        self._admitted = asyncio.Event()
+        #: The server has taken the member, or it is over before that.
+        self._settled = asyncio.Event()
+        self._admitted = False
         self._over = False
         self._error: Exception | None = None
 
@@ -61,9 +71,9 @@ class Membership:
 
     async def joined(self) -> None:
         """Waits until the server has taken the member. Raises RefusedError if it does not."""
-        await self._admitted.wait()
-        if self._error is not None:
-            raise self._error
+        await self._settled.wait()
+        if not self._admitted:
+            raise self._error or RefusedError(None)
 
     def ack(self, message: ev.Message) -> None:
         """Acknowledges a message and all before it, for ``acks="explicit"``."""
@@ -78,7 +88,8 @@ class Membership:
         self._news.set()
 
     def _admit(self) -> None:
-        self._admitted.set()
+        self._admitted = True
+        self._settled.set()
 
     def _end(self, error: Exception | None) -> None:
         if not self._over:
@@ -88,5 +99,5 @@ class Membership:
                     self._client._taken(item)
         self._over = True
         self._error = error
-        self._admitted.set()
+        self._settled.set()
         self._news.set()

@@ -417,9 +417,16 @@ function leave(text) {
   inRoom(false, text);
 }
 
-function enter(server, group, member) {
-  const socket = new WebSocket(`ws://${server}/`, "fanfare.json.v1");
-  const me = { socket, group, next: 1, sent: new Map(), handle: null };
+// A message is sent when the one before has its answer, so that the number of one that was refused is
+// free for the next.
+function enter(server, group, member, token) {
+  let socket;
+  try {
+    socket = new WebSocket(/^wss?:/.test(server) ? server : `ws://${server}`, "fanfare.json.v1");
+  } catch {
+    return leave(`${server} is no address of a server, such as ws://127.0.0.1:7400.`);
+  }
+  const me = { socket, group, next: 1, saying: null, handle: null };
   room = me;
   inRoom(false, `Connecting to ${server}`);
   const send = (frame) => socket.send(JSON.stringify(frame));
@@ -427,7 +434,8 @@ function enter(server, group, member) {
     // Random bytes, since randomUUID is only there on pages of TLS and localhost.
     const producer = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     send({ type: "hello", producer, member });
-    send({ type: "join", request: 1, groups: [group] });
+    if (token) send({ type: "auth", request: 1, token });
+    send({ type: "join", request: 2, groups: [group] });
   });
   socket.addEventListener("message", ({ data }) => {
     const frame = JSON.parse(data);
@@ -441,11 +449,16 @@ function enter(server, group, member) {
       const text = frame.payload ?? "(bytes that are no text)";
       line(element("b", {}, frame.sender ?? "?"), text, element("small", {}, `number ${frame.seq}`));
     } else if (frame.type === "published") {
-      const ms = performance.now() - me.sent.get(frame.request);
-      me.sent.delete(frame.request);
-      $("chat-state").textContent = `Number ${frame.seq} is on disk, ${ms.toFixed(1)} ms after it was sent.`;
+      const ms = performance.now() - me.saying.at;
+      [me.saying, me.next] = [null, me.next + 1];
+      const where = frame.level === "memory" ? "in memory" : "on disk";
+      $("chat-state").textContent = `Number ${frame.seq} is ${where}, ${ms.toFixed(1)} ms after it was sent.`;
     } else if (frame.type === "error") {
       $("chat-state").textContent = `${frame.name ?? frame.code}: ${frame.text}`;
+      if (me.saying && frame.request === me.saying.request) {
+        $("chat-text").value ||= me.saying.text;
+        me.saying = null;
+      }
     } else if (frame.type === "drain") {
       $("chat-state").textContent = "The server is stopping.";
     }
@@ -462,15 +475,15 @@ function enter(server, group, member) {
 $("enter").addEventListener("submit", (event) => {
   event.preventDefault();
   if (room) leave("Not in a room.");
-  else enter($("chat-server").value.trim(), $("chat-group").value, $("chat-name").value);
+  else enter($("chat-server").value.trim(), $("chat-group").value, $("chat-name").value, $("chat-token").value.trim());
 });
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!room) return;
-  const seq = room.next++;
-  room.sent.set(seq + 1, performance.now());
+  if (!room || room.saying) return;
+  const [request, text] = [room.next + 2, $("chat-text").value];
+  room.saying = { request, text, at: performance.now() };
   room.socket.send(JSON.stringify({
-    type: "publish", request: seq + 1, group: room.group, producer_seq: seq, payload: $("chat-text").value,
+    type: "publish", request, group: room.group, producer_seq: room.next, payload: text,
   }));
   $("chat-text").value = "";
 });
@@ -480,7 +493,8 @@ $("chat-name").value = `visitor-${Math.floor(Math.random() * 10_000)}`;
 async function findServer() {
   const { keys } = await ask("config");
   const port = String(keys.listen.value).match(/:(\d+)$/)?.[1] ?? "7400";
-  $("chat-server").value = `${location.hostname}:${port}`;
+  const scheme = location.protocol === "https:" || keys.tls_required?.value ? "wss" : "ws";
+  $("chat-server").value = `${scheme}://${location.hostname}:${port}`;
 }
 
 // ---- the server ---------------------------------------------------------------------------
