@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::client::hello_bytes;
 use common::tokens::{Issuer, base64url, claims, everything, now_s};
 use common::websocket::{BINARY, BINARY_V1, JSON_V1, TEXT, WebSocket, frame};
-use common::{Client, Got, SOON, Server, Settings, wait_until};
+use common::{Client, Got, SOON, Server, Settings, replace, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::{Auth, ClientFrame, ErrorCode, Expected, Start};
 use serde_json::{Value, json};
@@ -261,12 +261,6 @@ fn a_long_token_has_room_also_after_the_configuration_was_read_again() {
     std::thread::sleep(std::time::Duration::from_millis(100));
     let request = client.send_auth(&long);
     client.authed(request);
-}
-
-fn replace(path: &std::path::Path, content: &str) {
-    let new = path.with_extension("new");
-    fs::write(&new, content).unwrap();
-    fs::rename(new, path).unwrap();
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::tls::Pki;
 use common::tokens::{Issuer, everything};
-use common::{Server, Settings, wait_until};
+use common::{Server, Settings, replace, wait_until};
 use fanfare::client::blocking::Client;
 use fanfare::client::{Event, Options};
 use rustix::process::{Pid, Signal, kill_process};
@@ -396,10 +396,7 @@ fn a_bridge_shows_the_token_in_its_file() {
     let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("token");
-    let write = |token: String| {
-        std::fs::write(files.path().join("new"), token + "\n").unwrap();
-        std::fs::rename(files.path().join("new"), &file).unwrap();
-    };
+    let write = |token: String| replace(&file, &(token + "\n"));
     let lobby = json!({ "join": ["lobby"] });
     write(issuer.token("mailer", 6, lobby.clone()));
     let endpoint = Endpoint::start(|_| Answer::Status(204));
@@ -425,13 +422,11 @@ fn a_bridge_whose_newest_token_does_not_allow_its_group_says_so_and_ends() {
     let server = Server::with_keys(Settings::shards(1), &issuer.key_file());
     let files = tempfile::tempdir().unwrap();
     let file = files.path().join("token");
-    std::fs::write(&file, issuer.token("mailer", 6, json!({ "join": ["lobby"] }))).unwrap();
+    replace(&file, &issuer.token("mailer", 6, json!({ "join": ["lobby"] })));
     let endpoint = Endpoint::start(|_| Answer::Status(204));
     let mut bridge = Bridge::start(&server, &endpoint, &["--token-file", file.to_str().unwrap()]);
     wait_until("the bridge joins", || bridge.log().contains("joined"));
-    let other = files.path().join("other");
-    std::fs::write(&other, issuer.token("mailer", 600, json!({ "join": ["hall"] }))).unwrap();
-    std::fs::rename(&other, &file).unwrap();
+    replace(&file, &issuer.token("mailer", 600, json!({ "join": ["hall"] })));
     assert_eq!(bridge.0.wait().unwrap().code(), Some(1));
     assert!(bridge.log().contains("put the bridge out of lobby"), "{}", bridge.log());
 }

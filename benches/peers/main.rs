@@ -181,11 +181,10 @@ impl Bench {
 
     /// What `loadgen compare` would plot of these runs, in a folder of the row.
     fn plot(&self, row: &str, runs: &[Vec<Value>]) -> Result<(), Failure> {
-        let of_system = |(system, runs): (&System, &Vec<Value>)| {
-            let label = system.name.clone();
-            runs.iter().map(move |run| json!({"label": label, "report": run})).collect::<Vec<_>>()
-        };
-        let all: Vec<_> = self.systems.iter().zip(runs).flat_map(of_system).collect();
+        let mut all = Vec::new();
+        for (system, runs) in self.systems.iter().zip(runs) {
+            all.extend(runs.iter().map(|run| json!({"label": system.name, "report": run})));
+        }
         let result = tempfile::NamedTempFile::new_in(&self.target)?;
         serde_json::to_writer(&result, &json!({"workload": "compare", "runs": all}))?;
         let mut plot = Command::new(self.target.join("loadgen"));

@@ -110,10 +110,10 @@ impl Worker<'_> {
             Some(source) => connect::connect_from(self.shared.addr, *source)?,
             None => connect::connect(self.shared.addr, nth)?,
         };
-        if role == Role::Stalled && self.slow.read() {
+        let silent = role == Role::Stalled;
+        if silent && self.slow.read() {
             let _ = SockRef::from(&socket).set_recv_buffer_size(RECV_BUFFER_BYTES);
         }
-        let silent = role == Role::Stalled;
         let attached =
             if silent { self.ring.attach_silent(socket) } else { self.ring.attach(socket) };
         let slot = attached.map_err(LoadError::Ring)?;

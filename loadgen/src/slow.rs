@@ -8,10 +8,9 @@ use fanfare::ring::ClientRing;
 
 use crate::clock::SECOND;
 
-/// Receive buffer of such a member in the kernel, so that little waits in the kernel and the rest at
-/// the server.
+/// Receive buffer of such a member in the kernel: little waits there, and the rest at the server.
 pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
-/// It takes as much at once as comes in this time at its rate.
+/// It takes what comes at its rate in so many pieces a second.
 const PIECES_PER_S: u32 = 10;
 
 /// The slow readers of a thread.

@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ring::digest::SHA256_OUTPUT_LEN;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
@@ -16,7 +17,7 @@ pub(super) const OWN_KEY: &str = "fanfare-own";
 /// First byte of what an own client begins with; no protocol begins so.
 pub const OWN_MARK: u8 = 0xFA;
 /// Length of what an own client begins with.
-pub const OWN_OPENING_LEN: usize = 33;
+pub const OWN_OPENING_LEN: usize = 1 + SHA256_OUTPUT_LEN;
 /// What is signed for it.
 const OPENING: &[u8] = b"fanfare opening";
 /// How long a token holds, in seconds.
@@ -32,21 +33,23 @@ pub(super) fn secret() -> Option<&'static [u8; 32]> {
     SECRET.get_or_init(draw).as_ref()
 }
 
+fn key() -> Option<hmac::Key> {
+    Some(hmac::Key::new(hmac::HMAC_SHA256, secret()?))
+}
+
 /// What an own client begins with: [`OWN_MARK`], and what only the holder of the secret can sign.
 /// `None` if there is no secret.
 #[must_use]
 pub fn own_opening() -> Option<[u8; OWN_OPENING_LEN]> {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret()?);
     let mut opening = [OWN_MARK; OWN_OPENING_LEN];
-    opening[1..].copy_from_slice(hmac::sign(&key, OPENING).as_ref());
+    opening[1..].copy_from_slice(hmac::sign(&key()?, OPENING).as_ref());
     Some(opening)
 }
 
 /// Whether these bytes are [`own_opening`]; compared in constant time.
 #[must_use]
 pub fn is_own_opening(bytes: &[u8]) -> bool {
-    let Some(secret) = secret() else { return false };
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let Some(key) = key() else { return false };
     matches!(bytes, [OWN_MARK, tag @ ..] if hmac::verify(&key, OPENING, tag).is_ok())
 }
 
@@ -54,8 +57,7 @@ pub fn is_own_opening(bytes: &[u8]) -> bool {
 /// with `prefix`. Empty if there is no secret.
 #[must_use]
 pub fn own_token(member: &str, prefix: &str) -> String {
-    let Some(secret) = secret() else { return String::new() };
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let Some(key) = key() else { return String::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let groups = [format!("{prefix}*")];
     let header = json!({ "alg": "HS256", "typ": "JWT", "kid": OWN_KEY });

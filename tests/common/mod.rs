@@ -42,6 +42,13 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Puts a file with this content in the place of another one, so that none is ever seen half written.
+pub fn replace(path: &std::path::Path, content: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
 /// Small random numbers for tests (splitmix64). The seed comes from `TEST_SEED` or the clock
 /// and is printed, so that a failure can be run again.
 pub struct Random(u64);

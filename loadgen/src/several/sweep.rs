@@ -55,12 +55,10 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
     }
     let mut runner = Runner::new()?;
     let p99_max_us = o.p99_max.as_secs_f64() * 1e6;
-    let mut past = false;
     let mut measure = |rate: f64| -> Result<Step, LoadError> {
         let args = format!("{} --rate {rate:.3}", o.args);
         let report = runner.run(&format!("{rate:.0}/s"), &args, json!({ "rate": rate }))?;
         let step = judge(rate, &report, p99_max_us);
-        past |= !step.good;
         println!(
             "{rate:>10.1} broadcasts/s {:>14.0} deliveries/s {:>11.1} us p99 {}",
             step.deliveries_per_s,
@@ -70,8 +68,8 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
         Ok(step)
     };
     println!("--p99-max {:?}, corrected; `loadgen {}`", o.p99_max, o.args);
-    let knee = search(o, &mut measure)?;
-    let open = knee.is_some() && !past;
+    let (knee, worse) = search(o, &mut measure)?;
+    let open = knee.is_some() && worse.is_none();
     let text = match &knee {
         Some(k) if open => format!(
             "no rate up to {:.1} broadcasts/s passes the bound: {:.0} deliveries/s at a p99 of {:.1} us; raise --to",
@@ -91,11 +89,11 @@ pub fn run(o: &SweepOptions) -> Result<bool, LoadError> {
     runner.finish("sweep", said, &text, &o.results)
 }
 
-/// The highest rate that was good.
+/// The highest rate that was good, and the lowest above it that was not.
 fn search(
     o: &SweepOptions,
     measure: &mut dyn FnMut(f64) -> Result<Step, LoadError>,
-) -> Result<Option<Step>, LoadError> {
+) -> Result<(Option<Step>, Option<f64>), LoadError> {
     let (mut good, mut bad, mut rate) = (None::<Step>, None, o.from);
     while bad.is_none() && rate <= o.to {
         let step = measure(rate)?;
@@ -115,7 +113,7 @@ fn search(
             bad = Some(step.rate);
         }
     }
-    Ok(good)
+    Ok((good, bad))
 }
 
 fn judge(rate: f64, report: &Value, p99_max_us: f64) -> Step {
@@ -144,7 +142,7 @@ mod tests {
     fn knee(line: &str, limit: f64) -> Option<f64> {
         let step =
             |rate: f64| Ok(Step { rate, deliveries_per_s: rate, p99_us: 0.0, good: rate <= limit });
-        search(&options(line), &mut { step }).unwrap().map(|step| step.rate)
+        search(&options(line), &mut { step }).unwrap().0.map(|step| step.rate)
     }
 
     #[test]
