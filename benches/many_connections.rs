@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::Value;
 
-use pairs::{Bench, Failure, Server, keys, scaled, spread};
+use pairs::{Bench, Failure, Server, Spread, keys, scaled, spread};
 
 #[derive(Parser)]
 struct Args {
@@ -39,6 +39,32 @@ struct Args {
     bench: bool,
 }
 
+/// Runs with a part of the members show what a process takes beside them: buffers and lists that
+/// are as long for few members as for many.
+const FEW_OF: u32 = 100;
+
+/// Runs of one side.
+#[derive(Default)]
+struct Runs {
+    few: Vec<Value>,
+    all: Vec<Value>,
+}
+
+impl Runs {
+    /// Memory of each member beyond the few, by pairs, least to greatest.
+    fn further_member(&self, few: u32, members: u32) -> Spread {
+        let bytes = |run: &Value, count: u32| {
+            let each = run.pointer(keys::MEMBER_BYTES).and_then(Value::as_f64);
+            each.unwrap_or(f64::NAN) * f64::from(count)
+        };
+        let pairs = self.all.iter().zip(&self.few);
+        let each = pairs.map(|(all, some)| {
+            (bytes(all, members) - bytes(some, few)) / f64::from(members - few)
+        });
+        Spread::of(each.collect())
+    }
+}
+
 /// Connections of a shard or ring: what a limit of 20,000 open files allows for.
 const CONNECTIONS: &str = "19900";
 
@@ -47,20 +73,26 @@ fn main() -> Result<(), Failure> {
     let mut bench = Bench::new(args.pairs, args.seconds, args.out)?;
     let more = ["--threads", &args.shards, "--window", "1", "--warmup", "3s"];
     let load = bench.fanout(args.members, &more);
-    let (mut floors, mut engines) = (Vec::new(), Vec::new());
+    let few = args.members / FEW_OF;
+    let few_load = bench.fanout(few, &more);
+    let (mut floors, mut engines) = (Runs::default(), Runs::default());
     for pair in 0..args.pairs {
         for (which, runs) in [("floor", &mut floors), ("engine", &mut engines)] {
-            let name = format!("many-{}-{which}-{pair}", args.members);
-            let kept = if args.resume { bench.kept(&name) } else { None };
-            runs.push(match kept {
-                Some(run) => run,
-                None => bench.load(&name, &start(&bench, which, &args.shards)?, &load)?,
-            });
-            eprint!(".");
+            for (members, load, runs) in
+                [(few, &few_load, &mut runs.few), (args.members, &load, &mut runs.all)]
+            {
+                let name = format!("many-{members}-{which}-{pair}");
+                let kept = if args.resume { bench.kept(&name) } else { None };
+                runs.push(match kept {
+                    Some(run) => run,
+                    None => bench.load(&name, &start(&bench, which, &args.shards)?, load)?,
+                });
+                eprint!(".");
+            }
         }
     }
     eprintln!();
-    table(&mut bench, args.members, &args.shards, &load, &floors, &engines);
+    table(&mut bench, &args, few, &load, &floors, &engines);
     println!("\nkept in {}", bench.keep("many-connections.md")?.display());
     Ok(())
 }
@@ -78,12 +110,13 @@ fn start(bench: &Bench, which: &str, shards: &str) -> Result<Server, Failure> {
 
 fn table(
     bench: &mut Bench,
-    members: u32,
-    shards: &str,
+    args: &Args,
+    few: u32,
     load: &[String],
-    floors: &[Value],
-    engines: &[Value],
+    floors: &Runs,
+    engines: &Runs,
 ) {
+    let Args { members, shards, .. } = args;
     let more = [
         &format!("{shards} shards against {shards} rings, all on core 0, load generator on core 1"),
         "loopback; everything durable at the engine; medians (least to greatest)",
@@ -94,25 +127,28 @@ fn table(
         &more,
     );
     bench.say(&format!("\n`loadgen {}`\n", load.join(" ")));
-    bench.say(
+    bench.say(&format!(
         "| | a broadcast to all, p50, ms | longest, ms | deliveries/s, million \
          | CPU per delivery, us | server busy | user memory per member, bytes \
-         | kernel memory per connection, both ends, bytes |",
-    );
-    bench.say("| --- | --- | --- | --- | --- | --- | --- | --- |");
+         | the same of each beyond {few} | kernel memory per connection, both ends, bytes |",
+    ));
+    bench.say("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for (name, runs) in [("floor", floors), ("engine", engines)] {
+        let further = runs.further_member(few, *members);
+        let runs = &runs.all;
         let ms = |key| scaled(runs, key, 1e-3).show(0);
         bench.say(&format!(
-            "| {name} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {} |",
             ms(keys::COMPLETION_P50),
             ms(keys::COMPLETION_MAX),
             scaled(runs, keys::RATE, 1e-6).show(3),
             scaled(runs, keys::CPU, 1e-3).show(2),
             spread(runs, keys::SERVER_BUSY).show(2),
             spread(runs, keys::MEMBER_BYTES).show(0),
+            further.show(0),
             spread(runs, keys::KERNEL_SLAB).show(0),
         ));
     }
-    bench.ratio("A broadcast to all, p50", floors, engines, keys::COMPLETION_P50);
-    bench.ratio("CPU per delivery", floors, engines, keys::CPU);
+    bench.ratio("A broadcast to all, p50", &floors.all, &engines.all, keys::COMPLETION_P50);
+    bench.ratio("CPU per delivery", &floors.all, &engines.all, keys::CPU);
 }

@@ -6,9 +6,10 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Got, Server, Settings};
+use common::{Client, Got, Server, Settings, wait_until};
 use fanfare::client::{Event, Membership, Options, blocking};
 use fanfare::wire::{ErrorCode, Start};
+use rustix::process::Signal;
 
 /// Publishes one at a time, to a group for each, until one is refused: the count before it, and its
 /// request.
@@ -40,6 +41,27 @@ fn publishes_of_a_member_are_bounded_over_all_its_groups() {
     other.publish("g0", b"somebody else's");
     std::thread::sleep(Duration::from_millis(retry_ms + 1));
     client.publish("g0", b"x");
+}
+
+#[test]
+fn bounds_set_by_sighup_hold_for_members_who_are_connected() {
+    let server = Server::start(Settings::shards(1));
+    let mut client = Client::open(&server, "ann");
+    let path = server.data_dir().with_file_name("fanfare.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let reload = |text: &str, changed: &str| {
+        std::fs::write(&path, format!("{before}{text}")).unwrap();
+        server.signal(Signal::HUP);
+        wait_until("the reload", || server.log().contains(changed));
+    };
+    reload("member_publishes_per_s = 3\n", r#"changed=["member_publishes_per_s"]"#);
+    let (taken, _) = publish_until_refused(&mut client, |n| format!("g{n}"));
+    assert!(taken >= 3);
+    reload("group_publishes_per_s = 2\n", r#""group_publishes_per_s"]"#);
+    let (taken, request) = publish_until_refused(&mut client, |_| "g".to_owned());
+    assert!(taken >= 2);
+    let (_, _, field) = client.error(request);
+    assert_eq!(field, "group");
 }
 
 #[test]

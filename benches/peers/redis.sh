@@ -6,11 +6,13 @@ install() { debian redis-server; }
 
 about() {
     redis-server --version
-    echo "defaults (client-output-buffer-limit pubsub 32mb 8mb 60), but: no snapshots, maxclients 19000"
+    echo "defaults (client-output-buffer-limit pubsub 32mb 8mb 60), but: no snapshots, maxclients 19000, no protected mode"
 }
 
 serve() {
-    pinned redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --maxclients 19000
+    # Many members come from more addresses than 127.0.0.1, which protected mode does not take for this machine.
+    pinned redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --maxclients 19000 \
+        --protected-mode no
 }
 
 main "$@"

@@ -165,8 +165,8 @@ pub const SHARD_KEYS: &[Key] = keys! {
 };
 
 /// Keys whose values a running server takes over when it reads its configuration again. All
-/// others are built into something at the start (a table, a timetable, a file's size), or agreed
-/// with clients or between shards.
+/// others are built into something at the start (a table, a timetable, a file's size, a listener),
+/// or agreed with clients or between shards.
 pub const LIVE_KEYS: &[&str] = &[
     "log",
     "stats_interval",
@@ -196,6 +196,13 @@ pub const LIVE_KEYS: &[&str] = &[
     "receipts_max",
     "redeliver_window",
     "redeliver_max",
+    "member_connections_max",
+    "member_publishes_per_s",
+    "member_bytes_per_s",
+    "member_joins_per_s",
+    "group_publishes_per_s",
+    "group_bytes_per_s",
+    "websocket_origins",
 ];
 
 impl Key {

@@ -147,6 +147,10 @@ counters! {
     tls_resumed,
     /// Connections closed because TLS was broken, not finished in time or not served.
     tls_refused,
+    /// Connections closed because their request for a WebSocket was not granted.
+    upgrades_refused,
+    /// Connections closed because their client broke a rule of WebSocket.
+    websocket_violations,
     /// Batches pushed to other shards.
     mesh_batches,
     /// Times a ring to another shard was full.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::conn::ConnState;
 use super::look::{Look, LookReply};
+use super::queues::Slice;
 use super::{ConnId, Io, Shard, Turn};
 use crate::auth::Keys;
-use crate::config::ShardConfig;
+use crate::config::{Priority, ShardConfig};
 use crate::position::Nanos;
 use crate::wire;
+use crate::ws::CloseCode;
 
 /// How often a draining shard looks whether the others are done.
 const LOOK_MS: u64 = 5;
@@ -84,6 +86,7 @@ impl Shard {
                     let connections_max = self.config.connections_max;
                     let (keys, tls) = (self.config.keys.take(), self.config.tls.take());
                     self.config = ShardConfig { connections_max, keys, tls, ..*config };
+                    self.bound_members();
                 }
                 Ok(Control::Keys(keys)) => self.take_keys(keys),
                 Ok(Control::Tls(config)) => self.handshakes.serve_by(config),
@@ -115,6 +118,11 @@ impl Shard {
             return Turn::Continue;
         }
         let open: Vec<_> = self.conns.iter().map(|conn| conn.id).collect();
+        for &id in &open {
+            self.say_farewell(id, io);
+        }
+        // A socket with room takes it at once, and the others have had their time.
+        io.wait(Some(io.now()), &mut self.events);
         for id in open {
             self.close(id, io);
         }
@@ -122,6 +130,20 @@ impl Shard {
         io.wait(Some(now.plus_ms(LOOK_MS)), &mut self.events);
         self.report();
         Turn::Stopped
+    }
+
+    /// The last bytes of a connection that has a way to say that it ends: a close of WebSocket,
+    /// close_notify of TLS. Without them its client takes the end for a cut.
+    fn say_farewell(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(conn) = self.conns.get_mut(id.slot) else { return };
+        let encrypts = conn.tls.as_ref().is_some_and(|tls| tls.is_open());
+        if conn.state != ConnState::Open || !(encrypts || conn.ws.is_some()) {
+            return;
+        }
+        conn.close_websocket(Some(CloseCode::GOING_AWAY), "", &mut self.codec);
+        conn.state = ConnState::Closing;
+        let mut slice = Slice { sends: 1, bytes: 0 };
+        self.serve(id.slot, Priority::Realtime, &mut slice, io);
     }
 
     fn begin_drain(&mut self, io: &mut impl Io) {

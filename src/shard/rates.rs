@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::conn::ConnState;
 use super::replies::Refusal;
 use super::{ConnId, Shard};
 use crate::config::ShardConfig;
@@ -38,15 +39,28 @@ pub struct Rates {
     gone: VecDeque<(Nanos, MemberId)>,
 }
 
+/// Whether anything of a member is bounded.
+fn is_bounded(config: &ShardConfig) -> bool {
+    config.member_connections_max > 0
+        || config.member_publishes_per_s > 0
+        || config.member_bytes_per_s > 0
+        || config.member_joins_per_s > 0
+}
+
 impl Rates {
     /// For these bounds.
     #[must_use]
     pub fn new(config: &ShardConfig) -> Self {
-        let on = config.member_connections_max > 0
-            || config.member_publishes_per_s > 0
-            || config.member_bytes_per_s > 0
-            || config.member_joins_per_s > 0;
-        Self { on, ..Self::default() }
+        Self { on: is_bounded(config), ..Self::default() }
+    }
+
+    /// Goes on with these bounds; whether members are counted from now on that were not.
+    fn configure(&mut self, config: &ShardConfig) -> bool {
+        let on = is_bounded(config);
+        if !on {
+            *self = Self::default();
+        }
+        !std::mem::replace(&mut self.on, on) && on
     }
 
     /// Notes a connection of a member, unless it has `max`; 0 is no bound.
@@ -119,6 +133,16 @@ impl Rates {
 }
 
 impl Shard {
+    /// Bounds members by another configuration. Who is here keeps the connections it has.
+    pub(super) fn bound_members(&mut self) {
+        if self.rates.configure(&self.config) {
+            let here = self.conns.iter().filter(|conn| conn.state == ConnState::Open);
+            for conn in here.filter(|conn| !conn.member.is_empty()) {
+                self.rates.enter(conn.id, &conn.member, 0, self.now);
+            }
+        }
+    }
+
     /// Whether the member of a connection may have it; refuses it otherwise.
     pub(super) fn may_connect(&mut self, id: ConnId) -> bool {
         if !self.rates.on {

@@ -47,7 +47,7 @@ impl WebSocket {
 
 impl Conn {
     /// Closes the WebSocket after what waits; the last that its peer gets.
-    fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, codec: &mut Codec) {
+    pub(super) fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, codec: &mut Codec) {
         if let Some(ws) = &mut self.ws
             && self.state != ConnState::Closing
         {
@@ -116,6 +116,7 @@ impl Shard {
 
     /// Answers a request that is not granted, and ends the connection.
     pub(super) fn refuse_upgrade(&mut self, id: ConnId, refused: Refused) {
+        self.figures.upgrades_refused += 1;
         self.control(id, |out| refused.respond(out));
         self.end_after_control(id);
     }
@@ -305,6 +306,7 @@ impl Shard {
     }
 
     fn violated(&mut self, id: ConnId, violation: Violation) {
+        self.figures.websocket_violations += 1;
         self.close_websocket(id, Some(violation.code()), &violation.to_string());
     }
 

@@ -203,7 +203,13 @@ impl Shard {
 
     /// Writes what a connection has waiting, the most urgent first; whether a write was
     /// started.
-    fn serve(&mut self, slot: u32, lane: Priority, slice: &mut Slice, io: &mut impl Io) -> bool {
+    pub(super) fn serve(
+        &mut self,
+        slot: u32,
+        lane: Priority,
+        slice: &mut Slice,
+        io: &mut impl Io,
+    ) -> bool {
         let Some(conn) = self.conns.get_mut(slot) else { return false };
         if conn.in_flight {
             return false;

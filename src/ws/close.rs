@@ -5,6 +5,8 @@
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
+    /// The server goes away.
+    pub const GOING_AWAY: Self = Self(1001);
     /// The peer broke a rule of RFC 6455.
     pub const PROTOCOL: Self = Self(1002);
     /// A message of a kind that this subprotocol does not carry.

@@ -149,6 +149,8 @@ const EXPORTS: &[Export] = &[
     closed("takeovers", "replaced"),
     closed("disconnected", "operator"),
     closed("tls_refused", "tls"),
+    closed("upgrades_refused", "upgrade"),
+    closed("websocket_violations", "websocket"),
     counter("tls_handshakes", "fanfare_tls_handshakes_total", "TLS handshakes finished."),
     counter(
         "tls_resumed",
