@@ -58,9 +58,8 @@ impl Runs {
             each.unwrap_or(f64::NAN) * f64::from(count)
         };
         let pairs = self.all.iter().zip(&self.few);
-        let each = pairs.map(|(all, some)| {
-            (bytes(all, members) - bytes(some, few)) / f64::from(members - few)
-        });
+        let each = pairs
+            .map(|(all, some)| (bytes(all, members) - bytes(some, few)) / f64::from(members - few));
         Spread::of(each.collect())
     }
 }
@@ -108,14 +107,7 @@ fn start(bench: &Bench, which: &str, shards: &str) -> Result<Server, Failure> {
     bench.start_engine(&flags)
 }
 
-fn table(
-    bench: &mut Bench,
-    args: &Args,
-    few: u32,
-    load: &[String],
-    floors: &Runs,
-    engines: &Runs,
-) {
+fn table(bench: &mut Bench, args: &Args, few: u32, load: &[String], floors: &Runs, engines: &Runs) {
     let Args { members, shards, .. } = args;
     let more = [
         &format!("{shards} shards against {shards} rings, all on core 0, load generator on core 1"),

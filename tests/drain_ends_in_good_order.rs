@@ -35,8 +35,7 @@ fn tls_ends_with_close_notify() {
     let pki = Pki::new();
     let mut server = Server::start(pki.settings(Settings::shards(2)));
     let mut connections = [&TLS12, &TLS13].map(|version| {
-        let (mut tls, mut stream) =
-            tls::connect(&server, &pki.client(&[version], false)).unwrap();
+        let (mut tls, mut stream) = tls::connect(&server, &pki.client(&[version], false)).unwrap();
         std::io::Write::write_all(&mut tls.writer(), &hello_bytes("member")).unwrap();
         tls.complete_io(&mut stream).unwrap();
         (tls, stream)

@@ -75,6 +75,11 @@ impl Queues {
         (sends + usize::from(lane.odd)) / 2
     }
 
+    /// Whether groups wait to be visited.
+    pub fn scans_wait(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.scans.is_empty())
+    }
+
     /// Queues a group whose members have to be visited.
     pub fn push_scan(&mut self, lane: Priority, key: u32) {
         self.lanes[lane.index()].scans.push_back(key);

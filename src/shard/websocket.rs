@@ -47,7 +47,12 @@ impl WebSocket {
 
 impl Conn {
     /// Closes the WebSocket after what waits; the last that its peer gets.
-    pub(super) fn close_websocket(&mut self, code: Option<CloseCode>, reason: &str, codec: &mut Codec) {
+    pub(super) fn close_websocket(
+        &mut self,
+        code: Option<CloseCode>,
+        reason: &str,
+        codec: &mut Codec,
+    ) {
         if let Some(ws) = &mut self.ws
             && self.state != ConnState::Closing
         {

@@ -14,6 +14,10 @@ use crate::wire::{EpochStart, Gap, Redeliver};
 /// Groups visited without a write before the shard looks at its input again.
 const VISITS_PER_TURN: usize = 4096;
 
+/// Memberships of a connection that are looked at for one write. A visit to one costs a small part
+/// of a write, so that this bounds what a member of many groups takes.
+const GATHERED_MAX: usize = 32;
+
 /// What a membership put into a write.
 #[derive(Default)]
 struct Taken {
@@ -110,6 +114,7 @@ impl Shard {
             match self.visit(key, lane, slice, visits, io) {
                 Visited::Has(slot) => self.make_ready(slot),
                 Visited::Can(slot) => {
+                    self.gather(slot);
                     self.serve(slot, lane, slice, io);
                 }
                 Visited::SliceOver => return self.queues.resume_scan(lane, key),
@@ -143,6 +148,7 @@ impl Shard {
             return Visited::Gone;
         };
         let (now, bytes_max) = (io.now(), self.config.send_bytes_max as usize);
+        let others_wait = self.queues.scans_wait();
         let (tail, end, members_end) = (&group.tail, group.tail.end(), group.members.end());
         let mut rest = Rest::of(tail, end, bytes_max);
         let (mut writes, mut bytes) = (0, 0);
@@ -162,7 +168,9 @@ impl Shard {
             }
             let slot = member.conn;
             let Some(conn) = self.conns.get_mut(slot) else { continue };
-            if conn.is_at_rest() && member.epoch == group.epoch && member.durable.is_none() {
+            let gathers = others_wait && conn.memberships.len() > 1;
+            let plain = member.epoch == group.epoch && member.durable.is_none();
+            if conn.is_at_rest() && plain && !gathers {
                 if rest.from != member.next {
                     rest = Rest::of(tail, member.next, bytes_max);
                 }
@@ -199,6 +207,24 @@ impl Shard {
         };
         self.count_writes(now, writes, bytes);
         visited
+    }
+
+    /// What a connection has in other groups that wait to be visited goes into the write that is
+    /// about to be made: their visits then pass over it.
+    fn gather(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if conn.memberships.len() < 2 {
+            return;
+        }
+        for &at in conn.memberships.iter().take(GATHERED_MAX) {
+            let Some(group) = self.groups.get_mut(at.group as usize) else { continue };
+            let (waits, end) = (group.scan.queued, group.tail.end());
+            let Some(member) = group.members.get_mut(at.member).filter(|_| waits) else { continue };
+            if !member.dirty && matches!(member.lag, Lag::Live) && member.next != end {
+                member.dirty = true;
+                conn.dirty.push(group.priority, at);
+            }
+        }
     }
 
     /// Writes what a connection has waiting, the most urgent first; whether a write was
