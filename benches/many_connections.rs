@@ -69,7 +69,7 @@ const CONNECTIONS: &str = "19900";
 
 fn main() -> Result<(), Failure> {
     let args = Args::parse();
-    let mut bench = Bench::new(args.pairs, args.seconds, args.out)?;
+    let mut bench = Bench::new(args.pairs, args.seconds, args.out.clone())?;
     let more = ["--threads", &args.shards, "--window", "1", "--warmup", "3s"];
     let load = bench.fanout(args.members, &more);
     let few = args.members / FEW_OF;
