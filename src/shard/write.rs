@@ -213,7 +213,7 @@ impl Shard {
     /// about to be made: their visits then pass over it.
     fn gather(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
-        if conn.memberships.len() < 2 {
+        if conn.memberships.len() < 2 || !self.queues.scans_wait() {
             return;
         }
         for &at in conn.memberships.iter().take(GATHERED_MAX) {

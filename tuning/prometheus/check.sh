@@ -20,7 +20,7 @@ http=127.0.0.1:$((port + 1))
 prometheus=127.0.0.1:$((port + 2))
 
 "$bin/fanfare" serve --listen "127.0.0.1:$port" --http "$http" --shards 2 --cores 0 \
-    --data-dir "$work/data" --set segment_bytes=8388608 --set retention_bytes=8388608 \
+    --data-dir "$work/data" --set segment_bytes=8388608 --set retention_bytes=33554432 \
     2>"$work/server.log" &
 pids+=($!)
 ready() { curl --silent --fail --max-time 5 "http://$http/readyz" >/dev/null; }
@@ -41,7 +41,7 @@ prometheus --config.file "$work/prometheus.yml" --storage.tsdb.path "$work/tsdb"
 pids+=($!)
 
 sleep 3
-# An ERROR that is not fatal, and a connection that an operator closes.
+# An ERROR, and a connection that the server closes.
 printf 'nonsense' | timeout 2 curl --silent "telnet://127.0.0.1:$port" >/dev/null || true
 wait "$load" || { tail -n 20 "$work/load.log"; exit 1; }
 
