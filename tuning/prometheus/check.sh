@@ -67,7 +67,13 @@ while IFS= read -r query; do
         echo "NaN only  $asked"
         bad=$((bad + 1))
     fi
-done < <(jq -r '.panels[].targets[]?.expr' "$root/tuning/grafana/fanfare.json")
+done < <(
+    dashboard=$root/tuning/grafana/fanfare.json
+    jq -r '.panels[].targets[]?.expr' "$dashboard"
+    # Of a variable, label_values(METRIC, LABEL), the metric must be there with the label.
+    jq -r '.templating.list[] | select(.type == "query") | .query | if type == "object" then .query else . end' \
+        "$dashboard" | sed -E 's/^label_values\((.*), *([a-z_]+)\)$/count by (\2) (\1)/'
+)
 echo "$total queries, $bad without data"
 
 echo "== scrapes"
