@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::websocket::{BINARY, WebSocket};
 use common::{Client, Http, Settings, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::ErrorCode;
@@ -217,6 +218,20 @@ fn a_member_is_disconnected_with_a_reason_and_others_stay() {
         let status = http.post("/api/v1/disconnect", wrong).status;
         assert!((400..500).contains(&status), "{wrong}: {status}");
     }
+}
+
+#[test]
+fn websockets_that_are_refused_or_break_a_rule_are_counted() {
+    let (server, http) = Http::start(Settings::shards(1));
+    let mut refused = WebSocket::bare(&server);
+    refused.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    refused.rest();
+    let mut broken = WebSocket::open(&server);
+    // Not masked.
+    broken.send(&[BINARY, 0]);
+    assert_eq!(broken.closed().0, 1002);
+    let closed = |reason: &str| http.metric("fanfare_connections_closed_total", reason);
+    wait_until("both counts", || (closed("upgrade"), closed("websocket")) == (1.0, 1.0));
 }
 
 #[test]

@@ -230,8 +230,9 @@ impl Shard {
         let group = &self.groups[key as usize];
         let handle = group.handle;
         if let Role::Replica { owner } = group.role {
-            self.tell_left(key, id, Some(durable));
+            // First: the owner knows by who is online that this connection was not replaced.
             self.tell(owner, Message::LeaveForGood { conn: id, request, handle, durable });
+            self.tell_left(key, id, Some(durable));
         } else {
             let place = Place { shard: self.id, conn: id };
             self.owner_leave(key, Caller { place, request, roster: false }, durable);
