@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use common::client::hello_bytes;
 use common::tls::{self, Pki};
@@ -18,7 +18,9 @@ fn websockets_get_a_close_after_drain() {
     let mut binary = WebSocket::speaking(&server, BINARY_V1);
     binary.send(&frame(BINARY, &hello_bytes("binary")[4..]));
     let mut json = WebSocket::speaking(&server, JSON_V1);
-    json.send(&frame(TEXT, br#"{"type":"hello","version_min":1,"version_max":1,"producer":"00112233-4455-6677-8899-aabbccddeeff","member":"json"}"#));
+    let hello =
+        br#"{"type":"hello","member":"json","producer":"00000000000000000000000000000001"}"#;
+    json.send(&frame(TEXT, hello));
     for ws in [&mut binary, &mut json] {
         ws.frame().expect("WELCOME");
     }
@@ -36,7 +38,7 @@ fn tls_ends_with_close_notify() {
     let mut server = Server::start(pki.settings(Settings::shards(2)));
     let mut connections = [&TLS12, &TLS13].map(|version| {
         let (mut tls, mut stream) = tls::connect(&server, &pki.client(&[version], false)).unwrap();
-        std::io::Write::write_all(&mut tls.writer(), &hello_bytes("member")).unwrap();
+        tls.writer().write_all(&hello_bytes("member")).unwrap();
         tls.complete_io(&mut stream).unwrap();
         (tls, stream)
     });

@@ -237,20 +237,18 @@ impl Shard {
         let group = &mut self.groups[key as usize];
         let Some(sequencer) = group.sequencer() else { return };
         let roster = sequencer.roster();
-        let was_online = roster.get(durable).map(|member| member.online.contains(&caller.place));
-        roster.went(durable, caller.place);
-        self.roster_changed(key);
-        // A newer connection took over and was told that it is in: what was still on its way on the
-        // older one, which is being closed, does not put it out again.
-        if was_online == Some(false) {
-            return;
-        }
-        let Some(sequencer) = self.groups[key as usize].sequencer() else { return };
-        let Some(member) = sequencer.roster().get(durable) else {
+        let Some(member) = roster.get(durable) else {
             // It left on another connection meanwhile.
             return self.answer_leave(key, caller);
         };
+        // A newer connection took over and was told that it is in: what was still on its way on the
+        // older one, which is being closed, does not put it out again.
+        if !member.online.contains(&caller.place) {
+            return;
+        }
         let (leaving, id) = (member.leaving, member.id.clone());
+        roster.went(durable, caller.place);
+        self.roster_changed(key);
         let ticket = if leaving {
             self.records_staged()
         } else {

@@ -1,6 +1,8 @@
 //! Stage 7: a slice of the run queues. Each connection that is served gets one write with
 //! everything between its cursors and the tails.
 
+use smallvec::SmallVec;
+
 use super::conn::Membership;
 use super::queues::Slice;
 use super::{ConnId, Io, Shard};
@@ -212,17 +214,18 @@ impl Shard {
     /// What a connection has in other groups that wait to be visited goes into the write that is
     /// about to be made: their visits then pass over it.
     fn gather(&mut self, slot: u32) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let Some(conn) = self.conns.get(slot) else { return };
         if conn.memberships.len() < 2 || !self.queues.scans_wait() {
             return;
         }
-        for &at in conn.memberships.iter().take(GATHERED_MAX) {
-            let Some(group) = self.groups.get_mut(at.group as usize) else { continue };
-            let (waits, end) = (group.scan.queued, group.tail.end());
-            let Some(member) = group.members.get_mut(at.member).filter(|_| waits) else { continue };
-            if !member.dirty && matches!(member.lag, Lag::Live) && member.next != end {
-                member.dirty = true;
-                conn.dirty.push(group.priority, at);
+        let near = conn.memberships.iter().take(GATHERED_MAX).copied();
+        for at in near.collect::<SmallVec<[Membership; GATHERED_MAX]>>() {
+            let Some(group) = self.groups.get(at.group as usize) else { continue };
+            let has_more = |member: &Member| {
+                matches!(member.lag, Lag::Live) && member.next != group.tail.end()
+            };
+            if group.scan.queued && group.members.get(at.member).is_some_and(has_more) {
+                self.mark_dirty(at);
             }
         }
     }
