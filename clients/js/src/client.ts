@@ -172,8 +172,7 @@ export class Client {
    * rejected with a {@link PublishError}, or with a {@link ClientError} if nothing was sent.
    */
   async publish(group: string, payload: string | Uint8Array, how: Publishing = {}): Promise<Published> {
-    const id = this.core.publish(group, toBytes(payload), how);
-    return this.wait(this.publishes, id);
+    return this.wait(this.publishes, this.core.publish(group, payload, how));
   }
 
   /** Publishes that have no answer yet. */

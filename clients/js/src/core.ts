@@ -199,9 +199,10 @@ export class Core {
    * Publishes. Answers: published, publishFailed; until then the message is kept and sent again as
    * often as it takes. Returns the number of the publish.
    */
-  publish(name: string, payload: Uint8Array, how: Publishing = {}): number {
+  publish(name: string, content: string | Uint8Array, how: Publishing = {}): number {
     this.checkAlive();
     const s = this.session;
+    const payload = toBytes(content);
     s.checkPayload(payload.length);
     const receipt = how.receipt ?? 0;
     if (!Number.isInteger(receipt) || receipt < 0 || receipt > 100) {
@@ -218,7 +219,7 @@ export class Core {
     const id = s.nextPublish++;
     s.publishes++;
     s.publishBytes += payload.length;
-    group.producer.push(id, payload, how);
+    group.producer.push(id, payload, { ...how });
     s.listSend(group);
     return id;
   }

@@ -141,7 +141,7 @@ export class Session {
     if (options.producer && options.producer.length !== 16) {
       throw new ClientError("length", `a producer id of ${options.producer.length} bytes; it has 16`);
     }
-    this.producer = options.producer ?? newProducer();
+    this.producer = options.producer ? toBytes(options.producer) : newProducer();
   }
 
   // ---- groups ----

@@ -31,9 +31,10 @@ export class WireError extends Error {}
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** The bytes of a text, or the bytes themselves. */
+/** The bytes of a text, or a copy of bytes: their owner may use the buffer again. */
 export function toBytes(value: string | Uint8Array): Uint8Array {
-  return typeof value === "string" ? encoder.encode(value) : value;
+  // Not by slice(), which gives the same bytes if it is a Buffer of Node.
+  return typeof value === "string" ? encoder.encode(value) : new Uint8Array(value);
 }
 
 /** Bytes as text; those that are not UTF-8 become U+FFFD. */

@@ -135,6 +135,30 @@ test("a publish is sent again after the connection broke, and its promise gets t
   await client.close();
 });
 
+test("a buffer may be used again after a publish, also when that is sent again", async () => {
+  const { client, socket } = start();
+  for (const buffer of [new Uint8Array([1, 2]), Buffer.from([1, 2])]) {
+    client.publish("lobby", buffer).catch(() => {});
+    buffer.fill(9);
+  }
+  socket.accept();
+  const heard = async (peer) => [(await peer.heard("PUBLISH")).payload, (await peer.heard("PUBLISH")).payload];
+  assert.deepEqual(await heard(socket), [Buffer.from([1, 2]), Buffer.from([1, 2])]);
+  socket.onclose({});
+  assert.deepEqual(await heard((await again(2)).accept()), [Buffer.from([1, 2]), Buffer.from([1, 2])]);
+  await client.close();
+});
+
+test("member and producer ids stay what they were at the start", async () => {
+  const [member, producer] = [Buffer.from("ann"), Buffer.alloc(16, 7)];
+  const { client, socket } = start({ member, producer });
+  member.fill(0);
+  producer.fill(0);
+  const hello = await socket.accept().heard("HELLO");
+  assert.deepEqual([`${hello.member}`, hello.producer], ["ann", Buffer.alloc(16, 7)]);
+  await client.close();
+});
+
 test("what is refused rejects, and what has no answer at the end too", async () => {
   const { client, socket } = start({ publishesMax: 2 });
   const lobby = client.join("lobby");

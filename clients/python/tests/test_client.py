@@ -154,6 +154,41 @@ class Tests(unittest.IsolatedAsyncioTestCase):
 
         await play([first, second], user)
 
+    async def test_a_buffer_may_be_used_again_after_a_publish_also_when_that_is_sent_again(self) -> None:
+        async def first(peer: Peer) -> None:
+            await peer.welcome()
+            self.assertEqual([(await peer.heard("PUBLISH"))["payload"] for _ in "12"], [b"one", b"two"])
+            peer.socket.transport.abort()
+
+        async def second(peer: Peer) -> None:
+            await peer.welcome()
+            self.assertEqual([(await peer.heard("PUBLISH"))["payload"] for _ in "12"], [b"one", b"two"])
+            seen.set()
+            await peer.socket.wait_closed()
+
+        async def user(client: fanfare.Client) -> None:
+            buffer = bytearray(b"one")
+            publishes = [asyncio.ensure_future(client.publish("lobby", buffer))]
+            await asyncio.sleep(0)
+            buffer[:] = b"two"
+            publishes.append(asyncio.ensure_future(client.publish("lobby", memoryview(buffer))))
+            await asyncio.sleep(0)
+            buffer[:] = b"not"
+            await seen.wait()
+            await client.close()
+            await asyncio.gather(*publishes, return_exceptions=True)
+
+        seen = asyncio.Event()
+        await play([first, second], user)
+
+    async def test_member_and_producer_ids_stay_what_they_were_at_the_start(self) -> None:
+        member, producer = bytearray(b"ann"), bytearray(b"p" * 16)
+        core = fanfare.Core(Options(member, producer))
+        member[:], producer[:] = b"bob", b"q" * 16
+        core.connected(0)
+        hello = decode(core.take_output()[0])
+        self.assertEqual((hello["member"], hello["producer"]), (b"ann", b"p" * 16))
+
     async def test_what_is_refused_raises_and_what_has_no_answer_at_the_end_too(self) -> None:
         async def server(peer: Peer) -> None:
             await peer.welcome()

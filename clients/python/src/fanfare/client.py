@@ -48,7 +48,7 @@ class PublishError(Exception):
 
 def connect(
     url: str,
-    member: str | bytes,
+    member: str | wire.Bytes,
     *,
     token: Token | None = None,
     options: Options | None = None,
@@ -139,7 +139,7 @@ class Client:
         return self._memberships[group]
 
     async def publish(
-        self, group: str, payload: str | bytes, *, level: wire.Level | None = None, receipt: int = 0
+        self, group: str, payload: str | wire.Bytes, *, level: wire.Level | None = None, receipt: int = 0
     ) -> ev.PublishedMessage:
         """Publishes to a group, which need not be joined. Returns when the message has its place.
 
@@ -149,8 +149,7 @@ class Client:
 
         Raises PublishError, or ClientError if nothing was sent.
         """
-        data = payload.encode() if isinstance(payload, str) else payload
-        id = self._core.publish(group, data, level, receipt)
+        id = self._core.publish(group, payload, level, receipt)
         published: ev.PublishedMessage = await self._wait(self._publishes, id)
         return published
 
@@ -165,13 +164,13 @@ class Client:
         return page
 
     async def set_state(
-        self, group: str, key: str, value: str | bytes | None, expected: wire.Expected = "any"
+        self, group: str, key: str, value: str | wire.Bytes | None, expected: wire.Expected = "any"
     ) -> ev.StateWasSet | ev.StateConflict:
         """Sets a key of a group's state, or deletes it (None), if it is as expected.
 
         ``expected`` is ``any``, ``absent`` or a version. The answer is a conflict if the key is otherwise.
         """
-        data = value.encode() if isinstance(value, str) else value
+        data = None if value is None else wire.to_bytes(value)
         id = self._core.set_state(group, key, data, expected)
         answer: ev.StateWasSet | ev.StateConflict = await self._wait(self._queries, id)
         return answer
@@ -331,7 +330,7 @@ class Client:
                 # Reading goes on when the application has taken half of what waits for it.
                 await self._room.wait()
                 message = await socket.recv()
-                self._core.receive(message.encode() if isinstance(message, str) else message)
+                self._core.receive(wire.to_bytes(message))
                 self._turn()
                 self._wake.set()
         except (OSError, websockets.WebSocketException):

@@ -192,13 +192,16 @@ class Core:
             self._session.events.append(ev.LeftGroup(name))
         self._session.list_move(group)
 
-    def publish(self, name: str, payload: bytes, level: wire.Level | None = None, receipt: int = 0) -> int:
+    def publish(
+        self, name: str, content: str | wire.Bytes, level: wire.Level | None = None, receipt: int = 0
+    ) -> int:
         """Publishes. Answers: PublishedMessage, PublishFailed. Returns the number of the publish.
 
         Until the answer the message is kept and sent again as often as it takes.
         """
         self._check_alive()
         s = self._session
+        payload = wire.to_bytes(content)
         s.check_payload(len(payload))
         if not 0 <= receipt <= 100:
             raise ClientError("range", f"a receipt at {receipt} percent; use 0 to 100")

@@ -28,9 +28,9 @@ class Options:
     """Who a client is, and its bounds. Times in ms, lengths in bytes."""
 
     #: 1 to 64 bytes.
-    member: str | bytes
+    member: str | wire.Bytes
     #: 16 bytes under which no other client has published; drawn at random if they are missing.
-    producer: bytes | None = None
+    producer: wire.Bytes | None = None
     #: Most publishes without an answer, sent or not.
     publishes_max: int = 4096
     #: Most bytes of their payloads.
@@ -98,13 +98,12 @@ Request = Move | Publish | Query | Auth
 class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
-        member = options.member
-        self.member = member.encode() if isinstance(member, str) else member
+        self.member = wire.to_bytes(options.member)
         if not 1 <= len(self.member) <= wire.MEMBER_MAX:
             raise ClientError("length", f"a member id of {len(self.member)} bytes; it has 1 to {wire.MEMBER_MAX}")
         if options.producer is not None and len(options.producer) != 16:
             raise ClientError("length", f"a producer id of {len(options.producer)} bytes; it has 16")
-        self.producer = options.producer or os.urandom(16)
+        self.producer = wire.to_bytes(options.producer) if options.producer else os.urandom(16)
 
         self.conn: Literal["down", "greeting", "open", "over"] = "down"
         #: When to connect, or until when WELCOME must come.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .events import StateEntry, StateWasSet
-from .wire import Expected, StateForm
+from .wire import Bytes, Expected, StateForm
 
 if TYPE_CHECKING:
     from .client import Client
@@ -57,7 +57,7 @@ class SharedState:
     def items(self) -> ItemsView[str, StateEntry]:
         return self._keys.items()
 
-    async def set(self, key: str, value: str | bytes | None) -> bool:
+    async def set(self, key: str, value: str | Bytes | None) -> bool:
         """Sets a key, or deletes it (None), if nobody else has changed it since :meth:`sync`.
 
         Returns whether it was set; either way what the server has is known here then.

@@ -23,6 +23,7 @@ FRAME_MAX = PAYLOAD_MAX + 1024
 #: Bytes in front of a frame's body.
 HEADER = 8
 
+Bytes = bytes | bytearray | memoryview
 Expected = Literal["any", "absent"] | int
 Start = Literal["tail", "cursor"] | int
 
@@ -36,6 +37,13 @@ class Level(Enum):
 
     DURABLE = "durable"
     MEMORY = "memory"
+
+
+def to_bytes(value: str | Bytes) -> bytes:
+    """The bytes of a text, or a copy of bytes that can change: their owner may use the buffer again."""
+    if isinstance(value, str):
+        return value.encode()
+    return value if isinstance(value, bytes) else bytes(memoryview(value))
 
 
 class Kind(IntEnum):
