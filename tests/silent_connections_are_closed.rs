@@ -8,6 +8,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::client::hello_bytes;
+use common::websocket::{JSON_V1, PING, PONG, TEXT, WebSocket, frame};
 use common::{Client, Follower, Got, Server, Settings};
 use fanfare::position::Seq;
 use fanfare::wire::ErrorCode;
@@ -164,4 +165,33 @@ fn without_heartbeats_silence_is_fine() {
     assert_eq!(client.hello("client").heartbeat_ms, 0);
     assert_eq!(client.recv_within(Duration::from_millis(2_500)), None);
     client.ping();
+}
+
+/// Pages in the background may run no timer for a minute, and a page that only reads has none.
+#[test]
+fn a_websocket_that_answers_pings_stays_and_one_that_does_not_is_closed() {
+    let server = Server::start(Settings::shards(1).set("heartbeat_ms", 1_000));
+    let hello = |member| {
+        format!(
+            r#"{{"type":"hello","member":"{member}","producer":"00112233-4455-6677-8899-aabbccddeeff"}}"#
+        )
+    };
+    let mut answering = WebSocket::speaking(&server, JSON_V1);
+    answering.send(&frame(TEXT, hello("answering").as_bytes()));
+    let mut deaf = WebSocket::speaking(&server, JSON_V1);
+    let started = Instant::now();
+    deaf.send(&frame(TEXT, hello("deaf").as_bytes()));
+
+    // Four times what a silent connection has.
+    let mut pings = 0;
+    while started.elapsed() < Duration::from_secs(8) {
+        let (first, payload) = answering.frame().expect("it stays");
+        if first == PING {
+            answering.send(&frame(PONG, &payload));
+            pings += 1;
+        }
+    }
+    assert!((3..=6).contains(&pings), "{pings} pings in 8 s, one after each 1.5 s of silence");
+    let (code, reason) = deaf.closed();
+    assert_eq!(code, 4_000 + ErrorCode::HeartbeatTimeout as u16, "{reason}");
 }

@@ -6,9 +6,9 @@ mod common;
 
 use common::tokens::{Issuer, everything};
 use common::websocket::{BINARY_V1, JSON_V1, TEXT, WebSocket, frame};
-use common::{Client, Random, Server, Settings};
+use common::{Client, Follower, Random, Server, Settings};
 use fanfare::limits::{WS_INFLATED_UNKNOWN, WS_MESSAGE_MAX};
-use fanfare::wire::{JoinEntry, ServerFrame, Start, split};
+use fanfare::wire::{JoinEntry, Publish, ServerFrame, Start, split};
 use fanfare::ws::deflate::Deflate;
 
 const COMPRESSED: u8 = 0x40;
@@ -178,4 +178,55 @@ fn a_compressed_message_of_a_stranger_comes_to_little() {
     ws.send(&frame(TEXT | COMPRESSED, &long));
     let (answer, _) = message(&mut ws);
     assert!(answer.starts_with(br#"{"type":"error""#), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// Browsers compress whatever a page sends, so a member may send what comes to hundreds of times its
+/// length: of those a shard takes one a turn.
+#[test]
+fn members_may_send_what_compresses_well_and_all_of_it_arrives_in_order() {
+    let server = server();
+    let mut follower = Client::open(&server, "follower");
+    let mut seen = Follower::live(follower.join("g"));
+    let mut json = open(&server, JSON_V1);
+    json.send(&frame(TEXT | COMPRESSED, &compressed(HELLO)));
+    let letters = |n: u64| char::from(b'a' + n as u8).to_string().repeat(50_000);
+    let publish = |n: u64| {
+        let text = letters(n);
+        let publish = format!(
+            r#"{{"type":"publish","request":{n},"group":"g","producer_seq":"{n}","payload":"{text}"}}"#
+        );
+        let small = compressed(&publish);
+        assert!(publish.len() > 100 * small.len(), "{} of {}", small.len(), publish.len());
+        frame(TEXT | COMPRESSED, &small)
+    };
+    // All at once, and what is ordinary behind it.
+    let mut bytes: Vec<u8> = (1..=20).flat_map(publish).collect();
+    let last =
+        r#"{"type":"publish","request":21,"group":"g","producer_seq":"21","payload":"last"}"#;
+    bytes.extend(frame(TEXT | COMPRESSED, &compressed(last)));
+    json.send(&bytes);
+    follower.follow(&mut seen, 21);
+    for (n, seen) in (1..=20).zip(seen.payloads()) {
+        assert_eq!(seen, letters(n).as_bytes(), "message {n}");
+    }
+    assert_eq!(seen.payloads()[20], b"last");
+
+    // Many frames in one message, as a client sends that gathers what it has to say.
+    let mut binary = open(&server, BINARY_V1);
+    let hello = &common::client::hello_bytes("b")[4..];
+    binary.send(&frame(0x82, hello));
+    let payload = [b'x'; 1_000];
+    let mut frames = Vec::new();
+    for n in 1..=200 {
+        let request = n as u32;
+        let group = b"g";
+        Publish { request, level: None, receipt: 0, producer_seq: n, group, payload: &payload }
+            .encode(&mut frames);
+    }
+    let mut small = Vec::new();
+    assert!(Deflate::default().compress(&frames, &mut small));
+    assert!(frames.len() > 40 * small.len(), "{} of {}", small.len(), frames.len());
+    binary.send(&frame(0x82 | COMPRESSED, &small));
+    follower.follow(&mut seen, 200);
+    assert!(seen.payloads()[21..].iter().all(|seen| **seen == payload));
 }

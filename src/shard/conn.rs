@@ -14,6 +14,10 @@ use crate::config::Priority;
 use crate::position::{MemberId, Nanos, ProducerId};
 use crate::tls::Tls;
 
+/// Bit of [`Conn::throttled`]: an AUTH or a compressed message waits for its turn. Those of priorities
+/// are below it.
+pub(super) const WAITS: u8 = 1 << 7;
+
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnState {
@@ -58,7 +62,7 @@ pub struct Conn {
     /// Reading has stopped.
     pub recv_off: bool,
     /// Its publishes found these shares of the inbox full, one bit for each priority; another one
-    /// says that its token waits to be checked.
+    /// is [`WAITS`].
     pub throttled: u8,
     /// Lane of its control frames: that of the most urgent group it published to.
     pub answers: Priority,
@@ -98,6 +102,11 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// Whether what it sent waits for another turn.
+    pub fn waits(&self) -> bool {
+        self.throttled & WAITS != 0
+    }
+
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(id: ConnId, now: Nanos) -> Self {

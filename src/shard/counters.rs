@@ -111,10 +111,15 @@ counters! {
     rosters,
     /// Keys of groups' states set or deleted.
     state_changes,
-    /// GAP frames sent.
-    gaps,
-    /// Connections closed for not reading.
+    /// GAP frames sent for what retention removed.
+    gaps_retention,
+    /// GAP frames sent for what is damaged on disk.
+    gaps_damaged,
+    /// Connections closed since their write did not move.
     stalled,
+    /// Connections closed since they held the most of what a shard may keep of unfinished writes or
+    /// unfinished frames.
+    closed_for_memory,
     /// Connections closed for silence.
     silent,
     /// Connections closed by an operator.

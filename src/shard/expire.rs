@@ -15,6 +15,11 @@ const LOOSE_SILENCE_MS: u64 = 20_000;
 /// Room for deadlines that is kept.
 const FIRED_KEPT_MAX: usize = 256;
 
+/// A WebSocket that was silent for so long is asked by a ping.
+pub(super) fn ask_after_ms(heartbeat_ms: u32) -> u64 {
+    u64::from(heartbeat_ms) * 3 / 2
+}
+
 impl Shard {
     /// When the shard must have a turn even if nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
@@ -66,6 +71,7 @@ impl Shard {
     /// The wheel fired for a connection: looks at its real deadline.
     fn deadline(&mut self, id: ConnId, now: Nanos, io: &mut impl Io) {
         let silence_ms = 2 * u64::from(self.config.heartbeat_ms);
+        let ask_ms = ask_after_ms(self.config.heartbeat_ms);
         let handshake_ms = u64::from(self.config.handshake_timeout_ms);
         let Some(conn) = self.conn(id) else { return };
         match conn.state {
@@ -92,7 +98,16 @@ impl Shard {
                 // A connection that we stopped reading cannot be heard.
                 let due = conn.heard_at.plus_ms(silence_ms);
                 if conn.paused || due > now {
-                    let at = if conn.paused { now.plus_ms(silence_ms) } else { due };
+                    let ask = conn.heard_at.plus_ms(ask_ms);
+                    let at = match conn.ws {
+                        _ if conn.paused => now.plus_ms(silence_ms),
+                        Some(_) if ask > now => ask,
+                        Some(_) => {
+                            self.ask_by_ping(id);
+                            due
+                        }
+                        None => due,
+                    };
                     return if silence_ms < LOOSE_SILENCE_MS {
                         self.wheel.arm(id, at);
                     } else {
@@ -123,15 +138,15 @@ impl Shard {
             .map(|conn| conn.id)
             .collect();
         for id in stalled {
-            self.close_stalled(id, "its write made no progress", io);
+            self.figures.stalled += 1;
+            self.close_unread(id, "its write made no progress", io);
         }
         self.sweep_at = (self.writes_in_flight > 0).then(|| now.plus_ms((limit_ms / 4).max(1)));
     }
 
-    fn close_stalled(&mut self, id: ConnId, why: &str, io: &mut impl Io) {
+    fn close_unread(&mut self, id: ConnId, why: &str, io: &mut impl Io) {
         let member = self.conn(id).map(|conn| String::from_utf8_lossy(&conn.member).into_owned());
         info!(slot = id.slot, member, why, "closing a member that does not read");
-        self.figures.stalled += 1;
         self.close(id, io);
     }
 
@@ -142,7 +157,8 @@ impl Shard {
         }
         let oldest = self.conns.iter().filter(|conn| conn.in_flight);
         if let Some(id) = oldest.min_by_key(|conn| conn.progress_at).map(|conn| conn.id) {
-            self.close_stalled(id, "unfinished writes hold more than pinned_bytes_max", io);
+            self.figures.closed_for_memory += 1;
+            self.close_unread(id, "unfinished writes hold more than pinned_bytes_max", io);
         }
     }
 
@@ -154,6 +170,7 @@ impl Shard {
         }
         let holders = self.conns.iter().filter(|conn| conn.state != ConnState::Closing);
         if let Some(id) = holders.max_by_key(|conn| conn.unfinished()).map(|conn| conn.id) {
+            self.figures.closed_for_memory += 1;
             let text = "memory for unfinished frames ran out and this connection held the most";
             self.refuse(id, 0, Refusal::new(ErrorCode::MemoryBudget, text).limit(max));
         }

@@ -18,6 +18,7 @@ mod heartbeats;
 mod held;
 pub mod histogram;
 mod inbox;
+mod inflate;
 mod io;
 pub mod isolate;
 mod joins;
@@ -76,6 +77,7 @@ use heartbeats::Heartbeats;
 use held::HeldAnswers;
 use histogram::Distributions;
 use inbox::Inbox;
+use inflate::Inflating;
 use isolate::Normal;
 use pace::Pace;
 use queries::Questions;
@@ -171,6 +173,7 @@ pub struct Shard {
     unmasked: Vec<u8>,
     /// Where frames of WebSockets are translated.
     codec: Codec,
+    inflating: Inflating,
     handshakes: Handshakes,
 
     tokens: Tokens,
@@ -249,6 +252,7 @@ impl Shard {
             || self.looking.is_some()
             || self.captures()
             || self.tokens.has_work()
+            || self.inflating.has_work()
             || !self.handshakes.is_empty()
             || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {

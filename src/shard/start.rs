@@ -147,6 +147,7 @@ impl Shard {
             codec: Codec::default(),
             rates: super::rates::Rates::new(&config),
             tokens: super::tokens::Tokens::new(config.keys.clone()),
+            inflating: super::inflate::Inflating::default(),
             handshakes: super::tls::Handshakes::new(config.tls.clone()),
             wheel: super::wheel::Wheel::new(parts.now),
             heartbeats: super::heartbeats::Heartbeats::new(config.heartbeat_ms),

@@ -4,6 +4,7 @@
 use tracing::debug;
 
 use super::conn::{Conn, ConnState};
+use super::expire::ask_after_ms;
 use super::replies::{LAST_WORDS_MS, Refusal};
 use super::{ConnId, Event, Io, RecvEnd, Shard};
 use crate::position::Nanos;
@@ -15,6 +16,7 @@ pub(super) const SPARE_CONTROL_MAX: usize = 256;
 impl Shard {
     pub(super) fn take(&mut self, io: &mut impl Io) {
         self.check_tokens(io);
+        self.inflate_waiting(io);
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
@@ -66,9 +68,9 @@ impl Shard {
                 .limit(u64::from(self.config.connections_max));
             self.refuse(id, 0, refusal);
         }
-        let first_look_ms = match 2 * u64::from(self.config.heartbeat_ms) {
+        let first_look_ms = match ask_after_ms(self.config.heartbeat_ms) {
             0 => u64::from(self.config.handshake_timeout_ms),
-            silence_ms => silence_ms.min(u64::from(self.config.handshake_timeout_ms)),
+            ask_ms => ask_ms.min(u64::from(self.config.handshake_timeout_ms)),
         };
         self.wheel.arm(id, io.now().plus_ms(first_look_ms));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::conn::{Conn, ConnState};
+use super::conn::{Conn, ConnState, WAITS};
 use super::replies::Refusal;
 use super::{ConnId, Io, Shard};
 use crate::auth::{CachedRights, Grant, KeyId, Keys, Refused, Right};
@@ -18,8 +18,6 @@ use crate::position::Nanos;
 use crate::slots::Slots;
 use crate::wire::{Auth, Authed, ErrorCode, Frame, Left, kind};
 
-/// Bit of [`Conn::throttled`]: an AUTH waits for its turn. Those of priorities are below it.
-const WAITS: u8 = 1 << 7;
 /// Connections that are looked at in one turn after the keys have changed.
 const RECHECKED_PER_TURN: u32 = 1024;
 
@@ -49,13 +47,6 @@ pub struct Tokens {
     wall_ms: u64,
     /// The keys have changed: connections from this slot on are still to be looked at.
     recheck: Option<u32>,
-}
-
-impl Conn {
-    /// Whether its token waits to be checked.
-    pub fn waits(&self) -> bool {
-        self.throttled & WAITS != 0
-    }
 }
 
 impl Tokens {
@@ -149,13 +140,17 @@ impl Shard {
         while self.tokens.left > 0
             && let Some(id) = self.tokens.waiting.pop_front()
         {
-            let Some(conn) = self.conn(id) else { continue };
-            conn.throttled &= !WAITS;
-            // What it sent waits in its unfinished bytes.
-            self.readable(id, &[], io.now());
-            self.pause_if_needed(id, io);
-            self.resume_if_possible(id, io);
+            self.go_on(id, io);
         }
+    }
+
+    /// Takes up a connection that had to wait; what it sent is in its unfinished bytes.
+    pub(super) fn go_on(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.throttled &= !WAITS;
+        self.readable(id, &[], io.now());
+        self.pause_if_needed(id, io);
+        self.resume_if_possible(id, io);
     }
 
     /// AUTH: the first one opens the connection, later ones renew.

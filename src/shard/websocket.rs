@@ -8,11 +8,8 @@ use super::conn::{Conn, ConnState};
 use super::replies::Refusal;
 use super::{ConnId, Shard};
 use crate::fanout::Form;
-use crate::limits::{
-    WS_ECHO_MAX, WS_INFLATED_MIN, WS_INFLATED_RATIO, WS_INFLATED_UNKNOWN, WS_MESSAGE_MAX,
-};
+use crate::limits::{WS_ECHO_MAX, WS_MESSAGE_MAX};
 use crate::wire::{self, ErrorCode};
-use crate::ws::deflate::Unreadable;
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
 use crate::ws::{CloseCode, Decoder, Item, Kind, Violation, encode, json};
 
@@ -26,11 +23,22 @@ pub struct WebSocket {
     /// Bytes at the start of the control queue that are whole WebSocket frames, or the answer to
     /// the upgrade. What follows them are native frames without a message around them yet.
     pub wrapped: usize,
-    /// An AUTH waits to be checked: what was taken apart with it, if that was whole, and what came
-    /// behind it. The connection is not read meanwhile, so this is what was on its way.
-    waiting: Option<(Option<Item>, Vec<u8>)>,
+    /// What is left for another turn. The connection is not read meanwhile.
+    waiting: Option<Left>,
     /// Bytes of the pong at the end of them, if one is there.
     pub last_pong: usize,
+}
+
+/// Where the messages of a connection that waits go on.
+#[derive(Debug, Default)]
+struct Left {
+    /// What was taken apart last, if that was whole: a message whose AUTH is to be checked, or one that
+    /// is to be decompressed.
+    item: Option<Item>,
+    /// It is still to be decompressed.
+    compressed: bool,
+    /// What came behind it.
+    behind: Vec<u8>,
 }
 
 impl WebSocket {
@@ -138,36 +146,50 @@ impl Shard {
     pub(super) fn messages(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(conn) = self.conn(id) else { return };
         let waits = conn.waits();
-        let (mut again, behind) = match conn.ws.as_deref_mut().map(|ws| &mut ws.waiting) {
-            Some(Some((_, behind))) if waits => return behind.extend_from_slice(bytes),
-            Some(waiting) => waiting.take().map_or((None, Vec::new()), |(item, mut behind)| {
-                behind.extend_from_slice(bytes);
-                (Some(item), behind)
-            }),
+        let mut left = match conn.ws.as_deref_mut().map(|ws| &mut ws.waiting) {
+            Some(Some(left)) if waits => return left.behind.extend_from_slice(bytes),
+            Some(waiting) => waiting.take(),
             None => return,
         };
-        let mut bytes = if again.is_some() { &behind[..] } else { bytes };
+        let mut behind = Vec::new();
+        if let Some(left) = &mut left {
+            behind = std::mem::take(&mut left.behind);
+            behind.extend_from_slice(bytes);
+        }
+        let mut bytes = if left.is_some() { &behind[..] } else { bytes };
         let kept = !conn.partial.is_empty();
         let partial = std::mem::take(&mut conn.partial);
         self.figures.partial_bytes -= partial.len() as u64;
         let mut frames = if kept { partial } else { std::mem::take(&mut self.unmasked) };
         while let Some(ws) = self.conn(id).and_then(|conn| conn.ws.as_deref_mut()) {
-            let resumes = again.is_some();
-            let next = again.take().map_or_else(|| ws.decoder.next(&mut bytes, &mut frames), Ok);
-            let item = match next {
-                Ok(item) => item,
+            let resumes = left.is_some();
+            let next = match left.take() {
+                Some(left) => Ok((left.item, left.compressed)),
+                None => ws
+                    .decoder
+                    .next(&mut bytes, &mut frames)
+                    .map(|item| (item, ws.decoder.is_compressed())),
+            };
+            let (item, compressed) = match next {
+                Ok(next) => next,
                 Err(violation) => {
                     self.violated(id, violation);
                     break;
                 }
             };
             let protocol = ws.protocol;
-            let compressed = ws.decoder.is_compressed() && !resumes;
             if compressed && let Some(Item::Message(kind)) = item {
                 let max = ws.decoder.message_max();
-                if let Err(violation) = self.inflate(id, kind, max, &mut frames) {
-                    self.violated(id, violation);
-                    break;
+                match self.inflate(id, kind, max, &mut frames) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        self.wait_with(id, Left { item, compressed, behind: bytes.to_vec() });
+                        break;
+                    }
+                    Err(violation) => {
+                        self.violated(id, violation);
+                        break;
+                    }
                 }
             }
             match (protocol, item) {
@@ -185,11 +207,8 @@ impl Shard {
                 }
                 _ => {}
             }
-            if let Some(conn) = self.conn(id)
-                && conn.waits()
-                && let Some(ws) = conn.ws.as_deref_mut()
-            {
-                ws.waiting = Some((item, bytes.to_vec()));
+            if self.conn(id).is_some_and(|conn| conn.waits()) {
+                self.wait_with(id, Left { item, compressed: false, behind: bytes.to_vec() });
                 break;
             }
             match item {
@@ -209,6 +228,12 @@ impl Shard {
             }
         }
         self.keep_frames(id, frames, kept);
+    }
+
+    fn wait_with(&mut self, id: ConnId, left: Left) {
+        if let Some(ws) = self.conn(id).and_then(|conn| conn.ws.as_deref_mut()) {
+            ws.waiting = Some(left);
+        }
     }
 
     /// Keeps the start of a frame. A buffer that was the connection's stays its own, so that a
@@ -255,30 +280,6 @@ impl Shard {
         self.codec.native = native;
     }
 
-    /// Puts what a compressed message says in its place.
-    fn inflate(
-        &mut self,
-        id: ConnId,
-        kind: Kind,
-        max: u64,
-        message: &mut Vec<u8>,
-    ) -> Result<(), Violation> {
-        let max = if self.lacks_token(id) { max.min(WS_INFLATED_UNKNOWN) } else { max };
-        let max = max.min(WS_INFLATED_MIN + WS_INFLATED_RATIO * message.len() as u64);
-        let mut inflated = std::mem::take(&mut self.codec.inflated);
-        let done = self.codec.deflate().decompress(message, max as usize, &mut inflated);
-        std::mem::swap(message, &mut inflated);
-        self.codec.inflated = inflated;
-        match done {
-            Err(Unreadable::TooBig) => Err(Violation::TooBig { max }),
-            Err(Unreadable::Broken) => Err(Violation::NotDeflate),
-            Ok(()) if kind == Kind::Text && std::str::from_utf8(message).is_err() => {
-                Err(Violation::NotUtf8)
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
     fn echo(&mut self, id: ConnId, kind: Kind, message: &mut Vec<u8>) {
         let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) else { return };
         let Some(ws) = conn.ws.as_deref_mut() else { return };
@@ -307,6 +308,17 @@ impl Shard {
         conn.control.extend(encode::pong(ws.decoder.control()));
         ws.wrapped = conn.control.len();
         ws.last_pong = ws.wrapped - at;
+        self.make_ready(id.slot);
+    }
+
+    /// Asks whether the client is still there. Browsers answer also for a page that they let run no
+    /// timers.
+    pub(super) fn ask_by_ping(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id.slot).filter(|conn| conn.id == id) else { return };
+        let Some(ws) = conn.ws.as_deref_mut() else { return };
+        self.codec.seal(ws, &mut conn.control);
+        conn.control.extend(encode::ping());
+        (ws.wrapped, ws.last_pong) = (conn.control.len(), 0);
         self.make_ready(id.slot);
     }
 

@@ -11,7 +11,7 @@ use crate::fanout::{Ordinal, Part, Tail};
 use crate::group::{Group, Lag, Member};
 use crate::limits::{SEND_PARTS_MAX, TLS_WRITE_BYTES_MAX};
 use crate::position::{Epoch, Handle, Nanos, Seq};
-use crate::wire::{EpochStart, Gap, Redeliver};
+use crate::wire::{EpochStart, Gap, GapReason, Redeliver};
 
 /// Groups visited without a write before the shard looks at its input again.
 const VISITS_PER_TURN: usize = 4096;
@@ -25,7 +25,7 @@ const GATHERED_MAX: usize = 32;
 struct Taken {
     messages: u64,
     bytes: usize,
-    gaps: u64,
+    gap: Option<GapReason>,
     /// It has more to send than went in.
     more: bool,
     /// It has to ask for history before it can go on.
@@ -277,7 +277,11 @@ impl Shard {
                 slice.bytes = slice.bytes.saturating_sub(taken.bytes);
             }
             self.figures.deliveries += taken.messages;
-            self.figures.gaps += taken.gaps;
+            match taken.gap {
+                Some(GapReason::Retention) => self.figures.gaps_retention += 1,
+                Some(GapReason::Damaged) => self.figures.gaps_damaged += 1,
+                None => {}
+            }
             self.figures.catch_up_members += u64::from(taken.fell_behind);
             self.figures.catch_up_members -= u64::from(taken.caught_up);
             if taken.held {
@@ -425,7 +429,7 @@ fn take(
             }
             if let Some((from, to, reason)) = chunk.gap {
                 Gap { handle, from, to, epoch: live_epoch, reason }.encode(control);
-                taken.gaps += 1;
+                taken.gap = Some(reason);
                 member.gap(from, to, live_epoch);
             }
             let hold_at = member.hold_at();

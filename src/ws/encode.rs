@@ -51,6 +51,12 @@ impl Header {
     }
 }
 
+/// A ping without anything in it.
+#[must_use]
+pub fn ping() -> [u8; 2] {
+    [FIN | Opcode::Ping as u8, 0]
+}
+
 /// A pong with what the ping said; `payload` is at most 125 bytes.
 pub fn pong(payload: &[u8]) -> impl Iterator<Item = u8> {
     debug_assert!(payload.len() <= CONTROL_PAYLOAD_MAX);

@@ -45,6 +45,16 @@ const fn state(figure: &'static str, state: &'static str) -> Export {
     }
 }
 
+const fn gaps(figure: &'static str, reason: &'static str) -> Export {
+    Export {
+        figure,
+        name: "fanfare_gaps_total",
+        label: Some(("reason", reason)),
+        kind: Kind::Counter,
+        help: "Holes that members were told of by GAP, by reason.",
+    }
+}
+
 const fn closed(figure: &'static str, reason: &'static str) -> Export {
     Export {
         figure,
@@ -142,8 +152,10 @@ const EXPORTS: &[Export] = &[
         "fanfare_state_changes_total",
         "Keys of groups' states set or deleted.",
     ),
-    counter("gaps", "fanfare_gaps_total", "Holes that members were told of by GAP."),
+    gaps("gaps_retention", "retention"),
+    gaps("gaps_damaged", "damaged"),
     closed("stalled", "stalled"),
+    closed("closed_for_memory", "memory"),
     closed("silent", "silent"),
     closed("unacknowledged", "unacknowledged"),
     closed("takeovers", "replaced"),
