@@ -95,7 +95,7 @@ fn main() -> Result<(), Failure> {
         "server on core 0, load generator and attackers on core 1, the latter with nice 19",
         &format!("load: `loadgen {}`, each delivery verified", load.join(" ")),
     ];
-    bench.header("Attacks", "cargo bench --bench attacks --", &more);
+    bench.header("Attacks", "attacks", &more);
     bench.say(
         "\n| attack | per second, open at once | what it got | members' p99 without, ms | with, ms \
          | with / without by pairs | server memory, MiB |",

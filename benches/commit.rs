@@ -82,7 +82,7 @@ fn main() -> Result<(), Failure> {
     let dir = args.dir.clone().map_or_else(pairs::target_folder, Ok)?;
     bench.title(
         "What the disk takes for a commit",
-        "cargo bench --bench commit",
+        "commit",
         &[
             &format!(
                 "{} rounds; {} commits back to back, {} s at {} a second in each",

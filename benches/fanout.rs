@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "other benches use the rest of it")]
 mod pairs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use serde_json::Value;
@@ -14,8 +14,8 @@ use pairs::{Bench, Failure, Spread, keys, scaled, spread, values};
 
 #[derive(Parser)]
 struct Args {
-    /// Figures to measure: 2 to 10.
-    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,7,8,9,10")]
+    /// Figures to measure: 2 to 11.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,7,8,9,10,11")]
     figures: Vec<u8>,
     /// Interleaved pairs per figure.
     #[arg(long, default_value_t = 5)]
@@ -53,7 +53,7 @@ fn main() -> Result<(), Failure> {
         &format!("members acknowledge in figures 2 to 4: {acks}"),
         "server pinned to core 0, load generator to core 1; loopback; medians (least to greatest)",
     ];
-    fanout.bench.header("Engine against floor", "cargo bench --bench fanout --", &more);
+    fanout.bench.header("Engine against floor", "fanout", &more);
     for figure in args.figures {
         match figure {
             2 => fanout.closed_loop(10_000, 1)?,
@@ -79,7 +79,8 @@ fn main() -> Result<(), Failure> {
                 fanout.levels(10, ["--rate", "100"], "100 broadcasts/s")?;
                 fanout.levels(1_000, ["--rate", "20"], "20 broadcasts/s")?;
             }
-            other => return Err(format!("there is no figure {other}; take 2 to 10").into()),
+            11 => fanout.places()?,
+            other => return Err(format!("there is no figure {other}; take 2 to 11").into()),
         }
         fanout.bench.keep("fanout.md")?;
     }
@@ -96,11 +97,11 @@ impl Fanout {
                 let flag = self.acks.then(|| flag.to_owned());
                 load.iter().cloned().chain(flag).collect::<Vec<_>>()
             };
+            let name = |side| format!("{name}-{side}-{pair}");
             let (server, acked) = (self.bench.start_floor(&[])?, with("--acks"));
-            floors.push(self.bench.load(&format!("{name}-floor-{pair}"), &server, &acked)?);
-            drop(server);
+            floors.push(self.bench.load_and_writes(&name("floor"), server, &acked)?);
             let (server, durable) = (self.bench.start_engine(&[])?, with("--durable"));
-            engines.push(self.bench.load(&format!("{name}-engine-{pair}"), &server, &durable)?);
+            engines.push(self.bench.load_and_writes(&name("engine"), server, &durable)?);
             eprint!(".");
         }
         eprintln!();
@@ -113,15 +114,18 @@ impl Fanout {
         self.bench
             .say(&format!("\n## Closed loop, {members} members, {window} in flight, 128 bytes\n"));
         self.bench.say(&format!("`loadgen {}`\n", load.join(" ")));
-        self.bench
-            .say("| | CPU per delivery, ns | deliveries/s, million | server busy | load busy |");
-        self.bench.say("| --- | --- | --- | --- | --- |");
+        self.bench.say(
+            "| | CPU per delivery, ns | deliveries/s, million | messages in a write | server busy \
+             | load busy |",
+        );
+        self.bench.say("| --- | --- | --- | --- | --- | --- |");
         for (name, runs) in [("floor", &floors), ("engine", &engines)] {
             let cpu = spread(runs, keys::CPU).show(1);
             let rate = scaled(runs, keys::RATE, 1e-6).show(2);
             let (server, load) =
                 (spread(runs, keys::SERVER_BUSY).show(2), spread(runs, keys::LOAD_BUSY).show(2));
-            self.bench.say(&format!("| {name} | {cpu} | {rate} | {server} | {load} |"));
+            let batch = spread(runs, keys::PER_WRITE).show(1);
+            self.bench.say(&format!("| {name} | {cpu} | {rate} | {batch} | {server} | {load} |"));
         }
         self.bench.ratio("CPU per delivery", &floors, &engines, keys::CPU);
         Ok(())
@@ -294,6 +298,48 @@ impl Fanout {
         }
         self.bench.ratio("throughput, durable / memory", &memory_runs, &durable_runs, keys::RATE);
         self.bench.ratio("p50, durable / memory", &memory_runs, &durable_runs, keys::P50);
+        Ok(())
+    }
+
+    /// Where the log is, and what a message waits for: two loads on the disk, on a file system in
+    /// memory, and at level memory.
+    fn places(&mut self) -> Result<(), Failure> {
+        let window = self.bench.fanout(1_000, &["--window", "16"]);
+        let groups = ["groups", "--groups", "1000", "--members", "10000", "--publishers", "1000"];
+        let seconds = format!("{}s", self.bench.seconds);
+        let rate = ["--rate", "5000", "--duration", &seconds];
+        let groups: Vec<_> = groups.iter().chain(&rate).map(ToString::to_string).collect();
+        for (name, load) in [("16 in flight", window), ("1,000 groups of 10", groups)] {
+            let disk = self.bench.target().to_owned();
+            let places = [
+                ("durable, on the disk", &*disk, "durable"),
+                ("durable, in memory", Path::new("/dev/shm"), "durable"),
+                ("level memory", &*disk, "memory"),
+            ];
+            let mut runs = places.map(|_| Vec::new());
+            for run in 0..self.bench.pairs {
+                for ((what, folder, level), runs) in places.iter().zip(&mut runs) {
+                    let flags = ["--connections-max", "19000", "--level", level];
+                    let server = self.bench.start_engine_in(folder, &flags)?;
+                    let file = format!("places-{name}-{what}-{run}").replace([' ', ','], "-");
+                    runs.push(self.bench.load(&file, &server, &load)?);
+                }
+                eprint!(".");
+            }
+            eprintln!();
+            self.bench.say(&format!("\n## Where the log is: {name}\n"));
+            self.bench.say(&format!("`loadgen {}`\n", load.join(" ")));
+            self.bench
+                .say("| | deliveries/s, million | p50, ms | p99, ms | CPU per delivery, ns |");
+            self.bench.say("| --- | --- | --- | --- | --- |");
+            for ((what, ..), runs) in places.iter().zip(&runs) {
+                let ms = |key| scaled(runs, key, 1e-3).show(2);
+                let (rate, cpu) = (scaled(runs, keys::RATE, 1e-6), spread(runs, keys::CPU));
+                let (p50, p99) = (ms(keys::P50), ms(keys::P99));
+                let (rate, cpu) = (rate.show(3), cpu.show(0));
+                self.bench.say(&format!("| {what} | {rate} | {p50} | {p99} | {cpu} |"));
+            }
+        }
         Ok(())
     }
 }

@@ -129,7 +129,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (thread, ..) in threads {
         writes += thread.join().map_err(|_| "a ring's thread panicked")?;
     }
-    println!("floor: {writes} writes");
+    println!("floor: stopped; writes={writes}");
     Ok(())
 }
 

@@ -105,11 +105,11 @@ fn main() -> Result<(), Failure> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     let mut bench = Bench::alone(1, args.out.clone())?;
-    let command = format!(
-        "cargo bench --bench handover -- --members {} --groups {} --rate {} --seconds {} --shards {}",
-        args.members, args.groups, args.rate, args.seconds, args.shards
+    let what = format!(
+        "{} members in {} groups, {} messages/s, {} shards; servers and clients share all cores",
+        args.members, args.groups, args.rate, args.shards
     );
-    bench.title("A takeover under load", &command, &["servers and clients share all cores"]);
+    bench.title("A takeover under load", "handover", &[&what]);
     let data = tempfile::tempdir_in(pairs::target_folder()?)?;
     let mut predecessor = serve(&args, data.path(), "first.log", false)?;
     let mut load = Load::new(args)?;

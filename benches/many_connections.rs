@@ -113,11 +113,7 @@ fn table(bench: &mut Bench, args: &Args, few: u32, load: &[String], floors: &Run
         &format!("{shards} shards against {shards} rings, all on core 0, load generator on core 1"),
         "loopback; everything durable at the engine; medians (least to greatest)",
     ];
-    bench.header(
-        &format!("{members} joined members"),
-        "cargo bench --bench many-connections --",
-        &more,
-    );
+    bench.header(&format!("{members} joined members"), "many-connections", &more);
     bench.say(&format!("\n`loadgen {}`\n", load.join(" ")));
     bench.say(&format!(
         "| | a broadcast to all, p50, ms | longest, ms | deliveries/s, million \

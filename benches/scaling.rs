@@ -67,12 +67,12 @@ fn main() -> Result<(), Failure> {
     let mut scaling = Scaling { bench: Bench::new(args.pairs, args.seconds, args.out)? };
     let more =
         ["all shards on core 0, load generator on core 1; loopback; medians (least to greatest)"];
-    let command = format!("cargo bench --bench scaling -- --figures {}", args.figures.join(","));
-    scaling.bench.header("How cost grows", &command, &more);
+    scaling.bench.header("How cost grows", "scaling", &more);
     for figure in &args.figures {
         match figure.as_str() {
             "shards" => scaling.shards()?,
             "foreign" => scaling.foreign()?,
+            "cores" => scaling.cores()?,
             "members" => scaling.members()?,
             "groups" => scaling.groups()?,
             "payload" => scaling.payload()?,
@@ -162,6 +162,34 @@ impl Scaling {
             });
             let title =
                 format!("Members on another shard: 2 shards, 1,000 members, {window} in flight");
+            self.table(&title, "on another shard", &rows)?;
+        }
+        Ok(())
+    }
+
+    /// Shards on both cores of a machine with two, one of which the load has too.
+    fn cores(&mut self) -> Result<(), Failure> {
+        let both = |label: &str, shards, load: Vec<String>| {
+            row(label, &["--shards", shards, "--cores", "0,1"], load)
+        };
+        let one = self.bench.fanout(1_000, &["--window", "64"]);
+        let many = self.groups_of(1_000, 100, 1, &["--window", "4"]);
+        for (title, load) in [
+            ("Both cores: one group of 1,000, 64 in flight", one),
+            ("Both cores: 100 groups of 10", many),
+        ] {
+            let mut rows = vec![row("1 on core 0", &["--shards", "1"], load.clone())];
+            rows.extend(["2", "4", "8"].map(|shards| both(shards, shards, load.clone())));
+            self.table(title, "shards", &rows)?;
+        }
+        for window in ["1", "64"] {
+            let rows = ["0", "50", "100"].map(|share| {
+                let more = ["--window", window, "--foreign", share];
+                both(&format!("{share} %"), "2", self.bench.fanout(1_000, &more))
+            });
+            let title = format!(
+                "Both cores, members on another shard: 2 shards, 1,000 members, {window} in flight"
+            );
             self.table(&title, "on another shard", &rows)?;
         }
         Ok(())

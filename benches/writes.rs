@@ -77,7 +77,7 @@ fn main() -> Result<(), Failure> {
     let mut bench = Bench::alone(args.rounds, args.out.clone())?;
     bench.title(
         "What a write to a socket takes",
-        "cargo bench --bench writes",
+        "writes",
         &[
             &format!("{} sockets on loopback, {} rounds", args.sockets, args.rounds),
             "writer on core 0, 64 writes for each io_uring_enter; readers on core 1",

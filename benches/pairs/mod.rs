@@ -69,6 +69,11 @@ impl Bench {
         Ok(Self { pairs: rounds, seconds: 0, target, floor, out, report })
     }
 
+    /// Where the servers are, and their logs.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Adds a line to the table.
     pub fn say(&mut self, line: &str) {
         println!("{line}");
@@ -82,16 +87,16 @@ impl Bench {
         Ok(self.out.clone())
     }
 
-    /// What was measured, with what, where and when.
-    pub fn header(&mut self, title: &str, command: &str, more: &[&str]) {
-        let (pairs, seconds) = (self.pairs, self.seconds);
-        self.title(title, &format!("{command} --pairs {pairs} --seconds {seconds}"), more);
+    /// What was measured, with what, where and when, and in how many pairs.
+    pub fn header(&mut self, title: &str, bench: &str, more: &[&str]) {
+        let pairs = format!("{} pairs, {} s for each run", self.pairs, self.seconds);
+        self.title(title, bench, &[&[&pairs[..]], more].concat());
     }
 
-    /// The same with the command as it is.
-    pub fn title(&mut self, title: &str, command: &str, more: &[&str]) {
+    /// The same of what is not done in pairs.
+    pub fn title(&mut self, title: &str, bench: &str, more: &[&str]) {
         self.say(&format!("# {title}\n"));
-        self.say(&format!("- command: `{command}`"));
+        self.say(&format!("- command: `{}`", command(bench)));
         machine().iter().for_each(|line| self.say(line));
         more.iter().for_each(|line| self.say(&format!("- {line}")));
     }
@@ -104,10 +109,17 @@ impl Bench {
         Server::start(&mut command, address, None, START)
     }
 
-    /// An engine with one shard on core 0, unless `more` says otherwise.
+    /// An engine with one shard on core 0, unless `more` says otherwise. Its other threads are on the
+    /// cores of its shards too.
     pub fn start_engine(&self, more: &[&str]) -> Result<Server, Failure> {
-        let data = tempfile::tempdir_in(&self.target)?;
-        let mut command = Command::new(self.target.join("fanfare"));
+        self.start_engine_in(&self.target, more)
+    }
+
+    /// The same with its log in this folder.
+    pub fn start_engine_in(&self, folder: &Path, more: &[&str]) -> Result<Server, Failure> {
+        let data = tempfile::tempdir_in(folder)?;
+        let given = more.iter().skip_while(|flag| **flag != "--cores").nth(1);
+        let mut command = on_cores(given.unwrap_or(&"0"), &self.target.join("fanfare"));
         let address = address(1);
         let has = |flag| more.contains(&flag);
         command.args(["serve", "--listen", &address, "--data-dir"]).arg(data.path()).args(more);
@@ -125,6 +137,24 @@ impl Bench {
         let mut command = Command::new(self.target.join("loadgen"));
         run(server.under(command.args(load), &json))?;
         Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
+    }
+
+    /// The same with the socket writes of the server, which has to be stopped for that, and how many
+    /// messages went into each.
+    pub fn load_and_writes(
+        &self,
+        name: &str,
+        mut server: Server,
+        load: &[String],
+    ) -> Result<Value, Failure> {
+        let mut run = self.load(name, &server, load)?;
+        server.stop();
+        let writes = server.last_figure("writes");
+        let deliveries = run.pointer("/verified_deliveries").and_then(Value::as_f64);
+        run["server_writes"] = writes.into();
+        run["messages_per_write"] = (deliveries.unwrap_or(f64::NAN) / writes).into();
+        std::fs::write(self.out.join(format!("{name}.json")), format!("{run:#}\n"))?;
+        Ok(run)
     }
 
     /// A run of which nothing is kept.
@@ -181,6 +211,28 @@ impl Bench {
     }
 }
 
+/// What `cargo bench` was told, but for where results go and what was there already.
+fn command(bench: &str) -> String {
+    let mut args = std::env::args().skip(1);
+    let mut shown = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--bench" | "--resume" | "--skip-build" => {}
+            "--out" => drop(args.next()),
+            _ => shown.push(arg),
+        }
+    }
+    let with = if shown.is_empty() { "" } else { " -- " };
+    format!("cargo bench --bench {bench}{with}{}", shown.join(" "))
+}
+
+/// A program whose threads all stay on these cores, as `taskset` takes them.
+pub fn on_cores(cores: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", cores]).arg(program);
+    command
+}
+
 fn address(nth: u16) -> String {
     let first = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(PORT);
     format!("127.0.0.1:{}", first + nth)
@@ -204,6 +256,7 @@ pub mod keys {
     pub const SLEEPS: &str = "/server_sleeps_per_s";
     pub const CATCH_UP: &str = "/catch_up/mib_per_s";
     pub const RECEIPT_P50: &str = "receipt:/p50_us";
+    pub const PER_WRITE: &str = "/messages_per_write";
     pub const RSS: &str = "/server_memory/end";
 }
 

@@ -157,7 +157,10 @@ impl Bench {
     fn row(&self, row: &str, load: &[&str]) -> Result<(), Failure> {
         let mut runs: Vec<Vec<Value>> = self.systems.iter().map(|_| Vec::new()).collect();
         for pair in 0..self.args.pairs {
-            for (system, runs) in self.systems.iter().zip(&mut runs) {
+            // Each round begins with another system, so that none always comes after the same one.
+            let n = self.systems.len();
+            for at in (0..n).map(|nth| (nth + pair) % n) {
+                let (system, runs) = (&self.systems[at], &mut runs[at]);
                 // Members are in several groups there, a WebSocket is in one.
                 if row.starts_with("zipf") && system.flags.contains(&"ws") {
                     continue;
@@ -217,7 +220,7 @@ impl Bench {
     }
 
     fn fanfare(&self, port: u16, data: &Path) -> Command {
-        let mut command = Command::new(self.target.join("fanfare"));
+        let mut command = pairs::on_cores("0", &self.target.join("fanfare"));
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--shards", "1"]);
         command.args(["--cores", "0", "--connections-max", "19000", "--data-dir"]).arg(data);
         command
@@ -333,7 +336,7 @@ const fn figure(
     Figure { title, at, scale, digits, compared }
 }
 
-const LOADED: [Figure; 9] = [
+const LOADED: [Figure; 10] = [
     figure("deliveries/s, million", keys::RATE, 1e-6, 3, true),
     figure("p50, ms", keys::P50, 1e-3, 2, false),
     figure("p99, ms", keys::P99, 1e-3, 2, true),
@@ -342,6 +345,7 @@ const LOADED: [Figure; 9] = [
     figure("server CPU per delivery, ns", keys::CPU, 1.0, 1, true),
     figure("server busy", keys::SERVER_BUSY, 1.0, 2, false),
     figure("load busy", keys::LOAD_BUSY, 1.0, 2, false),
+    figure("due and not sent", "/unsent", 1.0, 0, false),
     figure("server's core taken by others", "/server_waiting_cores", 1.0, 2, false),
 ];
 
