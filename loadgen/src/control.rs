@@ -379,8 +379,8 @@ impl Control<'_> {
                 let rate = (deliveries - before) as f64 * 1e9 / (now - at) as f64;
                 bar.set_position((now - begin) / MILLI);
                 bar.set_message(format!("{what} {}/s", report::count(rate)));
-                if let Some(memory) = self.watched.and_then(Watched::memory) {
-                    seen.memory_max = seen.memory_max.max(memory.resident);
+                if let Some(resident) = self.watched.and_then(Watched::resident) {
+                    seen.memory_max = seen.memory_max.max(resident);
                 }
                 (at, before) = (now, deliveries);
             }

@@ -128,4 +128,33 @@ mod tests {
         assert_eq!(h.delivery.corrected.max() / 10, 400);
         assert_eq!(h.delivery.corrected.len(), 7);
     }
+
+    #[test]
+    fn percentiles_of_known_latencies_are_within_the_precision_on_both_sides() {
+        // 1 us to 100 ms in steps of 1 us, in an order in which neither end comes first.
+        let us: Vec<u64> = (0..100_000).map(|n| n * 61 % 100_000 + 1).collect();
+        let mut halves = [Histograms::new(), Histograms::new()];
+        let (sent, late) = (1_000_000_000, 2_000_000);
+        for (n, us) in us.iter().enumerate() {
+            let pair = &mut halves[n % 2].delivery;
+            pair.record(sent, sent - late, sent + us * 1_000, 1);
+        }
+        let [mut all, half] = halves;
+        all.merge(&half);
+        for (pair, added) in [(&all.delivery.uncorrected, 0), (&all.delivery.corrected, late)] {
+            let is = |seen: f64, known: u64, what: &str| {
+                let known = (known + added) as f64;
+                assert!((seen / known - 1.0).abs() <= 0.001, "{what}: {seen}, is {known}");
+            };
+            assert_eq!(pair.len(), 100_000);
+            for (quantile, known) in
+                [(0.5, 50_000_000), (0.9, 90_000_000), (0.99, 99_000_000), (0.9999, 99_990_000)]
+            {
+                let seen = pair.value_at_quantile(quantile) as f64;
+                is(seen, known, &format!("quantile {quantile}"));
+            }
+            is(pair.mean(), 50_000_500, "mean");
+            is(pair.max() as f64, 100_000_000, "max");
+        }
+    }
 }

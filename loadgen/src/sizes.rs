@@ -48,12 +48,16 @@ impl Zipf {
         (1..=self.groups).map(|rank| of(rank).clamp(self.smallest, self.largest)).collect()
     }
 
-    /// The groups of each member, ascending, and what that looks like.
+    /// The groups of each member, ascending, and what that looks like. Which group has which size is
+    /// drawn too: groups are published to in turn, and in the order of their sizes all that is much
+    /// would come at once.
     pub fn draw(&self) -> (Vec<Vec<u32>>, Drawn) {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let mut members: Vec<u32> = (0..self.members).collect();
         let mut groups_of = vec![Vec::new(); self.members as usize];
-        let sizes = self.sizes();
+        let by_rank = self.sizes();
+        let mut sizes = by_rank.clone();
+        random.shuffle(&mut sizes);
         for (group, size) in (0..).zip(&sizes) {
             // The start of a shuffle: each member at most once.
             for i in 0..*size as usize {
@@ -65,8 +69,8 @@ impl Zipf {
             law: "zipf",
             seed: self.seed,
             largest: self.largest,
-            median: sizes[sizes.len() / 2],
-            smallest: sizes[sizes.len() - 1],
+            median: by_rank[by_rank.len() / 2],
+            smallest: by_rank[by_rank.len() - 1],
             memberships: sizes.iter().map(|size| u64::from(*size)).sum(),
         };
         (groups_of, drawn)
@@ -92,9 +96,20 @@ mod tests {
     fn nobody_is_in_a_group_twice_and_everybody_in_the_largest() {
         let (groups_of, drawn) = ROOMS.draw();
         assert!(groups_of.iter().all(|groups| groups.is_sorted_by(|a, b| a < b)));
-        assert!(groups_of.iter().all(|groups| groups.first() == Some(&0)));
+        let in_all = |group| groups_of.iter().all(|groups| groups.contains(group));
+        assert_eq!(groups_of[0].iter().filter(|group| in_all(group)).count(), 1);
         let all: usize = groups_of.iter().map(Vec::len).sum();
         assert_eq!(all as u64, drawn.memberships);
+    }
+
+    #[test]
+    fn large_groups_are_not_next_to_each_other() {
+        let (groups_of, _) = ROOMS.draw();
+        let mut sizes = vec![0; 1_000];
+        groups_of.iter().flatten().for_each(|group| sizes[*group as usize] += 1);
+        let large: Vec<usize> = (0..1_000).filter(|group| sizes[*group] >= 1_000).collect();
+        assert!(large.len() > 5, "{large:?}");
+        assert!(large.windows(2).filter(|pair| pair[1] - pair[0] < 10).count() < 3, "{large:?}");
     }
 
     #[test]
