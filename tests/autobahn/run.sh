@@ -13,8 +13,12 @@ mkdir -p "$dir"
     python3 -m venv "$dir/venv"
     "$dir/venv/bin/pip" install --quiet kosoku==0.1.0
 }
+# It hashes what came, as if text were bytes, and fails by itself where a text is short: its own cases
+# of compression, 12 and 13. Text is hashed as UTF-8, as it hashed what it sent.
+sed -i 's/^   m\.update(msg)$/   m.update(msg.encode() if isinstance(msg, str) else msg)/' \
+    "$dir"/venv/lib/python3*/site-packages/kosoku/cases/case12_x_x.py
 data=$(mktemp -d)
-echo "websocket_echo = true" >"$data/fanfare.toml"
+printf 'websocket_echo = true\nwebsocket_deflate = true\n' >"$data/fanfare.toml"
 "$binary" serve --config "$data/fanfare.toml" --data-dir "$data/data" --shards 1 \
     --listen "127.0.0.1:$port" 2>"$data/log" &
 server=$!
@@ -25,7 +29,8 @@ for _ in $(seq 100); do
 done
 rm -rf "$dir/reports"
 # It ends with 1 if a case failed, which the summary says.
-timeout 900 "$dir/venv/bin/kosoku" "127.0.0.1:$port/echo" --outdir "$dir/reports" >"$dir/log" 2>&1 || true
+timeout "${TIME:-5400}" "$dir/venv/bin/kosoku" "127.0.0.1:$port/echo" --outdir "$dir/reports" >"$dir/log" 2>&1 || true
+cp "$data/log" "$dir/server.log"
 python3 tests/autobahn/summary.py "$dir/reports" "$(git rev-parse --short=12 HEAD)" >"$summary"
 tail -n +1 "$summary"
 # No report at all is no success either.
