@@ -13,10 +13,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use fanfare::limits::WS_MESSAGE_MAX;
 use fanfare::wire::{
     Auth, ErrorCode, Hello, Join, JoinEntry, MAGIC, Mode, ServerFrame, Start, split,
 };
@@ -101,7 +103,7 @@ fn main() -> Result<(), Failure> {
          | with / without by pairs | server memory, MiB |",
     );
     bench.say("| --- | --- | --- | --- | --- | --- | --- |");
-    for attack in attacks() {
+    for attack in attacks()? {
         if args.attacks.is_empty() || args.attacks.iter().any(|name| name == attack.name) {
             row(&mut bench, &attack, &engine, &load)?;
             bench.keep("attacks.md")?;
@@ -182,7 +184,7 @@ fn prepare(files: &Path) -> Result<Vec<String>, Failure> {
     Ok(flags)
 }
 
-fn attacks() -> Vec<Attack> {
+fn attacks() -> Result<Vec<Attack>, Failure> {
     let issuer = Issuer::hs256(SECRET);
     let good = issuer.token("mallory", 36_000, json!({"join": ["mine"]}));
     let named = |token: &str| native(&[hello(), auth(token)].concat());
@@ -213,7 +215,7 @@ fn attacks() -> Vec<Attack> {
     let digits = [br#"{"type":"ping","token":"#, &[b'9'; 60_000][..], b"}"].concat();
     let headers = upgrade("fanfare.binary.v1", &"a: b\r\n".repeat(10_000));
     let quick = |name, bytes| Attack { name, bytes, drips: false, rate: 200, at_once: 500 };
-    vec![
+    Ok(vec![
         quick("no token", native(&[hello(), join("lobby")].concat())),
         quick("expired token", with_claims(hs256, &issuer, -60)),
         quick("wrong key", with_claims(hs256, &Issuer::hs256(&SECRET.replace('0', "1")), 60)),
@@ -238,9 +240,17 @@ fn attacks() -> Vec<Attack> {
         quick("JSON depth bomb", json(&deep)),
         quick("JSON number bomb", json(&digits)),
         quick("compression bomb", [deflate.as_bytes(), &ws_frame(TEXT | 0x40, &bomb)].concat()),
+        quick("a member's compressed megabytes", {
+            let mut megabyte = Vec::new();
+            let spaces = vec![b' '; WS_MESSAGE_MAX as usize];
+            Deflate::default().compress(&spaces, &mut megabyte);
+            let megabyte = ws_frame(TEXT | 0x40, &megabyte);
+            [deflate.as_bytes(), &json_open, &megabyte, &megabyte].concat()
+        }),
+        quick("ClientHello", client_hello()?),
         quick("garbage in a TLS record", [&[22, 3, 1, 0x40, 0][..], &[7; 0x4000]].concat()),
         quick("TLS record that never ends", vec![22, 3, 1, 0x40, 0, 1]),
-    ]
+    ])
 }
 
 impl Attack {
@@ -352,6 +362,19 @@ fn upgrade(protocol: &str, more: &str) -> String {
     )
 }
 
+/// What begins a handshake of TLS; the rest never comes.
+fn client_hello() -> Result<Vec<u8>, Failure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into()?)?;
+    let mut out = Vec::new();
+    client.write_tls(&mut out)?;
+    Ok(out)
+}
+
 /// A frame with a mask of zeros.
 fn ws_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let len = payload.len();
@@ -368,6 +391,8 @@ fn said(got: &[u8]) -> String {
     let mut out = String::new();
     if got.first() == Some(&21) {
         let _ = write!(out, "TLS alert {}, ", got.get(6).copied().unwrap_or(0));
+    } else if got.first() == Some(&22) {
+        out.push_str("handshake, ");
     } else if got.starts_with(b"HTTP/1.1 ") {
         let text = String::from_utf8_lossy(got);
         let status = text.split(' ').nth(1).unwrap_or_default().to_owned();

@@ -30,7 +30,10 @@ pub fn page(result: &Value, plots: &[Plot]) -> String {
         let _ = writeln!(out, "<pre>{}</pre>", escaped(command));
     }
     let verdict = match result["passed"].as_bool() {
-        Some(true) => "VERIFIED: every member got every message once, in order, unchanged.",
+        Some(true) => {
+            "VERIFIED: every member got every message once, unchanged, in the order that its system \
+             promises."
+        }
         _ => "FAILED: see the findings in the JSON report.",
     };
     let _ = writeln!(out, "<p><strong>{verdict}</strong></p>");

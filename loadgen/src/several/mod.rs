@@ -84,7 +84,7 @@ impl Runner {
         to: &Results,
     ) -> Result<bool, LoadError> {
         let verdict = if self.passed {
-            "VERIFIED: in every run every member got every message once, in order, unchanged"
+            "VERIFIED: in every run every member got every message once, unchanged, in the order that its system promises"
         } else {
             "FAILED: see the reports of the runs (--json)"
         };
