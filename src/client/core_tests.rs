@@ -613,6 +613,29 @@ fn a_full_disk_holds_publishes_until_it_has_room_and_says_so_once() {
 }
 
 #[test]
+fn a_hold_that_is_over_is_due_only_where_publishes_are_sent() {
+    let mut play = Play::new(Options::new("ann"));
+    publish(&mut play.core, 1);
+    play.core.publish(b"news", b"a", Publishing::default()).unwrap();
+    play.welcome();
+    play.said();
+    play.error(1, ErrorCode::StorageFull, 0);
+    assert!(matches!(play.event(), Event::PublishHeld { .. }));
+    play.send(|out| Drain { grace_ms: 2_000, reconnect_after_ms: 5_000 }.encode(out));
+    assert!(matches!(play.event(), Event::Draining { .. }));
+    play.wait_ms(1_500);
+    play.said();
+    assert!(play.core.deadline().unwrap() > play.now, "the server stops");
+    play.core.disconnected(play.now);
+    play.events();
+    play.connect();
+    play.said();
+    assert!(play.core.deadline().unwrap() > play.now, "WELCOME has not come");
+    play.welcome();
+    assert!(play.said().contains(&Said::Publish(3, 1, vec![1])));
+}
+
+#[test]
 fn what_the_rules_of_numbers_say_about_a_publish_reaches_the_application() {
     let mut play = Play::new(Options::new("ann"));
     let publish =

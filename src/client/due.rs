@@ -246,12 +246,19 @@ impl Session {
 
     /// When something is due next.
     pub fn deadline(&self) -> Option<Nanos> {
+        if self.closing.is_some() {
+            // Only its last words are left, which wait for room and not for a time.
+            return None;
+        }
         let conn = match self.conn {
             Conn::Down { at } | Conn::Greeting { until: at } => Some(at),
             Conn::Open | Conn::Over => None,
         };
         let clock = self.clock.front().map(|(at, _)| *at);
-        let holds = self.holds.iter().filter_map(|i| self.groups.get(*i)?.held_until()).min();
+        // Where they are not released, the time of one that is over would be due without end.
+        let released = self.conn == Conn::Open && self.drain.is_none();
+        let holds = self.holds.iter().filter(|_| released);
+        let holds = holds.filter_map(|i| self.groups.get(*i)?.held_until()).min();
         let late = self.late_moves.iter().map(|(at, _)| *at).min();
         let due = [conn, clock, holds, late, self.renew_at, self.ping_at, self.silent_at];
         due.into_iter().flatten().min()

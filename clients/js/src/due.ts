@@ -159,10 +159,15 @@ function publish(s: Session, now: number): void {
 
 /** When something is due next. */
 export function deadline(s: Session): number | undefined {
+  // Only its last words are left, which wait for room and not for a time.
+  if (s.closing) return undefined;
   const times: (number | undefined)[] = [s.pingAt, s.silentAt, s.renewAt, ...s.lateMoves.values()];
   if (s.conn === "down" || s.conn === "greeting") times.push(s.until);
   const [first] = s.clock.values();
   times.push(first);
-  for (const group of s.holds) if (typeof group.producer.hold === "number") times.push(group.producer.hold);
+  // Where they are not released, the time of one that is over would be due without end.
+  if (s.conn === "open" && s.drain === undefined) {
+    for (const group of s.holds) if (typeof group.producer.hold === "number") times.push(group.producer.hold);
+  }
   return times.reduce((a, b) => (a === undefined || (b !== undefined && b < a) ? b : a), undefined);
 }

@@ -45,6 +45,8 @@ class Play {
     if (this.core.tokenIsDue(this.now)) this.showToken();
     this.core.advance(this.now);
     this.sent.push(...this.core.takeOutput());
+    // Or its driver would come back at once, without end.
+    if (this.core.link().kind === "up") assert.ok(!(this.core.deadline() <= this.now), "more is due, but not done");
     return this.sent.shift();
   }
 

@@ -6,6 +6,7 @@ import asyncio
 import unittest
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest import mock
 
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -315,8 +316,15 @@ class Tests(unittest.IsolatedAsyncioTestCase):
         await play([first, second], user, token=newest)
         self.assertEqual((failures, tokens), (["no"], []))
 
-    async def test_a_slow_source_of_tokens_is_asked_one_question_at_a_time(self) -> None:
+    async def test_a_slow_source_of_tokens_is_asked_one_question_at_a_time_and_waited_for(self) -> None:
         asked: list[str] = []
+        turns = 0
+        advance = fanfare.Core.advance
+
+        def counted(core: fanfare.Core, now: float) -> None:
+            nonlocal turns
+            turns += 1
+            advance(core, now)
         slow = asyncio.Event()
 
         async def newest() -> str:
@@ -343,7 +351,9 @@ class Tests(unittest.IsolatedAsyncioTestCase):
             await seen.wait()
 
         seen = asyncio.Event()
-        await play([server], user, token=newest)
+        with mock.patch.object(fanfare.Core, "advance", counted):
+            await play([server], user, token=newest)
+        self.assertLess(turns, 100)
 
     async def test_a_client_that_waits_for_its_token_can_be_closed(self) -> None:
         async def never() -> str:

@@ -49,6 +49,10 @@ class Play:
             self.show_token()
         self.core.advance(self.now)
         self.sent += self.core.take_output()
+        if self.core.link().kind == "up":
+            # Or its driver would come back at once, without end.
+            due = self.core.deadline()
+            assert due is None or due > self.now, "more is due, but not done"
         return self.sent.pop(0) if self.sent else None
 
     def command(self, step: dict[str, Any]) -> int | None:

@@ -351,7 +351,7 @@ class Client:
                 continue
             # One at a time, however long the application takes: the newest must be the last.
             asked = self._renewal is not None and not self._renewal.done()
-            if not asked and self._core.token_is_due(_now()):
+            if self._core.token_is_due(_now()) and not asked:
                 self._renewal = asyncio.create_task(self._get_token())
             if self._core.link().kind != "up":
                 self._core.disconnected(_now())

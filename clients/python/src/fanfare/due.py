@@ -162,8 +162,13 @@ def _publish(s: Session, welcome: wire.Welcome, now: float) -> None:
 
 def deadline(s: Session) -> float | None:
     """When something is due next."""
+    if s.closing is not None:
+        # Only its last words are left, which wait for room and not for a time.
+        return None
     times = [s.ping_at, s.silent_at, s.renew_at, *s.late_moves.values(), next(iter(s.clock.values()), None)]
     if s.conn in ("down", "greeting"):
         times.append(s.until)
-    times += [hold for group in s.holds if isinstance(hold := group.producer.hold, (int, float))]
+    if s.conn == "open" and s.drain is None:
+        # Where they are not released, the time of one that is over would be due without end.
+        times += [hold for group in s.holds if isinstance(hold := group.producer.hold, (int, float))]
     return min((at for at in times if at is not None), default=None)
