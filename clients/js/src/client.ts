@@ -98,7 +98,7 @@ interface Waiting {
  * Connects to a server, now and whenever the connection breaks, until {@link Client.close}.
  *
  * @param url Where the server is, such as `wss://chat.example`.
- * @throws ClientError if an option is wrong or there is no WebSocket.
+ * @throws ClientError if the URL or an option is wrong, or there is no WebSocket.
  */
 export function connect(url: string, options: ClientOptions): Client {
   return new Client(url, options);
@@ -133,6 +133,8 @@ export class Client {
   constructor(private readonly url: string, options: ClientOptions) {
     const socketClass = options.WebSocket ?? (globalThis.WebSocket as unknown as ClientOptions["WebSocket"]);
     if (!socketClass) throw new ClientError("range", "there is no WebSocket here; give one in the options");
+    // With a token a WebSocket is made later, when nobody would see that it throws.
+    if (!isUsable(url)) throw new ClientError("range", `${url} is no URL of a WebSocket; use one such as wss://chat.example`);
     this.socketClass = socketClass;
     this.core = new Core(options, options.resume);
     this.automatic = (options.acks ?? "automatic") === "automatic";
@@ -240,7 +242,15 @@ export class Client {
   // ---- the connection ----
 
   private open(): void {
-    const socket = new this.socketClass(this.url, [SUBPROTOCOL]);
+    let socket: WebSocketLike;
+    try {
+      socket = new this.socketClass(this.url, [SUBPROTOCOL]);
+    } catch (error) {
+      // Such as that a page may not connect there.
+      this.core.fail(`${error}`);
+      this.core.disconnected(now());
+      return this.turn();
+    }
     this.socket = socket;
     this.openUntil = now() + this.connectMs;
     socket.binaryType = "arraybuffer";
@@ -458,6 +468,16 @@ export class Client {
         });
       }
     }
+  }
+}
+
+/** Whether a WebSocket takes this URL. */
+function isUsable(url: string): boolean {
+  try {
+    const { protocol, hash } = new URL(url);
+    return ["ws:", "wss:"].includes(protocol) && hash === "";
+  } catch {
+    return false;
   }
 }
 

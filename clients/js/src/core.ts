@@ -280,6 +280,11 @@ export class Core {
     this.session.close({ kind: "overrun" });
   }
 
+  /** The connection cannot be made, now or later: the client ends. */
+  fail(what: string): void {
+    this.session.close({ kind: "failed", what });
+  }
+
   /** Ends the client: what was handled is acknowledged, then the connection closes. */
   close(now: number): void {
     const s = this.session;

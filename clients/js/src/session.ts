@@ -379,5 +379,5 @@ function isFinal(reason: Reason, renewsToken: boolean): boolean {
     const never = ["BadMagic", "VersionUnsupported", "EncodingUnsupported", "TlsRequired"];
     return never.includes(name);
   }
-  return reason.kind === "replaced" || reason.kind === "closed";
+  return ["replaced", "failed", "closed"].includes(reason.kind);
 }

@@ -289,6 +289,26 @@ test("a token is sent with each connection, renewed when the server wants it, an
   await client.close();
 });
 
+for (const [how, token] of [["without a token", undefined], ["with a token", "one"], ["with a source of tokens", async () => "one"]]) {
+  test(`a URL that cannot be used is an error at once, ${how}`, () => {
+    for (const url of ["here", "http://here", "ws://", "ws://here/#there"]) {
+      const wrong = (error) => error instanceof ClientError && error.kind === "range" && error.message.includes(url);
+      assert.throws(() => connect(url, { member: "ann", token, WebSocket: Fake }), wrong);
+    }
+  });
+
+  test(`a WebSocket that cannot be made ends the client, ${how}`, { timeout: 5_000 }, async () => {
+    class Forbidden {
+      constructor() {
+        throw new Error("not from this page");
+      }
+    }
+    const client = connect("ws://here", { member: "ann", token, WebSocket: Forbidden });
+    assert.deepEqual(await client.closed, { kind: "failed", what: "Error: not from this page" });
+    await assert.rejects(client.publish("lobby", "hi"), (error) => error.kind === "over");
+  });
+}
+
 test("wrong options are errors at once", () => {
   assert.throws(() => connect("ws://here", { member: "", WebSocket: Fake }), ClientError);
 });
