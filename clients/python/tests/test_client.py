@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import unittest
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -375,6 +376,12 @@ class Tests(unittest.IsolatedAsyncioTestCase):
                 await lobby.joined()
             # Who only loops gets the end.
             self.assertEqual([message async for message in lobby], [])
+
+    async def test_a_url_that_cannot_be_used_is_an_error_at_once(self) -> None:
+        for url in ("here", "http://here", "ws://", "ws://here/#there", "ws://here:99999", "ws://[here"):
+            with self.subTest(url=url), self.assertRaisesRegex(ClientError, re.escape(url)) as raised:
+                fanfare.connect(url, "ann")
+            self.assertEqual(raised.exception.kind, "range")
 
     async def test_wrong_options_are_errors_at_once(self) -> None:
         with self.assertRaises(ClientError):

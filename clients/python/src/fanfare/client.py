@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import websockets
 from websockets.asyncio.client import ClientConnection
+from websockets.uri import parse_uri
 
 from . import events as ev
 from . import wire
@@ -68,8 +69,12 @@ def connect(
     it fails, the client tries again later. ``ssl``: how the server of a ``wss://`` URL is known, if not by the
     authorities of this system.
 
-    Raises ClientError if an option is wrong.
+    Raises ClientError if the URL or an option is wrong.
     """
+    try:
+        parse_uri(url)
+    except (websockets.InvalidURI, ValueError) as error:
+        raise ClientError("range", f"{url!r} is no URL of a WebSocket; use one such as wss://chat.example") from error
     options = dataclasses.replace(options, member=member) if options else Options(member)
     return Client(url, Core(options, resume), acks == "automatic", waiting_bytes_max, options, token, ssl)
 
