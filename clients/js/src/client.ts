@@ -18,6 +18,8 @@ const SUBPROTOCOL = "fanfare.binary.v1";
 const BUFFERED_ENOUGH = 1 << 20;
 /** A token that could not be had is asked for again after this time. */
 const TOKEN_AGAIN_MS = 1_000;
+/** Close code: a message is too big. The same bytes would be sent again, and be too big again. */
+const TOO_BIG = 1009;
 /** How soon it is looked again whether the socket has sent: it does not say so by itself. */
 const BUFFERED_LOOK_MS = 20;
 /** A message that waits for the application counts this much beside its payload. */
@@ -264,7 +266,10 @@ export class Client {
       this.core.receive(typeof data === "string" ? toBytes(data) : new Uint8Array(data as ArrayBuffer));
       this.turn();
     };
-    socket.onclose = () => this.lost();
+    socket.onclose = ({ code, reason }: { code?: number; reason?: string }) => {
+      if (code === TOO_BIG) this.core.fail(`a message is too big on its way (close code ${code}, "${reason}")`);
+      this.lost();
+    };
     // Node 20 tells of a connection that was refused by this alone, and of no close.
     socket.onerror = () => {
       if (this.socket === socket && !this.isOpen) this.lost();

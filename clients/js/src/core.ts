@@ -280,7 +280,7 @@ export class Core {
     this.session.close({ kind: "overrun" });
   }
 
-  /** The connection cannot be made, now or later: the client ends. */
+  /** The connection cannot be used, now or later: the client ends. */
   fail(what: string): void {
     this.session.close({ kind: "failed", what });
   }

@@ -78,7 +78,7 @@ export type Reason =
   | { kind: "protocol"; what: string }
   /** More came than the application took; the client comes back when it has taken it. */
   | { kind: "overrun" }
-  /** It cannot be made, and trying again would not help. The client does not. */
+  /** It could not be used, and trying again would not help. The client does not. */
   | { kind: "failed"; what: string }
   /** The application closed it. */
   | { kind: "closed" }

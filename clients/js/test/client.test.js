@@ -289,6 +289,19 @@ test("a token is sent with each connection, renewed when the server wants it, an
   await client.close();
 });
 
+test("a message that is too big on its way ends the client, which says so", { timeout: 5_000 }, async () => {
+  const { client, socket } = start();
+  const lost = assert.rejects(client.publish("lobby", "hi"), (error) => error.failure.kind === "closed");
+  await socket.accept().heard("PUBLISH");
+  socket.onclose({ code: 1009, reason: "more than 64 KiB" });
+  const { kind, what } = await client.closed;
+  assert.equal(kind, "failed");
+  assert.match(what, /1009.*more than 64 KiB/);
+  await lost;
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  assert.equal(Fake.made.length, 1);
+});
+
 for (const [how, token] of [["without a token", undefined], ["with a token", "one"], ["with a source of tokens", async () => "one"]]) {
   test(`a URL that cannot be used is an error at once, ${how}`, () => {
     for (const url of ["here", "http://here", "ws://", "ws://here/#there"]) {

@@ -377,6 +377,22 @@ class Tests(unittest.IsolatedAsyncioTestCase):
             # Who only loops gets the end.
             self.assertEqual([message async for message in lobby], [])
 
+    async def test_a_message_that_is_too_big_on_its_way_ends_the_client_which_says_so(self) -> None:
+        async def server(peer: Peer) -> None:
+            await peer.welcome()
+            await peer.heard("PUBLISH")
+            await peer.socket.close(1009, "more than 64 KiB")
+
+        async def user(client: fanfare.Client) -> None:
+            with self.assertRaises(PublishError) as raised:
+                await client.publish("lobby", "hi")
+            self.assertEqual(raised.exception.failure.kind, "closed")
+            reason = await client.closed()
+            self.assertEqual(reason.kind, "failed")
+            self.assertRegex(reason.what, "1009.*more than 64 KiB")
+
+        await play([server], user)
+
     async def test_a_url_that_cannot_be_used_is_an_error_at_once(self) -> None:
         for url in ("here", "http://here", "ws://", "ws://here/#there", "ws://here:99999", "ws://[here"):
             with self.subTest(url=url), self.assertRaisesRegex(ClientError, re.escape(url)) as raised:

@@ -30,6 +30,8 @@ _MESSAGE_MAX = 64 << 20
 MESSAGE_COST = 128
 #: A token that could not be had is asked for again after this time.
 _TOKEN_AGAIN_MS = 1_000
+#: Close code: a message is too big. The same bytes would be sent again, and be too big again.
+_TOO_BIG = 1009
 #: How long a closing client waits for its last words to be taken.
 _LINGER_S = 2.0
 
@@ -338,9 +340,15 @@ class Client:
                 self._core.receive(wire.to_bytes(message))
                 self._turn()
                 self._wake.set()
-        except (OSError, websockets.WebSocketException):
-            self._core.disconnected(_now())
+        except (OSError, websockets.WebSocketException) as error:
+            self._lost(error)
             self._wake.set()
+
+    def _lost(self, error: Exception) -> None:
+        close = error.rcvd or error.sent if isinstance(error, websockets.ConnectionClosed) else None
+        if close is not None and close.code == _TOO_BIG:
+            self._core.fail(f"a message is too big on its way (close code {close.code}, {close.reason!r})")
+        self._core.disconnected(_now())
 
     async def _write(self, socket: ClientConnection) -> None:
         """Sends and does what is due, until the connection is to be closed or has ended."""
@@ -351,8 +359,8 @@ class Client:
                 try:
                     # Waits while the socket is full; meanwhile the other task reads.
                     await socket.send(b"".join(frames))
-                except (OSError, websockets.WebSocketException):
-                    self._core.disconnected(_now())
+                except (OSError, websockets.WebSocketException) as error:
+                    self._lost(error)
                 continue
             # One at a time, however long the application takes: the newest must be the last.
             asked = self._renewal is not None and not self._renewal.done()

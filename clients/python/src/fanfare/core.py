@@ -272,6 +272,10 @@ class Core:
             name, wire.Kind.ROSTER_QUERY, lambda number, group: wire.roster_query(number, group, known, after, limit)
         )
 
+    def fail(self, what: str) -> None:
+        """The connection cannot be used, now or later: the client ends."""
+        self._session.close(ev.Reason("failed", what=what))
+
     def close(self, now: float) -> None:
         """Ends the client: what was handled is acknowledged, then the connection closes."""
         s = self._session

@@ -55,8 +55,9 @@ class Reason:
 
     ``kind`` is one of: ``server`` (with ``refusal``), ``replaced`` (another connection of this member
     took over; the client does not reconnect), ``drained`` (the server stops), ``lost``, ``silent`` (no
-    answer for ``ms``), ``protocol`` (the server broke it; see ``what``), ``closed``, ``renewed`` (the
-    client goes on under a new producer id).
+    answer for ``ms``), ``protocol`` (the server broke it; see ``what``), ``failed`` (trying again would not
+    help, and the client does not; see ``what``), ``closed``, ``renewed`` (the client goes on under a new
+    producer id).
     """
 
     kind: str

@@ -387,4 +387,4 @@ def _is_final(reason: ev.Reason, renews_token: bool) -> bool:
             return not renews_token
         never = ("BadMagic", "VersionUnsupported", "EncodingUnsupported", "TlsRequired")
         return reason.refusal.name in never
-    return reason.kind in ("replaced", "closed")
+    return reason.kind in ("replaced", "failed", "closed")
