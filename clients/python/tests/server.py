@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import secrets
 import signal
 import socket
 import ssl
@@ -34,9 +35,13 @@ def _free_port() -> int:
 
 
 class Server:
-    """To be used with ``async with``. With ``tls``, ``ssl`` is how it is known."""
+    """To be used with ``async with``.
 
-    def __init__(self, tls: bool = False) -> None:
+    With ``tls``, ``ssl`` is how it is known. With ``keys`` it takes nobody without a :meth:`token`, not even a moment
+    after that is over.
+    """
+
+    def __init__(self, tls: bool = False, keys: bool = False) -> None:
         if not BINARY.exists():
             raise FileNotFoundError(f"there is no server at {BINARY}; build it, or set FANFARE_BIN")
         self._dir = tempfile.TemporaryDirectory(prefix="fanfare-python-")
@@ -48,6 +53,22 @@ class Server:
             subprocess.run([CONVERSATIONS / "certificates.sh", _TLS], check=True)
             self.ssl = ssl.create_default_context(cafile=_TLS / "ca.pem")
             self._flags = ["--set", f"tls_cert={_TLS}/cert.pem", "--set", f"tls_key={_TLS}/key.pem"]
+        if keys:
+            self._keys = self.new_keys("keys")
+            self._flags += ["--auth-keys", str(self._keys), "--set", "auth_leeway_s=0"]
+
+    def new_keys(self, name: str) -> Path:
+        file = Path(self._dir.name) / name
+        file.write_text(secrets.token_hex(32))
+        return file
+
+    async def token(self, *args: str, keys: Path | None = None) -> str:
+        """What ``fanfare token`` prints for these arguments."""
+        process = await asyncio.create_subprocess_exec(
+            BINARY, "token", "--keys", keys or self._keys, *args, stdout=subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        return output.decode().strip()
 
     async def __aenter__(self) -> Server:
         await self.run()
