@@ -49,7 +49,8 @@ pub const WS_MESSAGE_MAX: u64 = 1024 * 1024;
 /// Longest message that the WebSocket echo sends back, in bytes.
 pub const WS_ECHO_MAX: u64 = 16 * 1024 * 1024;
 /// What a compressed message may come to when it is decompressed: this many bytes, and so many for
-/// each of its own. Text is far from that; without it a few bytes would cost a shard milliseconds.
+/// each of its own. Before HELLO that is a bound; of members' messages above it a turn takes one, since a
+/// few bytes may cost a shard a millisecond.
 pub const WS_INFLATED_MIN: u64 = 4096;
 /// See [`WS_INFLATED_MIN`].
 pub const WS_INFLATED_RATIO: u64 = 32;

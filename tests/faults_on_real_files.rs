@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use common::client::new_producer;
-use common::{Client, Follower, Server, Settings, wait_until};
+use common::{Client, Follower, Http, Server, Settings, wait_until};
 use fanfare::position::Seq;
 use fanfare::wire::ErrorCode;
 use rustix::process::{Resource, Rlimit, prlimit};
@@ -264,7 +264,7 @@ fn rot(server: &Server, n: u64) {
 
 #[test]
 fn a_rotten_segment_is_announced_kept_and_never_made_good_by_a_copy() {
-    let mut server = Server::start(Settings::shards(1));
+    let (mut server, http) = Http::start(Settings::shards(1));
     let producer = new_producer();
     let mut client = Client::open_as(&server, "publisher", producer);
     // Each in a commit of its own, so that each lies in blocks of its own.
@@ -291,6 +291,7 @@ fn a_rotten_segment_is_announced_kept_and_never_made_good_by_a_copy() {
         let all = read_all(&server, "g");
         let hole: Vec<_> = all.gaps.iter().map(|(from, to)| (from.0, to.0)).collect();
         assert_eq!(hole, [(40, 40)]);
+        assert_eq!(http.metric("fanfare_gaps_total", "damaged"), 1.0);
         let head = if again { 101 } else { 100 };
         let expected: Vec<_> = (1..=head).filter(|n| *n != 40).collect();
         assert_eq!(numbers(&all), expected);

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Client, Follower, Got, Server, Settings, wait_until};
+use common::{Client, Follower, Got, Http, Server, Settings, wait_until};
 
 const PAYLOAD: usize = 16 * 1024;
 
@@ -73,7 +73,7 @@ fn others_go_on_and_the_slow_one_gets_all_of_it_later() {
 #[test]
 fn a_member_that_retention_passed_gets_a_gap_and_the_rest() {
     let settings = settings(1).set("stall_timeout_ms", 60_000).set("retention_bytes", 16 << 20);
-    let server = Server::start(settings);
+    let (server, http) = Http::start(settings);
     let mut slow = Client::open(&server, "slow");
     let mut behind = Follower::live(slow.join("g"));
     let mut reader = Client::open(&server, "reader");
@@ -86,6 +86,8 @@ fn a_member_that_retention_passed_gets_a_gap_and_the_rest() {
     let missing: u64 = behind.gaps.iter().map(|(from, to)| to.0 - from.0 + 1).sum();
     assert_eq!(missing + behind.messages.len() as u64, count);
     assert!(behind.messages.len() > 200, "what the log holds is delivered");
+    assert_eq!(http.metric("fanfare_gaps_total", "retention"), behind.gaps.len() as f64);
+    assert_eq!(http.metric("fanfare_gaps_total", "damaged"), 0.0);
 }
 
 #[test]
