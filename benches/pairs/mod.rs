@@ -311,6 +311,9 @@ impl Server {
         // What a server does right after its start, such as zero-writing the next segment, is
         // not measured.
         std::thread::sleep(Duration::from_millis(500));
+        if server.child.try_wait()?.is_some() {
+            return Err(format!("something else has {}: {}", server.address, server.said()).into());
+        }
         Ok(server)
     }
 
