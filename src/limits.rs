@@ -49,11 +49,14 @@ pub const WS_MESSAGE_MAX: u64 = 1024 * 1024;
 /// Longest message that the WebSocket echo sends back, in bytes.
 pub const WS_ECHO_MAX: u64 = 16 * 1024 * 1024;
 /// What a compressed message may come to when it is decompressed: this many bytes, and so many for
-/// each of its own. Before HELLO that is a bound; of members' messages above it a turn takes one, since a
-/// few bytes may cost a shard a millisecond.
+/// each of its own. Before HELLO that is a bound; members' messages above it have a pace, since a few bytes
+/// may cost a shard milliseconds.
 pub const WS_INFLATED_MIN: u64 = 4096;
 /// See [`WS_INFLATED_MIN`].
 pub const WS_INFLATED_RATIO: u64 = 32;
+/// That pace: after one of so many bytes a shard takes the next one this many ns later for each of them, so
+/// that they have a fiftieth of its time.
+pub const WS_INFLATED_NS_PER_BYTE: u64 = 100;
 /// What it may come to, in bytes, on a connection that has not shown the token that is asked for:
 /// HELLO, AUTH and first requests, and nothing that a stranger could keep a shard busy with.
 pub const WS_INFLATED_UNKNOWN: u64 = 16 * 1024;

@@ -34,6 +34,7 @@ impl Shard {
             self.cursors.flush_at().filter(|_| self.in_flight.is_none()),
             self.retention_deadline(),
             self.drain.as_ref().map(|drain| drain.look_at),
+            self.inflating.deadline(),
         ]
         .into_iter()
         .flatten()

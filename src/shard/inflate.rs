@@ -1,44 +1,46 @@
 //! Compressed messages of WebSocket clients. One that comes to many times its own length costs a
-//! shard far more than it cost its sender, so a turn takes one of those. A connection whose message
-//! has to wait for another turn is not read meanwhile.
+//! shard far more than it cost its sender, so these have a pace. A connection whose message has to
+//! wait is not read meanwhile.
 
 use std::collections::VecDeque;
 
 use super::conn::{ConnState, WAITS};
 use super::{ConnId, Io, Shard};
-use crate::limits::{WS_INFLATED_MIN, WS_INFLATED_RATIO, WS_INFLATED_UNKNOWN};
+use crate::limits::{
+    WS_INFLATED_MIN, WS_INFLATED_NS_PER_BYTE, WS_INFLATED_RATIO, WS_INFLATED_UNKNOWN,
+};
+use crate::position::Nanos;
 use crate::ws::deflate::Unreadable;
 use crate::ws::{Kind, Violation};
 
-/// What a shard decompresses in a turn.
+/// Messages that come to more than their share.
 #[derive(Debug, Default)]
 pub struct Inflating {
-    /// Connections with a message that waits, each once.
+    /// Connections with one that waits, each once.
     waiting: VecDeque<ConnId>,
-    /// A message of this turn came to more than its share.
-    had_one: bool,
+    /// The next one is taken then.
+    next_at: Nanos,
 }
 
 impl Inflating {
-    /// Whether something is left for the next turn.
-    pub fn has_work(&self) -> bool {
-        !self.waiting.is_empty()
+    /// When one that waits is taken.
+    pub fn deadline(&self) -> Option<Nanos> {
+        (!self.waiting.is_empty()).then_some(self.next_at)
     }
 }
 
 impl Shard {
-    /// Begins a turn: messages that wait are first, in the order in which they came.
+    /// Takes a message that waits, in the order in which they came.
     pub(super) fn inflate_waiting(&mut self, io: &mut impl Io) {
-        self.inflating.had_one = false;
-        while !self.inflating.had_one
+        while self.inflating.next_at <= self.now
             && let Some(id) = self.inflating.waiting.pop_front()
         {
             self.go_on(id, io);
         }
     }
 
-    /// Puts what a compressed message says in its place, or leaves it as it is for another turn,
-    /// which is false.
+    /// Puts what a compressed message says in its place, or leaves it as it is for later, which is
+    /// false.
     pub(super) fn inflate(
         &mut self,
         id: ConnId,
@@ -53,11 +55,11 @@ impl Shard {
             (false, false) => max.min(share),
             (false, true) => max.min(share).min(WS_INFLATED_UNKNOWN),
         };
-        let now = if self.inflating.had_one { max.min(share) } else { max };
+        let may = if self.inflating.next_at <= self.now { max } else { max.min(share) };
         let mut inflated = std::mem::take(&mut self.codec.inflated);
-        let done = self.codec.deflate().decompress(message, now as usize, &mut inflated);
+        let done = self.codec.deflate().decompress(message, may as usize, &mut inflated);
         if let Err(Unreadable::TooBig) = done
-            && now < max
+            && may < max
         {
             self.codec.inflated = inflated;
             if let Some(conn) = self.conn(id) {
@@ -66,7 +68,10 @@ impl Shard {
             }
             return Ok(false);
         }
-        self.inflating.had_one |= inflated.len() as u64 > share;
+        let len = inflated.len() as u64;
+        if len > share {
+            self.inflating.next_at = Nanos(self.now.0 + len * WS_INFLATED_NS_PER_BYTE);
+        }
         std::mem::swap(message, &mut inflated);
         self.codec.inflated = inflated;
         match done {

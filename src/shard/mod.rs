@@ -252,7 +252,6 @@ impl Shard {
             || self.looking.is_some()
             || self.captures()
             || self.tokens.has_work()
-            || self.inflating.has_work()
             || !self.handshakes.is_empty()
             || !self.pace.is_empty();
         if has_work || !self.mesh.may_sleep() || !self.control.is_empty() {

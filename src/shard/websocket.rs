@@ -13,6 +13,9 @@ use crate::wire::{self, ErrorCode};
 use crate::ws::upgrade::{self, Protocol, Refused, Rules, Upgrade};
 use crate::ws::{CloseCode, Decoder, Item, Kind, Violation, encode, json};
 
+/// Room that an unfinished frame may have beside twice its length.
+const KEPT_ROOM: usize = 4096;
+
 /// What a connection keeps beside when it speaks WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
@@ -246,6 +249,10 @@ impl Shard {
         {
             self.figures.partial_bytes += frames.len() as u64;
             if kept {
+                // What is counted is its length, and a message that was decompressed in it was long.
+                if frames.capacity() > KEPT_ROOM + 2 * frames.len() {
+                    frames.shrink_to_fit();
+                }
                 conn.partial = std::mem::take(&mut frames);
             } else {
                 conn.partial.extend_from_slice(&frames);
