@@ -122,7 +122,9 @@ fn row(
     let (mut without, mut with) = (Vec::new(), Vec::new());
     let mut got = BTreeMap::<String, u64>::new();
     for pair in 0..bench.pairs {
-        let name = |side| format!("attack-{}-{side}-{pair}", attack.name.replace(' ', "-").replace('\'', ""));
+        let name = |side| {
+            format!("attack-{}-{side}-{pair}", attack.name.replace(' ', "-").replace('\'', ""))
+        };
         let server = bench.start_engine(engine)?;
         without.push(bench.load(&name("without"), &server, load)?);
         drop(server);
