@@ -54,7 +54,7 @@ fn a_quiet_node_wakes_whoever_has_something_to_do() {
 
 #[test]
 fn slow_and_leaving_members_miss_nothing_that_no_gap_announces() {
-    batch(Profile::Unsteady, 40);
+    batch(Profile::Unsteady, 200);
 }
 
 #[test]
