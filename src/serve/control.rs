@@ -205,7 +205,7 @@ fn log_figures(before: &(Instant, Figures), now: &(Instant, Figures)) {
         inbox_bytes = b.inbox_bytes,
         catch_up_members = b.catch_up_members,
         gaps_retention = b.gaps_retention,
-        gaps_damaged = b.gaps_damaged,
+        gaps_unreadable = b.gaps_unreadable,
         lagging = b.members_lagging,
         tripped = b.members_tripped,
         stalled = b.stalled,

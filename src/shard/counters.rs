@@ -114,7 +114,7 @@ counters! {
     /// GAP frames sent for what retention removed.
     gaps_retention,
     /// GAP frames sent for what is damaged on disk.
-    gaps_damaged,
+    gaps_unreadable,
     /// Connections closed since their write did not move.
     stalled,
     /// Connections closed since they held the most of what a shard may keep of unfinished writes or

@@ -279,7 +279,7 @@ impl Shard {
             self.figures.deliveries += taken.messages;
             match taken.gap {
                 Some(GapReason::Retention) => self.figures.gaps_retention += 1,
-                Some(GapReason::Damaged) => self.figures.gaps_damaged += 1,
+                Some(GapReason::Damaged) => self.figures.gaps_unreadable += 1,
                 None => {}
             }
             self.figures.catch_up_members += u64::from(taken.fell_behind);

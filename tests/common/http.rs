@@ -30,7 +30,13 @@ impl Answer {
 impl Http {
     /// A server with the interface, without a token.
     pub fn start(settings: Settings) -> (Server, Self) {
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Below the ports that the kernel gives to those who ask for any, such as the servers of other
+        // tests: one of these would get it between here and the server's start.
+        let mut random = super::Random::new();
+        let addr = (0..100)
+            .map(|_| SocketAddr::from(([127, 0, 0, 1], 20_000 + random.below(12_000) as u16)))
+            .find(|addr| TcpListener::bind(addr).is_ok())
+            .unwrap();
         let server = Server::start(settings.set("http", format!("\"{addr}\"")));
         let http = Self { addr, token: None };
         super::wait_until("the HTTP interface", || TcpStream::connect(addr).is_ok());

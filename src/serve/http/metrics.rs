@@ -153,7 +153,7 @@ const EXPORTS: &[Export] = &[
         "Keys of groups' states set or deleted.",
     ),
     gaps("gaps_retention", "retention"),
-    gaps("gaps_damaged", "damaged"),
+    gaps("gaps_unreadable", "damaged"),
     closed("stalled", "stalled"),
     closed("closed_for_memory", "memory"),
     closed("silent", "silent"),
