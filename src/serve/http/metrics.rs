@@ -45,24 +45,23 @@ const fn state(figure: &'static str, state: &'static str) -> Export {
     }
 }
 
+const fn by_reason(
+    figure: &'static str,
+    name: &'static str,
+    reason: &'static str,
+    help: &'static str,
+) -> Export {
+    Export { label: Some(("reason", reason)), ..counter(figure, name, help) }
+}
+
 const fn gaps(figure: &'static str, reason: &'static str) -> Export {
-    Export {
-        figure,
-        name: "fanfare_gaps_total",
-        label: Some(("reason", reason)),
-        kind: Kind::Counter,
-        help: "Holes that members were told of by GAP, by reason.",
-    }
+    let help = "Holes that members were told of by GAP, by reason.";
+    by_reason(figure, "fanfare_gaps_total", reason, help)
 }
 
 const fn closed(figure: &'static str, reason: &'static str) -> Export {
-    Export {
-        figure,
-        name: "fanfare_connections_closed_total",
-        label: Some(("reason", reason)),
-        kind: Kind::Counter,
-        help: "Connections that the server closed, by reason.",
-    }
+    let help = "Connections that the server closed, by reason.";
+    by_reason(figure, "fanfare_connections_closed_total", reason, help)
 }
 
 const EXPORTS: &[Export] = &[
