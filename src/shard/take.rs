@@ -3,7 +3,7 @@
 
 use tracing::debug;
 
-use super::conn::{Conn, ConnState};
+use super::conn::{Conn, ConnState, WAITS};
 use super::expire::ask_after_ms;
 use super::replies::{LAST_WORDS_MS, Refusal};
 use super::{ConnId, Event, Io, RecvEnd, Shard};
@@ -81,6 +81,15 @@ impl Shard {
         } else {
             self.readable(id, bytes, now);
         }
+    }
+
+    /// Takes up a connection that had to wait; what it sent is in its unfinished bytes.
+    pub(super) fn go_on(&mut self, id: ConnId, io: &mut impl Io) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.throttled &= !WAITS;
+        self.readable(id, &[], io.now());
+        self.pause_if_needed(id, io);
+        self.resume_if_possible(id, io);
     }
 
     /// Cuts the bytes into frames. Only the end of an unfinished frame is copied.

@@ -144,15 +144,6 @@ impl Shard {
         }
     }
 
-    /// Takes up a connection that had to wait; what it sent is in its unfinished bytes.
-    pub(super) fn go_on(&mut self, id: ConnId, io: &mut impl Io) {
-        let Some(conn) = self.conn(id) else { return };
-        conn.throttled &= !WAITS;
-        self.readable(id, &[], io.now());
-        self.pause_if_needed(id, io);
-        self.resume_if_possible(id, io);
-    }
-
     /// AUTH: the first one opens the connection, later ones renew.
     pub(super) fn authenticate(&mut self, id: ConnId, auth: &Auth<'_>) {
         let Some(keys) = self.tokens.keys.clone() else {

@@ -33,7 +33,7 @@ pub struct WebSocket {
 }
 
 /// Where the messages of a connection that waits go on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Left {
     /// What was taken apart last, if that was whole: a message whose AUTH is to be checked, or one that
     /// is to be decompressed.
@@ -154,12 +154,11 @@ impl Shard {
             Some(waiting) => waiting.take(),
             None => return,
         };
-        let mut behind = Vec::new();
-        if let Some(left) = &mut left {
-            behind = std::mem::take(&mut left.behind);
-            behind.extend_from_slice(bytes);
-        }
-        let mut bytes = if left.is_some() { &behind[..] } else { bytes };
+        let behind = left.as_mut().map(|left| {
+            left.behind.extend_from_slice(bytes);
+            std::mem::take(&mut left.behind)
+        });
+        let mut bytes = behind.as_deref().unwrap_or(bytes);
         let kept = !conn.partial.is_empty();
         let partial = std::mem::take(&mut conn.partial);
         self.figures.partial_bytes -= partial.len() as u64;
