@@ -305,17 +305,14 @@ impl Fanout {
     /// memory, and at level memory.
     fn places(&mut self) -> Result<(), Failure> {
         let window = self.bench.fanout(1_000, &["--window", "16"]);
-        let groups = ["groups", "--groups", "1000", "--members", "10000", "--publishers", "1000"];
-        let seconds = format!("{}s", self.bench.seconds);
-        let rate = ["--rate", "5000", "--duration", &seconds];
-        let groups: Vec<_> = groups.iter().chain(&rate).map(ToString::to_string).collect();
+        let groups = self.bench.groups(10_000, 1_000, &["--publishers", "1000", "--rate", "5000"]);
+        let disk = self.bench.target().to_owned();
+        let places = [
+            ("durable, on the disk", &*disk, "durable"),
+            ("durable, in memory", Path::new("/dev/shm"), "durable"),
+            ("level memory", &*disk, "memory"),
+        ];
         for (name, load) in [("16 in flight", window), ("1,000 groups of 10", groups)] {
-            let disk = self.bench.target().to_owned();
-            let places = [
-                ("durable, on the disk", &*disk, "durable"),
-                ("durable, in memory", Path::new("/dev/shm"), "durable"),
-                ("level memory", &*disk, "memory"),
-            ];
             let mut runs = places.map(|_| Vec::new());
             for run in 0..self.bench.pairs {
                 for ((what, folder, level), runs) in places.iter().zip(&mut runs) {

@@ -50,6 +50,29 @@ struct Row {
     prepare: Option<Vec<String>>,
 }
 
+/// Cores of the shards. The load generator has the second one in any case.
+#[derive(Clone, Copy)]
+enum On {
+    One,
+    Both,
+}
+
+impl On {
+    fn list(self) -> &'static str {
+        match self {
+            Self::One => "0",
+            Self::Both => "0,1",
+        }
+    }
+
+    fn said(self) -> &'static str {
+        match self {
+            Self::One => "",
+            Self::Both => ", two and more on both cores",
+        }
+    }
+}
+
 /// What was seen of a row.
 #[derive(Default)]
 struct Seen {
@@ -65,14 +88,18 @@ struct Scaling {
 fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let mut scaling = Scaling { bench: Bench::new(args.pairs, args.seconds, args.out)? };
-    let more =
-        ["all shards on core 0, load generator on core 1; loopback; medians (least to greatest)"];
+    let more = [
+        "shards on core 0 if no other is named, load generator on core 1; loopback; medians (least to greatest)",
+    ];
     scaling.bench.header("How cost grows", "scaling", &more);
     for figure in &args.figures {
         match figure.as_str() {
-            "shards" => scaling.shards()?,
-            "foreign" => scaling.foreign()?,
-            "cores" => scaling.cores()?,
+            "shards" => scaling.shards(On::One)?,
+            "foreign" => scaling.foreign(On::One)?,
+            "cores" => {
+                scaling.shards(On::Both)?;
+                scaling.foreign(On::Both)?;
+            }
             "members" => scaling.members()?,
             "groups" => scaling.groups()?,
             "payload" => scaling.payload()?,
@@ -141,54 +168,30 @@ impl Scaling {
         Ok(())
     }
 
-    fn shards(&mut self) -> Result<(), Failure> {
+    fn shards(&mut self, on: On) -> Result<(), Failure> {
         let one = self.bench.fanout(1_000, &["--window", "64"]);
         let many = self.groups_of(1_000, 100, 1, &["--window", "4"]);
-        for (title, load) in
-            [("Shards: one group of 1,000, 64 in flight", one), ("Shards: 100 groups of 10", many)]
+        for (title, load) in [("one group of 1,000, 64 in flight", one), ("100 groups of 10", many)]
         {
-            let rows =
-                ["1", "2", "4", "8"].map(|shards| row(shards, &["--shards", shards], load.clone()));
-            self.table(title, "shards", &rows)?;
-        }
-        Ok(())
-    }
-
-    fn foreign(&mut self) -> Result<(), Failure> {
-        for window in ["1", "64"] {
-            let rows = ["0", "50", "100"].map(|share| {
-                let more = ["--window", window, "--foreign", share];
-                row(&format!("{share} %"), &["--shards", "2"], self.bench.fanout(1_000, &more))
+            let rows = ["1", "2", "4", "8"].map(|shards| {
+                let cores = if shards == "1" { On::One } else { on };
+                row(shards, &["--shards", shards, "--cores", cores.list()], load.clone())
             });
-            let title =
-                format!("Members on another shard: 2 shards, 1,000 members, {window} in flight");
-            self.table(&title, "on another shard", &rows)?;
+            self.table(&format!("Shards: {title}{}", on.said()), "shards", &rows)?;
         }
         Ok(())
     }
 
-    /// Shards on both cores of a machine with two, one of which the load has too.
-    fn cores(&mut self) -> Result<(), Failure> {
-        let both = |label: &str, shards, load: Vec<String>| {
-            row(label, &["--shards", shards, "--cores", "0,1"], load)
-        };
-        let one = self.bench.fanout(1_000, &["--window", "64"]);
-        let many = self.groups_of(1_000, 100, 1, &["--window", "4"]);
-        for (title, load) in [
-            ("Both cores: one group of 1,000, 64 in flight", one),
-            ("Both cores: 100 groups of 10", many),
-        ] {
-            let mut rows = vec![row("1 on core 0", &["--shards", "1"], load.clone())];
-            rows.extend(["2", "4", "8"].map(|shards| both(shards, shards, load.clone())));
-            self.table(title, "shards", &rows)?;
-        }
+    fn foreign(&mut self, on: On) -> Result<(), Failure> {
         for window in ["1", "64"] {
             let rows = ["0", "50", "100"].map(|share| {
                 let more = ["--window", window, "--foreign", share];
-                both(&format!("{share} %"), "2", self.bench.fanout(1_000, &more))
+                let engine = ["--shards", "2", "--cores", on.list()];
+                row(&format!("{share} %"), &engine, self.bench.fanout(1_000, &more))
             });
             let title = format!(
-                "Both cores, members on another shard: 2 shards, 1,000 members, {window} in flight"
+                "Members on another shard: 2 shards, 1,000 members, {window} in flight{}",
+                on.said()
             );
             self.table(&title, "on another shard", &rows)?;
         }
@@ -279,11 +282,9 @@ impl Scaling {
     }
 
     fn groups_of(&self, members: u32, groups: u32, per: u32, rest: &[&str]) -> Vec<String> {
-        let seconds = format!("{}s", self.bench.seconds);
-        let (members, groups, per) = (members.to_string(), groups.to_string(), per.to_string());
-        let base = ["groups", "--members", &members, "--groups", &groups, "--publishers", "4"];
-        let more = ["--groups-per-member", &per, "--duration", &seconds];
-        base.iter().chain(&more).chain(rest).map(ToString::to_string).collect()
+        let per = per.to_string();
+        let base = ["--publishers", "4", "--groups-per-member", &per];
+        self.bench.groups(members, groups, &[&base[..], rest].concat())
     }
 }
 

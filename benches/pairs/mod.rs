@@ -196,6 +196,14 @@ impl Bench {
         base.iter().chain(rest).map(ToString::to_string).collect()
     }
 
+    /// Arguments of messages to groups with so many members in all.
+    pub fn groups(&self, members: u32, groups: u32, rest: &[&str]) -> Vec<String> {
+        let (members, groups) = (members.to_string(), groups.to_string());
+        let seconds = format!("{}s", self.seconds);
+        let base = ["groups", "--members", &members, "--groups", &groups, "--duration", &seconds];
+        base.iter().chain(rest).map(ToString::to_string).collect()
+    }
+
     /// The second side's ratio to the first one, pair by pair, beside the first one's spread
     /// against itself.
     pub fn ratio(&mut self, what: &str, floors: &[Value], engines: &[Value], key: &str) {
