@@ -9,13 +9,15 @@ binary=${BINARY:-target/debug/fanfare}
 port=${PORT:-17492}
 dir=target/autobahn
 mkdir -p "$dir"
-[ -x "$dir/venv/bin/python3" ] || python3 -m venv "$dir/venv"
-"$dir/venv/bin/pip" install --quiet --force-reinstall kosoku==0.1.0
-# It gives its own cases text for what came uncompressed, binary messages as Latin-1 (kosoku/_report.py),
-# and its cases of compression, 12 and 13, take bytes. So they fail by themselves where a message got no
-# shorter by compression and the server sent it as it was.
-sed -i 's/^def onMessage(self, msg, binary):$/&\n   if isinstance(msg, str): msg = msg.encode("latin-1" if binary else "utf-8")/' \
-    "$dir"/venv/lib/python3*/site-packages/kosoku/cases/case12_x_x.py
+[ -x "$dir/venv/bin/kosoku" ] || {
+    python3 -m venv "$dir/venv"
+    "$dir/venv/bin/pip" install --quiet kosoku==0.1.0
+    # It gives its own cases text for what came uncompressed, binary messages as Latin-1
+    # (kosoku/_report.py), and its cases of compression, 12 and 13, take bytes. So they fail by
+    # themselves where a message got no shorter by compression and the server sent it as it was.
+    sed -i 's/^def onMessage(self, msg, binary):$/&\n   if isinstance(msg, str): msg = msg.encode("latin-1" if binary else "utf-8")/' \
+        "$dir"/venv/lib/python3*/site-packages/kosoku/cases/case12_x_x.py
+}
 data=$(mktemp -d)
 printf 'websocket_echo = true\nwebsocket_deflate = true\n' >"$data/fanfare.toml"
 "$binary" serve --config "$data/fanfare.toml" --data-dir "$data/data" --shards 1 \

@@ -78,8 +78,11 @@ load() {
     for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.1; done
     "$bin/loadgen" fanout --members 300 --duration 1s --addr "127.0.0.1:$port" 2>/dev/null | tail -n 1
 }
-active() { in_it systemctl is-active --quiet "$1" || { echo "$1 is not active"; exit 1; }; }
-until_active() { for _ in $(seq 100); do in_it systemctl is-active --quiet "$1" && return; sleep 0.1; done; }
+until_active() {
+    for _ in $(seq 100); do in_it systemctl is-active --quiet "$1" && return; sleep 0.1; done
+    echo "$1 is not active"
+    exit 1
+}
 show() { in_it systemctl show "$1" -p ActiveState,Result,ExecMainStatus,NRestarts | paste -sd ' '; }
 
 /lib/systemd/systemd --version | head -n 1
@@ -93,7 +96,6 @@ echo "reload:           $(show fanfare)"
 in_it kill -9 "$(main fanfare)"
 sleep 2
 until_active fanfare
-active fanfare
 echo "kill -9:          $(show fanfare)"
 verified=$(load)
 echo "load:             $verified"
@@ -103,7 +105,7 @@ in_it systemctl start fanfare@a
 echo "fanfare@a:        $(show fanfare@a)"
 in_it systemctl start fanfare@b
 for _ in $(seq 100); do in_it systemctl is-active --quiet fanfare@a || break; sleep 0.1; done
-active fanfare@b
+until_active fanfare@b
 echo "it handed over:   $(show fanfare@a)"
 echo "fanfare@b:        $(show fanfare@b)"
 verified=$(load)

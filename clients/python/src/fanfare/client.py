@@ -363,6 +363,7 @@ class Client:
                     self._lost(error)
                 continue
             # One at a time, however long the application takes: the newest must be the last.
+            # Asking whether one is due puts the next time off, so it is asked in any case.
             asked = self._renewal is not None and not self._renewal.done()
             if self._core.token_is_due(_now()) and not asked:
                 self._renewal = asyncio.create_task(self._get_token())
